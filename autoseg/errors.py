@@ -197,6 +197,14 @@ class LockError(RunError):
     """The file system has no locks."""
 
 
+class RemoteError(AutosegError):
+    """A URL cannot be used, read or written."""
+
+
+class UnreachableError(RemoteError):
+    """The place of a URL did not answer in any of several tries, so that other files there cannot be reached either."""
+
+
 class DeviceError(AutosegError):
     """The requested device does not exist or cannot hold the work."""
 

@@ -13,6 +13,7 @@ SAMPLING_SHARE = 0.02
 """Of the time that has passed, between two looks at a long command: each look costs milliseconds of the cores that the
 command is to have for itself."""
 LONGEST_SAMPLING_SECONDS = 0.5
+SECONDS_PER_SECOND_OF_LOOKING = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,9 +42,11 @@ def measure_command(command: Sequence[str], log: Path, environment: dict[str, st
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
         root = psutil.Process(process.pid)
         while process.poll() is None:
+            begun = time.perf_counter()
             peak = max(peak, sum_memory(root))
-            passed = time.perf_counter() - started
-            time.sleep(min(LONGEST_SAMPLING_SECONDS, max(SAMPLING_SECONDS, SAMPLING_SHARE * passed)))
+            looked = time.perf_counter()
+            pause = min(LONGEST_SAMPLING_SECONDS, max(SAMPLING_SECONDS, SAMPLING_SHARE * (looked - started)))
+            time.sleep(max(pause, SECONDS_PER_SECOND_OF_LOOKING * (looked - begun)))
     return Measurement(seconds=time.perf_counter() - started, peak_bytes=peak, exit_code=process.wait())
 
 

@@ -29,6 +29,7 @@ from autoseg.cli.select import select
 from autoseg.cli.status import status
 from autoseg.cli.terminal.console import ERRORS_OF_A_FULL_DISK, build_stop_request, flush_output, open_closed_streams
 from autoseg.cli.train import train
+from autoseg.cli.urls import accept_urls, name_urls
 from autoseg.cli.version import show_version
 from autoseg.cli.view import view
 from autoseg.errors import AutosegError, DeviceError, LockError, WorkerError
@@ -82,7 +83,7 @@ def explain_interruption(command: Command) -> Command:
                 if hasattr(signal, name):
                     signal.signal(getattr(signal, name), signal.SIG_IGN)
             number = find_signal(interruption)
-            hint = str(interruption) or find_hint(command.__name__, options)
+            hint = name_urls(str(interruption)) or find_hint(command.__name__, options)
             by = "" if number == signal.SIGINT else f" by {number.name}"
             with suppress(OSError):  # the terminal may be closed
                 typer.echo(f"\nautoseg: stopped{by}{': ' if hint else ''}{hint}", err=True)
@@ -130,8 +131,8 @@ for command in (
     report,
     view,
 ):
-    app.command()(explain_interruption(command))
-app.command("import")(explain_interruption(import_model))  # a function cannot have this name
+    app.command()(explain_interruption(accept_urls(command)))
+app.command("import")(explain_interruption(accept_urls(import_model)))  # a function cannot have this name
 
 
 def find_own_command() -> tuple[str, ...]:
@@ -157,7 +158,7 @@ def main() -> None:
         # The name is for shell completion, also with `python -m autoseg`.
         app(prog_name="autoseg", obj=find_own_command())
     except AutosegError as error:
-        sys.stderr.write(f"autoseg: error: {error}{suggest_examination(error)}\n")
+        sys.stderr.write(f"autoseg: error: {name_urls(str(error))}{suggest_examination(error)}\n")
         sys.exit(EXIT_USER_ERROR)
     except Exception as error:
         if (

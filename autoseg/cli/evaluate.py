@@ -5,19 +5,24 @@ from typing import Annotated
 
 import typer
 
+from autoseg.cli.terminal.options import OnCases
+
 
 def evaluate(
     predictions: Annotated[Path, typer.Argument(help="Folder of predicted label maps.")],
     references: Annotated[Path, typer.Argument(help="Folder of reference label maps of the same names.")],
     run: Annotated[Path, typer.Option(help="Run folder, which defines the labels.")],
+    on: OnCases = None,
 ) -> None:
     """Print Dice, IoU, HD95 and surface Dice per case and class; write summary.json and summary.csv."""
     from autoseg.cli.terminal.console import open_console
     from autoseg.cli.terminal.reports import print_cases, print_summary
+    from autoseg.places import HERE, open_place
     from autoseg.workflows.evaluate.evaluation import evaluate_folder
 
     console = open_console()
-    summary = evaluate_folder(predictions, references, run_root=run, progress=console)
+    with open_place(on or HERE, run) as place:
+        summary = evaluate_folder(predictions, references, run_root=run, progress=console, place=place)
     print_cases(console, summary)
     print_summary(console, summary)
     console.note(f"written: {predictions / 'summary.json'}, {predictions / 'summary.csv'}")

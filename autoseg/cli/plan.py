@@ -13,7 +13,7 @@ from autoseg.cli.terminal.completion import (
     complete_loss,
     complete_planner,
 )
-from autoseg.cli.terminal.options import parse_duration
+from autoseg.cli.terminal.options import OnCases, parse_duration
 from autoseg.errors import PlanError
 
 if TYPE_CHECKING:
@@ -85,11 +85,15 @@ def plan(
     no_preprocess: Annotated[bool, typer.Option("--no-preprocess", help="Stop after planning.")] = False,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes.  [default: by cores and free memory]")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing plan and its data.")] = False,
+    on: OnCases = None,
 ) -> None:
     """Check and measure a dataset, plan, print every decision with its reason, and preprocess."""
+    from dataclasses import replace
+
     from autoseg.cli.terminal.console import open_console
     from autoseg.cli.terminal.reports import print_classes, print_plan
     from autoseg.fingerprint import Machine
+    from autoseg.places import HERE, open_place
     from autoseg.workflows.plan.planning import PlanRequest, build_plan_rule, measure_device, plan_dataset
     from autoseg.workflows.plan.splitting import SplitRequest
 
@@ -105,15 +109,16 @@ def plan(
         fix_geometry=fix_geometry,
     )
     console, measure = open_console(), cache(measure_device)
-    outcome = plan_dataset(
-        dataset,
-        run,
-        build_plan_rule(chosen, measure=measure),
-        request=request,
-        report=partial(print_plan, console),
-        report_classes=partial(print_classes, console),
-        progress=console,
-    )
+    with open_place(on or HERE, run or Path()) as place:
+        outcome = plan_dataset(
+            dataset,
+            run,
+            build_plan_rule(chosen, measure=measure),
+            request=replace(request, place=place),
+            report=partial(print_plan, console),
+            report_classes=partial(print_classes, console),
+            progress=console,
+        )
     console.note(f"\n{outcome.describe()}")
     show_forecast(console, outcome.run.root, request, measure)
 

@@ -1,11 +1,16 @@
 """`autoseg predict`: segment new images."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from autoseg.cli.terminal.completion import complete_configuration, complete_device, complete_fold
+from autoseg.cli.terminal.options import OnCases
+
+if TYPE_CHECKING:
+    from autoseg.cli.terminal.console import Console
+    from autoseg.workflows.predict.prediction import PredictionOutcome, PredictionRequest
 
 
 def predict(
@@ -40,6 +45,10 @@ def predict(
         bool,
         typer.Option("--attention-maps", help="Also write what attention gates and shape streams weight (NIfTI)."),
     ] = False,
+    uncertainty: Annotated[
+        bool,
+        typer.Option("--uncertainty", help="Also write entropy and disagreement of folds and views (NIfTI, 8 bit)."),
+    ] = False,
     device: Annotated[
         str, typer.Option(autocompletion=complete_device, help="auto, cpu, cuda, cuda:N or mps.")
     ] = "auto",
@@ -48,8 +57,8 @@ def predict(
         typer.Option(help="Precision of the computation; float32 is the reference, auto the fastest."),
     ] = "auto",
     execution: Annotated[
-        Literal["auto", "eager", "compiled", "openvino"],
-        typer.Option(help="What runs networks on the CPU; auto takes what finishes first."),
+        Literal["auto", "eager", "compiled", "openvino", "captured", "fused"],
+        typer.Option(help="What runs networks; auto takes what finishes first (captured and fused: CUDA graphs)."),
     ] = "auto",
     series: Annotated[
         list[str] | None,
@@ -64,6 +73,7 @@ def predict(
         ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace label maps of other predictions.")] = False,
+    on: OnCases = None,
 ) -> None:
     """Segment images; every label map is on the grid of its image. A repeated call keeps finished images."""
     from dataclasses import replace
@@ -72,7 +82,7 @@ def predict(
     from autoseg.cli.terminal.options import parse_formats
     from autoseg.inference.options import PredictionOptions
     from autoseg.workflows.predict.model_source import open_model
-    from autoseg.workflows.predict.prediction import PredictionRequest, predict_images
+    from autoseg.workflows.predict.prediction import PredictionRequest
 
     console = open_console()
     request = PredictionRequest(
@@ -82,6 +92,7 @@ def predict(
         postprocessing=not no_postprocessing,
         save_probabilities=save_probabilities,
         attention_maps=attention_maps,
+        uncertainty=uncertainty,
         device=device,
         precision=precision,
         execution=execution,
@@ -91,5 +102,19 @@ def predict(
     )
     with open_model(run, configuration=configuration, folds=request.folds, progress=console) as model:
         chosen = replace(request, configuration=model.configuration)
-        outcome = predict_images(model.run, images, out, request=chosen, progress=console)
+        outcome = predict_on(on, model.run, images, out, request=chosen, console=console)
     console.note(f"{outcome.describe()} in {out}")
+
+
+def predict_on(
+    on: str | None, run: Path, images: Path, out: Path, *, request: "PredictionRequest", console: "Console"
+) -> "PredictionOutcome":
+    """Predicts in this process, or elsewhere by one task per image."""
+    from autoseg.places import HERE, open_place
+    from autoseg.workflows.predict.image_tasks import predict_images_in_tasks
+    from autoseg.workflows.predict.prediction import predict_images
+
+    with open_place(on or HERE, run) as place:
+        if on in (None, HERE):
+            return predict_images(run, images, out, request=request, progress=console)
+        return predict_images_in_tasks(run, images, out, request=request, place=place, progress=console)

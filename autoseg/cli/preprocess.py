@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from autoseg.cli.terminal.completion import complete_configuration
+from autoseg.cli.terminal.options import OnCases
 
 
 def preprocess(
@@ -18,11 +19,14 @@ def preprocess(
         ),
     ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes.  [default: by cores and free memory]")] = None,
+    on: OnCases = None,
 ) -> None:
     """Preprocess a planned run again, for a plan that was edited by hand."""
     from autoseg.cli.terminal.console import open_console
+    from autoseg.places import HERE, open_place
     from autoseg.workflows.plan.planning import preprocess_run
 
-    console = open_console()
-    count = preprocess_run(run, configurations=tuple(configuration or ()), workers=workers, progress=console)
+    console, names = open_console(), tuple(configuration or ())
+    with open_place(on or HERE, run) as place:
+        count = preprocess_run(run, configurations=names, workers=workers, place=place, progress=console)
     console.note(f"preprocessed {count} cases in {run}")

@@ -12,6 +12,12 @@ def report(
     predictions: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Also show the predictions of new images in this folder.")
     ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="Images of the predictions, where prediction.json does not say where, as of DICOM."
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE.html", help="The file.  [default: report.html in the run]")
     ] = None,
@@ -22,7 +28,7 @@ def report(
     from autoseg.workflows.report.reporting import write_report
 
     console = open_console()
-    outcome = write_report(run, out=out, predictions=predictions, progress=console)
+    outcome = write_report(run, out=out, predictions=predictions, images=images, progress=console)
     if not outcome.has_viewer:
         console.note(MISSING)
     console.note(outcome.describe())

@@ -3,7 +3,7 @@
 from autoseg.dataset.cases import Case, Dataset, allow_geometry_fixes
 from autoseg.dataset.prediction_cases import find_images
 from autoseg.dataset.reading import read_dataset
-from autoseg.dataset.record import DatasetRecord, RecordedCase, record_dataset, restore_dataset
+from autoseg.dataset.record import DatasetRecord, RecordedCase, find_source, record_dataset, restore_dataset
 
 __all__ = [
     "Case",
@@ -12,6 +12,7 @@ __all__ = [
     "RecordedCase",
     "allow_geometry_fixes",
     "find_images",
+    "find_source",
     "read_dataset",
     "record_dataset",
     "restore_dataset",

@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from autoseg.document import Document, Part, parse_part
-from autoseg.errors import TrainingError
+from autoseg.errors import TrainingError, shorten_names
 from autoseg.run_folder import ALL_CASES
 from autoseg.untrusted.json_reading import read_json
 from autoseg.untrusted.names import FileStem
@@ -86,7 +86,7 @@ def make_group_folds(groups: Mapping[str, str]) -> tuple[Fold, ...]:
         members.setdefault(groups[case], []).append(case)
     if len(members) < 2:
         msg = (
-            f"folds need at least two groups of cases, found {len(members)} ({_list_names(sorted(members))}); "
+            f"folds need at least two groups of cases, found {len(members)} ({shorten_names(sorted(members))}); "
             f"group more finely, or leave the grouping out"
         )
         raise TrainingError(msg)
@@ -98,7 +98,8 @@ def make_group_folds(groups: Mapping[str, str]) -> tuple[Fold, ...]:
     for group in sorted(shuffled, key=len, reverse=True):
         min(held_out, key=len).extend(group)
     everything = sorted(groups)
-    return tuple(_hold_out(everything, {everything.index(case) for case in block}) for block in held_out)
+    places = {case: place for place, case in enumerate(everything)}
+    return tuple(_hold_out(everything, {places[case] for case in block}) for block in held_out)
 
 
 def make_splits(
@@ -116,14 +117,17 @@ def make_splits(
     return Splits(folds=make_folds(case_names) if groups is None else make_group_folds(groups))
 
 
-def find_folds_that_split(splits: Splits, cases: Iterable[str]) -> tuple[int, ...]:
-    """Returns the indices of folds with some of these cases in training and others in validation."""
-    wanted = set(cases)
-    return tuple(
-        index
-        for index, fold in enumerate(splits.folds)
-        if wanted & set(fold.training) and wanted & set(fold.validation)
-    )
+def find_folds_that_split(splits: Splits, groups: Iterable[Sequence[str]]) -> list[tuple[int, ...]]:
+    """Returns, for each group of cases, the indices of folds with some of them in training and others in validation."""
+    parts = [(set(fold.training), set(fold.validation)) for fold in splits.folds]
+    return [
+        tuple(
+            index
+            for index, (training, validation) in enumerate(parts)
+            if not training.isdisjoint(cases) and not validation.isdisjoint(cases)
+        )
+        for cases in groups
+    ]
 
 
 def select_fold(splits: Splits, name: str) -> Fold:
@@ -163,9 +167,9 @@ def read_foreign_splits(path: Path, case_names: Sequence[str]) -> Splits:
     mentioned = {case for fold in foreign for case in (*fold.train, *fold.val)}
     unknown, missing = sorted(mentioned - set(case_names)), sorted(set(case_names) - mentioned)
     if unknown:
-        problems.append(f"unknown cases: {_list_names(unknown)}")
+        problems.append(f"unknown cases: {shorten_names(unknown)}")
     if missing:
-        problems.append(f"cases of the dataset in no fold: {_list_names(missing)}")
+        problems.append(f"cases of the dataset in no fold: {shorten_names(missing)}")
     if problems:
         msg = f"{path} does not fit the dataset: {'; '.join(problems)}; correct the file"
         raise TrainingError(msg)
@@ -189,14 +193,9 @@ def _find_case_problems(index: int, **parts: Sequence[str]) -> list[str]:
     """Finds cases in both parts of a fold, and cases that a part names twice."""
     first, second = parts
     both = sorted(set(parts[first]) & set(parts[second]))
-    problems = [f"fold {index} has {_list_names(both)} in both {first!r} and {second!r}"] if both else []
+    problems = [f"fold {index} has {shorten_names(both)} in both {first!r} and {second!r}"] if both else []
     for name, cases in parts.items():
         twice = sorted(case for case, count in Counter(cases).items() if count > 1)
         if twice:
-            problems.append(f"fold {index} has {_list_names(twice)} twice in {name!r}")
+            problems.append(f"fold {index} has {shorten_names(twice)} twice in {name!r}")
     return problems
-
-
-def _list_names(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:5])
-    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown

@@ -11,6 +11,9 @@ from autoseg.dicom_files import is_series_folder
 from autoseg.document import MOST_RESULT_BYTES, Document, Part
 from autoseg.errors import DatasetError, Problem
 from autoseg.labels import ClassTerms, LabelScheme
+from autoseg.remote.address import is_url
+from autoseg.remote.mirror import find_location
+from autoseg.remote.syncing import refresh_mirror
 from autoseg.untrusted.names import FileStem
 
 
@@ -32,9 +35,11 @@ class DatasetRecord(Document):
     """A dataset as its run stores it.
 
     Attributes:
-        source: Absolute path of the dataset's folder.
+        source: Absolute path of the dataset's folder, or its URL.
         fix_geometry: Whether files on another grid than their case's first channel are resampled onto it.
         terms: Coded terms of classes, by their names, for results in DICOM.
+        groups: Group of every case that a fold does not split; empty without groups.
+        split_options: Options of `autoseg plan` that chose the folds.
     """
 
     most_bytes: ClassVar[int] = MOST_RESULT_BYTES
@@ -48,6 +53,12 @@ class DatasetRecord(Document):
     cases: tuple[RecordedCase, ...]
     fix_geometry: bool = False
     terms: dict[str, ClassTerms] = Field(default_factory=dict)
+    groups: dict[str, str] = Field(default_factory=dict)
+    split_options: tuple[str, ...] = ()
+
+    def drop_division(self) -> "DatasetRecord":
+        """Returns the record of the dataset alone, without how it was divided into folds."""
+        return self.model_copy(update={"groups": {}, "split_options": ()})
 
 
 def record_dataset(dataset: Dataset) -> DatasetRecord:
@@ -55,7 +66,7 @@ def record_dataset(dataset: Dataset) -> DatasetRecord:
     root = dataset.root.absolute()
     return DatasetRecord(
         name=dataset.name,
-        source=str(root),
+        source=find_location(root),
         channel_names=dataset.channel_names,
         labels=dataset.labels,
         file_ending=dataset.file_ending,
@@ -71,11 +82,11 @@ def restore_dataset(record: DatasetRecord) -> Dataset:
     Raises:
         DatasetError: The folder or some files no longer exist.
     """
-    root = Path(record.source)
+    root = find_source(record)
     advice = "put it back, write its new place into 'source' of the run's dataset.json, or plan a new run"
     if not root.is_dir():
         heading = f"the dataset {record.name} of this run cannot be found:"
-        raise DatasetError(heading, [Problem(text=f"{root} has gone; {advice}")])
+        raise DatasetError(heading, [Problem(text=f"{record.source} has gone; {advice}")])
     cases = attach_instances(root, tuple(_restore_case(case, root) for case in record.cases))
     missing = [
         Problem(text=f"{path} has gone", cases=(case.name,))
@@ -99,6 +110,15 @@ def restore_dataset(record: DatasetRecord) -> Dataset:
         terms=record.terms,
     )
     return allow_geometry_fixes(dataset) if record.fix_geometry else dataset
+
+
+def find_source(record: DatasetRecord) -> Path:
+    """Returns the folder of a recorded dataset; of one by URL, the local folder that stands for it, brought up to date.
+
+    Raises:
+        RemoteError: The URL cannot be read.
+    """
+    return refresh_mirror(record.source) if is_url(record.source) else Path(record.source)
 
 
 def _record_case(case: Case, root: Path) -> RecordedCase:

@@ -18,7 +18,9 @@ from autoseg.run_folder import write_text
 Score = Literal["Dice", "IoU", "HD95", "NSD"]
 SCORES: Final[tuple[Score, ...]] = ("Dice", "IoU", "HD95", "NSD")
 RESAMPLES: Final = 10_000
-RESAMPLES_AT_ONCE: Final = 500  # bounds memory: 500 weights for each case
+RESAMPLES_AT_ONCE: Final = 500
+WEIGHTS_AT_ONCE: Final = 2**23  # bounds memory at 64 MiB: with more than 16,777 cases, fewer resamples at once
+DRAWN_AT_ONCE: Final = 20  # rows of integers, before they become weights
 SEED: Final = 12345
 INTERVAL_PERCENTILES: Final = (2.5, 97.5)
 FEWEST_CASES: Final = 5  # guess: the bootstrap of two cases is the range between them, that of one a single point
@@ -94,7 +96,8 @@ def score_configuration(summaries: Mapping[str, EvaluationSummary]) -> Configura
     for summary in summaries.values():
         for entry in summary.metric_per_case:
             cases.setdefault(entry.case, []).append(entry.metrics)
-    by_score = {score: compute_statistics(_tabulate(list(cases.values()), keys, score)) for score in SCORES}
+    tables = [_tabulate(list(cases.values()), keys, score) for score in SCORES]
+    by_score = dict(zip(SCORES, compute_all_statistics(tables), strict=True))
     return ConfigurationScores(
         folds=tuple(summaries),
         cases=len(cases),
@@ -120,7 +123,19 @@ def compute_statistics(table: Table) -> tuple[tuple[Statistic, ...], Statistic]:
     Args:
         table: Scores; NaN where they are not defined.
     """
-    drawn = draw_class_means(table, np.random.default_rng(SEED))
+    (statistics,) = compute_all_statistics([table])
+    return statistics
+
+
+def compute_all_statistics(tables: Sequence[Table]) -> list[tuple[tuple[Statistic, ...], Statistic]]:
+    """Computes the statistics of several tables of the same cases, for which the cases are drawn once."""
+    drawn = draw_class_means(tables, np.random.default_rng(SEED))
+    return [_compute_statistics(table, means) for table, means in zip(tables, drawn, strict=True)]
+
+
+def _compute_statistics(
+    table: Table, drawn: Float64[np.ndarray, "resample class"]
+) -> tuple[tuple[Statistic, ...], Statistic]:
     classes = tuple(
         _describe(table[:, index], drawn[:, index], mean=_mean(table[:, index])) for index in range(table.shape[1])
     )
@@ -129,17 +144,27 @@ def compute_statistics(table: Table) -> tuple[tuple[Statistic, ...], Statistic]:
     return classes, _describe(of_cases, average_classes(drawn), mean=foreground)
 
 
-def draw_class_means(table: Table, generator: np.random.Generator) -> Float64[np.ndarray, "resample class"]:
-    """Draws bootstrap samples of the cases (Efron 1979), and computes the mean of every class in each sample."""
-    count = len(table)
-    is_defined = ~np.isnan(table)
-    filled = np.where(is_defined, table, 0.0)
-    means = []
-    for first in range(0, RESAMPLES, RESAMPLES_AT_ONCE):
-        rows = min(RESAMPLES_AT_ONCE, RESAMPLES - first)
-        weights = generator.multinomial(count, np.full(count, 1 / count), size=rows).astype(np.float64)
-        means.append(_divide(weights @ filled, weights @ is_defined))
-    return np.concatenate(means)
+def draw_class_means(
+    tables: Sequence[Table], generator: np.random.Generator
+) -> list[Float64[np.ndarray, "resample class"]]:
+    """Draws bootstrap samples of the cases (Efron 1979), and computes the mean of every class in each sample.
+
+    Drawing takes most of the time, so several tables of the same cases are computed together.
+    """
+    count = len(tables[0])
+    defined = [~np.isnan(table) for table in tables]
+    filled = [np.where(known, table, 0.0) for table, known in zip(tables, defined, strict=True)]
+    means = [np.empty((RESAMPLES, table.shape[1])) for table in tables]
+    at_once = max(1, min(RESAMPLES_AT_ONCE, WEIGHTS_AT_ONCE // count))
+    buffer = np.empty((at_once, count))
+    for first in range(0, RESAMPLES, at_once):
+        rows = min(at_once, RESAMPLES - first)
+        weights = buffer[:rows]
+        for part in np.array_split(weights, range(DRAWN_AT_ONCE, rows, DRAWN_AT_ONCE)):
+            part[:] = generator.multinomial(count, np.full(count, 1 / count), size=len(part))
+        for of_table, values, known in zip(means, filled, defined, strict=True):
+            of_table[first : first + rows] = _divide(weights @ values, weights @ known)
+    return means
 
 
 def average_classes(means: Float64[np.ndarray, "resample class"]) -> Float64[np.ndarray, " resample"]:

@@ -58,7 +58,7 @@ def compute_gain(before: Table, after: Table) -> Gain:
         return Gain(mean=mean, lower=None, upper=None)
     if not columns.any():
         return Gain(mean=0.0, lower=0.0, upper=0.0)
-    draws = [draw_class_means(table[:, columns], np.random.default_rng(SEED)) for table in (before, after)]
+    draws = draw_class_means([table[:, columns] for table in (before, after)], np.random.default_rng(SEED))
     share = columns.mean()  # of the classes; the others have no difference in any sample
     differences = compute_column_means((draws[1] - draws[0]).T)
     lower, upper = np.percentile(differences[~np.isnan(differences)], INTERVAL_PERCENTILES) * share

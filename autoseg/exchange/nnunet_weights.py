@@ -7,7 +7,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from autoseg.errors import ExchangeError
+from autoseg.errors import ExchangeError, shorten_names
 from autoseg.exchange.nnunet_networks import check_family
 from autoseg.networks.families import build_network
 from autoseg.plan.network import NetworkPlan, UNetPlan
@@ -34,7 +34,6 @@ CONVOLUTION: Final = ("convolution.", "conv.")
 REPEATED_PARTS: Final = ((".conv.", ".all_modules.0."), (".norm.", ".all_modules.1."))
 REPEATED_MARK: Final = ".all_modules."
 REPEATED_ENCODER: Final = "decoder."
-MOST_NAMES: Final = 4
 
 
 def convert_from_nnunet(weights: Mapping[str, Tensor], plan: NetworkPlan, *, where: str) -> dict[str, Tensor]:
@@ -55,9 +54,10 @@ def convert_from_nnunet(weights: Mapping[str, Tensor], plan: NetworkPlan, *, whe
     found = {name for name in weights if not _is_repetition(name)}
     missing, extra = sorted(set(names.values()) - found), sorted(found - set(names.values()))
     if missing or extra:
+        lacking, unknown = (shorten_names(names) or "none" for names in (missing, extra))
         msg = (
-            f"{where} does not hold the weights of the planned {plan.family}: missing {_list(missing)}, not "
-            f"expected {_list(extra)}; a network that a trainer builds in its own way cannot be imported"
+            f"{where} does not hold the weights of the planned {plan.family}: missing {lacking}, not expected "
+            f"{unknown}; a network that a trainer builds in its own way cannot be imported"
         )
         raise ExchangeError(msg)
     converted = {ours: weights[theirs].float() for ours, theirs in names.items()}
@@ -117,10 +117,3 @@ def _repeat_part(name: str) -> Iterable[str]:
 
 def _is_repetition(name: str) -> bool:
     return REPEATED_MARK in name or name.startswith(f"{REPEATED_ENCODER}encoder.")
-
-
-def _list(names: list[str]) -> str:
-    if not names:
-        return "none"
-    rest = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
-    return ", ".join(names[:MOST_NAMES]) + rest

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from autoseg.errors import RunError
 from autoseg.files.checksums import compute_crc32, compute_sha256
+from autoseg.remote.local_files import use_local
 from autoseg.run_folder import write_atomically
 
 NETWORK_PREFIX: Final = "network."
@@ -36,7 +37,7 @@ def read_weights(path: Path, wanted: Container[str] | None = None) -> dict[str, 
         RunError: The file is missing, damaged, or holds no network.
     """
     try:
-        with safe_open(path, framework="pt", device="cpu") as checkpoint:
+        with use_local(path), safe_open(path, framework="pt", device="cpu") as checkpoint:
             found = [name for name in checkpoint.keys() if name.startswith(NETWORK_PREFIX)]  # noqa: SIM118 (no mapping)
             names = [name for name in found if wanted is None or name.removeprefix(NETWORK_PREFIX) in wanted]
             weights = {name.removeprefix(NETWORK_PREFIX): tensor for name, tensor in read_tensors(checkpoint, names)}
@@ -79,7 +80,8 @@ def hash_weights(path: Path) -> str:
         RunError: It is missing or cannot be read.
     """
     try:
-        return compute_sha256(path)
+        with use_local(path):
+            return compute_sha256(path)
     except OSError as error:
         msg = (
             f"the checkpoint {path} cannot be read ({error.strerror or error}); train this fold again, or copy it there"

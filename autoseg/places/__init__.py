@@ -11,6 +11,7 @@ from typing import Final
 
 from autoseg.document import suggest_key
 from autoseg.errors import OptionError
+from autoseg.places.dask import open_dask
 from autoseg.places.local import ThisComputer
 from autoseg.places.place import Place
 from autoseg.places.slurm.place import open_slurm
@@ -34,6 +35,7 @@ def open_here(address: str, run_root: Path, settings: Sequence[str]) -> Abstract
 HERE: Final = "here"
 PLACES: Final[Mapping[str, OpenPlace]] = {
     HERE: open_here,
+    "dask": open_dask,
     "slurm": open_slurm,
 }
 

@@ -51,9 +51,12 @@ class ThisComputer:
         label: str,
         progress: Progress,
         sizes: Mapping[str, CaseSize] | None = None,
+        keep: Callable[[Result], Result] | None = None,
+        runs_networks: bool = False,
     ) -> PoolOutcome[Result]:
         """Calls `work(job)` for every case, in worker processes."""
-        return run_over_cases(work, jobs, workers=workers, label=label, progress=progress, sizes=sizes)
+        del runs_networks
+        return run_over_cases(work, jobs, workers=workers, label=label, progress=progress, sizes=sizes, keep=keep)
 
     def run_tasks(self, tasks: Sequence[Task]) -> Generator[States, None, None]:
         """Runs all tasks; yields their states about once a second and at the end.

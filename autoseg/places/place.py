@@ -103,6 +103,8 @@ class Place(Protocol):
         label: str,
         progress: Progress,
         sizes: Mapping[str, CaseSize] | None = None,
+        keep: Callable[[Result], Result] | None = None,
+        runs_networks: bool = False,
     ) -> PoolOutcome[Result]:
         """Calls `work(job)` for every (case name, job); a case that fails stops no other.
 
@@ -116,6 +118,8 @@ class Place(Protocol):
             label: Word for the work in the progress.
             progress: Receives the progress.
             sizes: Sizes of cases by name, for reports of lack of memory.
+            keep: Gets each result in this process as it comes, and returns what is kept of it.
+            runs_networks: Whether the work uses a GPU where there is one, or else several threads.
         """
         ...
 

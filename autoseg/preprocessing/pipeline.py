@@ -134,6 +134,13 @@ def preprocess_prepared_case(
     )
 
 
+def resample_labels(case: PreparedCase, plan: Plan, configuration: str) -> Int16[np.ndarray, "new_z new_y new_x"]:
+    """Resamples the labels of a prepared training case, whose touching objects stay as they are."""
+    assert case.label_map is not None, "a training case has labels"
+    geometry = _compute_geometry(case, plan, configuration)
+    return _resample_label_map(case.label_map, geometry, plan, plan.configurations[configuration].resampling)
+
+
 def check_resampled_shape(
     geometry: CaseGeometry, configuration: ConfigurationPlan, *, channels: int, available_bytes: int | None = None
 ) -> None:

@@ -1,7 +1,7 @@
 """Runs a function over all cases in worker processes; one failing case does not stop the others."""
 
+import itertools
 import logging
-import os
 import signal
 import time
 import traceback
@@ -12,23 +12,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from types import FrameType
 from typing import Final, Generic, TypeVar
-
-from threadpoolctl import threadpool_limits
 
 from autoseg.errors import (
     AutosegError,
     Problem,
     ProblemsError,
     RunError,
+    UnreachableError,
     WorkerError,
     group_problems,
     has_unnamed_cases,
 )
 from autoseg.processes.fork_server import defer_interruptions, prepare_worker_context
-from autoseg.processes.library_output import silence_libraries
-from autoseg.processes.parent_watch import exit_with_parent
+from autoseg.processes.pool_worker import prepare_worker, run_job
 from autoseg.processes.progress import Progress
 from autoseg.processes.signals import TERMINATION_SIGNALS, StopSignal, list_unignored_signals
 from autoseg.run_folder import make_folder
@@ -45,6 +42,7 @@ MEMORY_REMEDY: Final = "close other programs or use a machine with more"
 ERRORS_OF_STARTING: Final = (OSError, EOFError)  # locks lie in shared memory; a server that cannot fork hangs up
 SECONDS_TO_TIDY_UP: Final = 10.0  # for a worker that is terminated, after its running call of a library
 SECONDS_BETWEEN_LOOKS: Final = 5.0  # for workers that died without the pool's notice
+CASES_PER_WORKER: Final = 4  # that a pool knows at a time: enough that no worker waits for its next case
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +70,14 @@ class PoolOutcome(Generic[Result]):
 
     results: tuple[Result, ...]
     failures: tuple[Failure, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CaseEvent(Generic[Result]):
+    """The end of the work on one case: its result or failure, and its index among the jobs."""
+
+    index: int
+    outcome: Result | Failure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,22 +119,33 @@ def run_over_cases(
     label: str,
     progress: Progress,
     sizes: Mapping[str, CaseSize] | None = None,
+    keep: Callable[[Result], Result] | None = None,
 ) -> PoolOutcome[Result]:
     """Calls `work(job)` for every (case name, job), in `workers` processes (in this process for one worker).
 
-    A worker that is killed, typically for lack of memory, breaks its pool: unfinished cases are then tried once more,
-    one at a time, and reported by name and size (`sizes`, by case name) if they fail again.
+    A worker that is killed, typically for lack of memory, breaks its pool: the cases that the pool had begun are then
+    tried once more, one at a time, and reported by name and size (`sizes`, by case name) if they fail again. A pool of
+    half as many workers takes over those that it had not begun.
+
+    `keep` gets each result in this process as it comes, and returns what is kept of it.
     """
     if not jobs:
         return PoolOutcome(results=(), failures=())
+    events = _run_here(work, jobs, range(len(jobs))) if workers == 1 else _run_in_pool(work, jobs, workers, sizes or {})
+    return gather_outcome(progress.track(events, label=label, total=len(jobs), unit="case"), keep=keep)
+
+
+def gather_outcome(
+    events: Iterable[CaseEvent[Result]], *, keep: Callable[[Result], Result] | None = None
+) -> PoolOutcome[Result]:
+    """Gathers what became of the cases; `keep` returns what is kept of a result."""
     finished: dict[int, Result] = {}
     failures: dict[int, Failure] = {}
-    events = _run_here(work, jobs) if workers == 1 else _run_in_pool(work, jobs, workers, sizes or {})
-    for event in progress.track(events, label=label, total=len(jobs), unit="case"):
+    for event in events:
         if isinstance(event.outcome, Failure):
             failures[event.index] = event.outcome
         else:
-            finished[event.index] = event.outcome
+            finished[event.index] = event.outcome if keep is None else keep(event.outcome)
     return PoolOutcome(
         results=tuple(finished[index] for index in sorted(finished)),
         failures=tuple(failures[index] for index in sorted(failures)),
@@ -141,7 +158,13 @@ def list_problems(failures: Iterable[Failure]) -> tuple[Problem, ...]:
 
 
 def build_failure(case: str, error: Exception) -> Failure:
-    """Builds the failure of a case: with the message of a user's mistake, or the traceback of any other error."""
+    """Builds the failure of a case: with the message of a user's mistake, or the traceback of any other error.
+
+    Raises:
+        UnreachableError: A place by URL cannot be reached, which the other cases need, too.
+    """
+    if isinstance(error, UnreachableError):
+        raise error
     if isinstance(error, ProblemsError):
         return Failure(case=case, problems=tuple(replace(problem, cases=(case,)) for problem in error.problems))
     if isinstance(error, AutosegError):
@@ -183,46 +206,69 @@ def write_failure_log(path: Path, failures: Sequence[Failure], *, lists_cases: b
     return (Problem(text=f"{what} are in {path}"),)
 
 
-@dataclass(frozen=True, slots=True)
-class _Event(Generic[Result]):
-    index: int
-    outcome: Result | Failure
-
-
-def _run_here(work: Callable[[Job], Result], jobs: Sequence[tuple[str, Job]]) -> Iterator[_Event[Result]]:
-    for index, (name, job) in enumerate(jobs):
+def _run_here(
+    work: Callable[[Job], Result], jobs: Sequence[tuple[str, Job]], indices: Iterable[int]
+) -> Iterator[CaseEvent[Result]]:
+    for index in indices:
+        name, job = jobs[index]
         try:
-            yield _Event(index, work(job))
+            yield CaseEvent(index, work(job))
         except Exception as error:
-            yield _Event(index, build_failure(name, error))
+            yield CaseEvent(index, build_failure(name, error))
 
 
 def _run_in_pool(
     work: Callable[[Job], Result], jobs: Sequence[tuple[str, Job]], workers: int, sizes: Mapping[str, CaseSize]
-) -> Iterator[_Event[Result]]:
-    interrupted: list[int] = []
-    try:
-        opened, futures = _submit_jobs(work, jobs, workers)
-    except ERRORS_OF_STARTING as error:
-        logging.getLogger(__name__).warning(
-            "worker processes cannot be started (%s), usually because shared memory (/dev/shm) is full; "
-            "this process works on one case after the other",
-            error,
-        )
-        yield from _run_here(work, jobs)
-        return
-    with opened as pool, _cancel_on_interruption(pool):
-        for future in _iterate_finished(futures, pool):
-            index = futures[future]
-            if isinstance(future.exception(), BrokenProcessPool):
-                interrupted.append(index)
-            else:
-                yield _collect(index, jobs[index][0], future)
-    if interrupted:
-        _check_that_workers_start()
-    for index in sorted(interrupted):
-        name, job = jobs[index]
-        yield _run_alone(work, name, job, index=index, size=sizes.get(name))
+) -> Iterator[CaseEvent[Result]]:
+    """Runs the jobs in pools, each of which follows one that broke; a pool knows few jobs at a time."""
+    indices = iter(range(len(jobs)))
+    while first := list(itertools.islice(indices, workers * CASES_PER_WORKER)):
+        try:
+            opened, futures = _submit_jobs(work, [jobs[index] for index in first], workers)
+        except ERRORS_OF_STARTING as error:
+            logging.getLogger(__name__).warning(
+                "worker processes cannot be started (%s), usually because shared memory (/dev/shm) is full; "
+                "this process works on one case after the other",
+                error,
+            )
+            yield from _run_here(work, jobs, itertools.chain(first, indices))
+            return
+        running = {future: first[place] for future, place in futures.items()}
+        interrupted: list[int] = []
+        with opened as pool, _cancel_on_interruption(pool):
+            following = _submit_following(pool, work, jobs, indices=indices, running=running, interrupted=interrupted)
+            for future in _iterate_finished(futures, pool, following):
+                index = running.pop(future)
+                if isinstance(future.exception(), BrokenProcessPool):
+                    interrupted.append(index)
+                else:
+                    yield _collect(index, jobs[index][0], future)
+        if interrupted:
+            _check_that_workers_start()
+        for index in sorted(interrupted):
+            name, job = jobs[index]
+            yield _run_alone(work, name, job, index=index, size=sizes.get(name))
+        workers = max(1, workers // 2)
+
+
+def _submit_following(
+    pool: ProcessPoolExecutor,
+    work: Callable[[Job], Result],
+    jobs: Sequence[tuple[str, Job]],
+    *,
+    indices: Iterator[int],
+    running: dict["Future[Result]", int],
+    interrupted: list[int],
+) -> Iterator["Future[Result]"]:
+    """Submits the next job each time; ends with the jobs, or with the first that the pool does not take."""
+    for index in indices:
+        try:
+            future = pool.submit(run_job, work, jobs[index][1])
+        except (BrokenProcessPool, *ERRORS_OF_STARTING):
+            interrupted.append(index)
+            return
+        running[future] = index
+        yield future
 
 
 def _submit_jobs(
@@ -236,7 +282,7 @@ def _submit_jobs(
     pool = _open_pool(workers)
     with _cancel_on_interruption(pool), defer_interruptions():
         try:
-            return pool, {pool.submit(_run_job, work, job): index for index, (_, job) in enumerate(jobs)}
+            return pool, {pool.submit(run_job, work, job): index for index, (_, job) in enumerate(jobs)}
         except ERRORS_OF_STARTING:
             for process in _list_processes(pool):
                 process.kill()  # a worker that is starting ignores SIGTERM
@@ -252,7 +298,7 @@ def _check_that_workers_start() -> None:
         msg = f"worker processes ended, and no further one can be started ({error}); {MEMORY_REMEDY}"
         raise WorkerError(msg) from error
     with pool:
-        (future,) = _iterate_finished(futures, pool)
+        (future,) = _iterate_finished(futures, pool, iter(()))
         if isinstance(future.exception(), BrokenProcessPool):
             msg = (
                 "worker processes end as soon as they are started (their own message stands above); a script that "
@@ -263,42 +309,51 @@ def _check_that_workers_start() -> None:
 
 def _run_alone(
     work: Callable[[Job], Result], name: str, job: Job, *, index: int, size: CaseSize | None
-) -> _Event[Result]:
+) -> CaseEvent[Result]:
     described = f"{name} ({size.describe()})" if size is not None else name
     logging.getLogger(__name__).warning("a worker process was killed; %s is tried again alone", described)
     try:
         opened, futures = _submit_jobs(work, [(name, job)], 1)
     except ERRORS_OF_STARTING as error:
         message = f"its worker process was killed, and no further one can be started ({error}); {MEMORY_REMEDY}"
-        return _Event(index, Failure(case=name, problems=(Problem(text=message, cases=(name,)),)))
+        return CaseEvent(index, Failure(case=name, problems=(Problem(text=message, cases=(name,)),)))
     with opened as pool, _cancel_on_interruption(pool):
-        (future,) = _iterate_finished(futures, pool)
+        (future,) = _iterate_finished(futures, pool, iter(()))
         if isinstance(future.exception(), BrokenProcessPool):
             message = (
                 f"the worker process was killed twice, the second time while it worked on this case alone"
                 f"{'' if size is None else f' ({size.describe()})'}; "
                 f"the usual cause is too little memory: {MEMORY_REMEDY}"
             )
-            return _Event(index, Failure(case=name, problems=(Problem(text=message, cases=(name,)),)))
+            return CaseEvent(index, Failure(case=name, problems=(Problem(text=message, cases=(name,)),)))
         return _collect(index, name, future)
 
 
 def _open_pool(workers: int) -> ProcessPoolExecutor:
     heeded = list_unignored_signals(TERMINATION_SIGNALS)
     return ProcessPoolExecutor(
-        workers, mp_context=prepare_worker_context(), initializer=_prepare_worker, initargs=(heeded,)
+        workers, mp_context=prepare_worker_context(), initializer=prepare_worker, initargs=(heeded,)
     )
 
 
-def _iterate_finished(futures: Iterable["Future[Result]"], pool: ProcessPoolExecutor) -> Iterator["Future[Result]"]:
+def _iterate_finished(
+    futures: Iterable["Future[Result]"], pool: ProcessPoolExecutor, following: Iterator["Future[Result]"]
+) -> Iterator["Future[Result]"]:
     """Yields the futures as they finish; if a worker has died and the pool has not noticed, it is told so.
 
     A worker that is killed while it sends a result leaves a pool waiting for the rest of it.
+
+    Args:
+        futures: Futures of the jobs that were submitted.
+        pool: Pool that works on them.
+        following: Submits one more job each time; asked once for every future that finishes.
     """
     waiting = set(futures)
     while waiting:
         finished, waiting = wait(waiting, timeout=SECONDS_BETWEEN_LOOKS, return_when=FIRST_COMPLETED)
-        yield from finished
+        for future in finished:
+            waiting.update(itertools.islice(following, 1))
+            yield future
         if not finished and any(not process.is_alive() for process in _list_processes(pool)):
             _break_pool(pool)
 
@@ -334,43 +389,10 @@ def _cancel_on_interruption(pool: ProcessPoolExecutor) -> Iterator[None]:
         raise
 
 
-class _Terminated(BaseException):
-    """A worker is asked to end; its work removes its temporary files."""
-
-
-def _run_job(work: Callable[[Job], Result], job: Job) -> Result:
-    """Does the work of one case in a worker, which ends when it was terminated meanwhile."""
-    try:
-        return work(job)
-    except _Terminated:
-        os._exit(128 + signal.SIGTERM)
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    """Ends a worker that waits for work, and interrupts one that works."""
-    while frame is not None:
-        if frame.f_code is _run_job.__code__:
-            signal.signal(number, signal.SIG_IGN)  # a second signal would interrupt the tidying up
-            raise _Terminated
-        frame = frame.f_back
-    os._exit(128 + number)
-
-
-def _prepare_worker(fatal_signals: Sequence[int]) -> None:
-    """Sets up signals and threads of a worker; a pool sends SIGTERM to the others when one worker was killed."""
-    exit_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; only the main process handles it
-    for number in fatal_signals:
-        signal.signal(number, _terminate)
-    silence_libraries()
-    # Unlike training, no `keep_freed_memory`: it saves 6 % of the time here and costs 40 % more memory (measured).
-    threadpool_limits(1)
-
-
-def _collect(index: int, name: str, future: "Future[Result]") -> _Event[Result]:
+def _collect(index: int, name: str, future: "Future[Result]") -> CaseEvent[Result]:
     error = future.exception()
     if error is None:
-        return _Event(index, future.result())
+        return CaseEvent(index, future.result())
     if not isinstance(error, Exception):
         raise error
-    return _Event(index, build_failure(name, error))
+    return CaseEvent(index, build_failure(name, error))

@@ -116,6 +116,43 @@ def wait_for_lock(
             _unlock(file)
 
 
+@contextmanager
+def share_lock(path: Path, *, longest_seconds: float) -> Iterator[None]:
+    """Context manager that keeps others from holding the lock of a file alone, and waits for one that does.
+
+    Raises:
+        LockError: The file system has no locks.
+        RunError: The folder cannot be written, or another process keeps the lock.
+    """
+    begin = time.monotonic()
+    with _open_lock(path) as file:
+        while not _acquire(file, is_shared=True):
+            if time.monotonic() - begin > longest_seconds:
+                msg = f"another process holds the lock {path} for more than {longest_seconds:.0f} s; end it"
+                raise RunError(msg)
+        try:
+            yield
+        finally:
+            _unlock(file)
+
+
+@contextmanager
+def try_lock(path: Path) -> Iterator[bool]:
+    """Context manager that yields whether it holds the lock of a file alone; it does not wait for others.
+
+    Raises:
+        LockError: The file system has no locks.
+        RunError: The folder cannot be written.
+    """
+    with _open_lock(path) as file:
+        is_held = _acquire(file, attempts=1)
+        try:
+            yield is_held
+        finally:
+            if is_held:
+                _unlock(file)
+
+
 def find_holder(folder: FoldFolder) -> LockHolder | None:
     """Finds the process that trains a fold now; None if there is none."""
     try:
@@ -165,12 +202,12 @@ def _describe_write_error(path: Path, error: OSError) -> str:
     return f"cannot write {path}: {error.strerror or error}; free space or choose another place"
 
 
-def _acquire(file: TextIO) -> bool:
-    for attempt in range(ATTEMPTS):
+def _acquire(file: TextIO, *, is_shared: bool = False, attempts: int = ATTEMPTS) -> bool:
+    for attempt in range(attempts):
         try:
-            _lock(file, is_shared=False)
+            _lock(file, is_shared=is_shared)
         except BlockingIOError:
-            if attempt < ATTEMPTS - 1:
+            if attempt < attempts - 1:
                 time.sleep(SECONDS_BETWEEN_ATTEMPTS)
         except OSError as error:
             msg = f"cannot lock {file.name}: {error.strerror or error}; put the run on a file system that has locks"

@@ -24,6 +24,7 @@ class TrainingRecord(Document):
     Attributes:
         initial_weights: Checkpoint whose weights the training began with; None: they were drawn.
         initial_weights_sha256: Its digest.
+        calls: Options of every call that trained it, in their order.
     """
 
     schema_version: Literal[1] = 1
@@ -35,6 +36,7 @@ class TrainingRecord(Document):
     plan_sha256: str
     initial_weights: str | None = None
     initial_weights_sha256: str | None = None
+    calls: tuple[tuple[str, ...], ...] = ()
     versions: LibraryVersions
 
 

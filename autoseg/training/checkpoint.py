@@ -33,6 +33,7 @@ from autoseg.networks.weights import (
 )
 from autoseg.plan.document import ConfigurationPlan
 from autoseg.plan.preprocessing import ChannelPlan
+from autoseg.remote.local_files import use_local
 from autoseg.run_folder import write_atomically
 from autoseg.training.data.training_data import TrainingData
 from autoseg.training.learner import Learner
@@ -188,7 +189,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         TrainingError: It is damaged, not of autoseg, or of another version.
     """
     try:
-        with safe_open(path, framework="pt", device="cpu") as file:
+        with use_local(path), safe_open(path, framework="pt", device="cpu") as file:
             text = read_metadata(file).get(DESCRIPTION_KEY)
             tensors = dict(read_tensors(file, [name for name in file.keys() if name != CHECKSUMS_NAME]))  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError, ValueError) as error:
@@ -204,7 +205,7 @@ def read_description(path: Path) -> CheckpointDescription:
         TrainingError: The file is damaged, not of autoseg, or of another version.
     """
     try:
-        with safe_open(path, framework="pt", device="cpu") as file:
+        with use_local(path), safe_open(path, framework="pt", device="cpu") as file:
             text = read_metadata(file).get(DESCRIPTION_KEY)
     except (SafetensorError, OSError, ValueError) as error:
         msg = f"{path} is damaged or no checkpoint: {error}; {_advise(path)}"

@@ -5,7 +5,6 @@ Arrays are (channel, z, y, x) in memory order of the files; the `Grid` says wher
 
 from autoseg.file_endings import READABLE_ENDINGS, label_map_ending, strip_ending
 from autoseg.volume_io.formats.exif import turn_like_image
-from autoseg.volume_io.formats.headers.nrrd import read_segments
 from autoseg.volume_io.formats.volumes import (
     LabelVolume,
     Volume,
@@ -15,7 +14,7 @@ from autoseg.volume_io.formats.volumes import (
     list_grid_differences,
 )
 from autoseg.volume_io.opened import build_label_map_like, convert_images, find_image_library
-from autoseg.volume_io.reading import read_grid, read_image, read_label_map, read_picture
+from autoseg.volume_io.reading import read_grid, read_image, read_label_map, read_picture, read_segments
 from autoseg.volume_io.regrid import resample_label_map_onto_grid
 from autoseg.volume_io.writing import (
     PROBABILITIES_ENDING,

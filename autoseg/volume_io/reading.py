@@ -12,9 +12,10 @@ from autoseg.dicom_files import FOLDER_ADVICE, explain_dicom, is_series_folder
 from autoseg.errors import VolumeError
 from autoseg.file_endings import LOSSY_ENDINGS, PICTURE_ENDINGS, READABLE_ENDINGS, TIFF_ENDINGS, find_ending
 from autoseg.geometry import Grid
+from autoseg.remote.local_files import use_local
 from autoseg.volume_io.dicom.stack import find_only_stack, read_stack
 from autoseg.volume_io.formats import READERS, pictures
-from autoseg.volume_io.formats.headers.nrrd import read_segments
+from autoseg.volume_io.formats.headers import nrrd
 from autoseg.volume_io.formats.volumes import (
     LabelVolume,
     StoredVolume,
@@ -90,6 +91,12 @@ def read_label_map(path: Path) -> LabelVolume:
     return LabelVolume(array=_to_int32(path, stored.array[0]), grid=stored.grid)
 
 
+def read_segments(path: Path) -> dict[str, int]:
+    """Reads the names and values of the segments that 3D Slicer writes into the header; none in other files."""
+    with use_local(path):
+        return nrrd.read_segments(path)
+
+
 def read_picture(path: Path) -> Shaped[np.ndarray, "channel z y x"]:
     """Reads a picture (PNG, BMP, JPEG, TIFF or GIF) with the integers of the file; of a palette, its colours.
 
@@ -103,7 +110,7 @@ def read_picture(path: Path) -> Shaped[np.ndarray, "channel z y x"]:
         msg = f"expected a picture, but {path} ends in {ending}"
         raise VolumeError(msg)
     reader = pictures if ending == GIF else READERS[ending]
-    with translate_decoder_errors(path):
+    with use_local(path), translate_decoder_errors(path):
         return reader.read(path, as_labels=False).array
 
 
@@ -113,6 +120,11 @@ def read_grid(path: Path) -> Grid:
     Raises:
         VolumeError: The file cannot be read or its geometry is invalid.
     """
+    with use_local(path):
+        return _read_grid(path)
+
+
+def _read_grid(path: Path) -> Grid:
     if is_series_folder(path):
         with _name_folder(path):
             return find_only_stack(path).grid
@@ -132,6 +144,11 @@ def _name_folder(path: Path) -> Iterator[None]:
 
 
 def _read(path: Path, *, as_labels: bool) -> StoredVolume:
+    with use_local(path):
+        return _read_stored(path, as_labels=as_labels)
+
+
+def _read_stored(path: Path, *, as_labels: bool) -> StoredVolume:
     if is_series_folder(path) and not as_labels:
         with _name_folder(path):
             volume = read_stack(find_only_stack(path))

@@ -10,6 +10,7 @@ from jaxtyping import Float32, Integer, Shaped
 from autoseg.errors import VolumeError
 from autoseg.file_endings import WRITABLE_ENDINGS, find_ending
 from autoseg.geometry import Grid
+from autoseg.remote.local_files import use_local
 from autoseg.run_folder import translate_library_errors, write_atomically
 from autoseg.volume_io.formats import WRITERS
 
@@ -43,7 +44,8 @@ def build_label_map(path: Path, label_map: Integer[np.ndarray, "z y x"], *, grid
     Raises:
         VolumeError: `like` lies on another grid, or the ending cannot be written.
     """
-    return WRITERS[_check_ending(path)].build(path, label_map, grid=grid, like=like)
+    with use_local(like):
+        return WRITERS[_check_ending(path)].build(path, label_map, grid=grid, like=like)
 
 
 def write_picture(path: Path, picture: Integer[np.ndarray, "z y x"], *, grid: Grid) -> None:
@@ -103,7 +105,8 @@ def _write(path: Path, array: Shaped[np.ndarray, "z y x"], *, grid: Grid, like: 
     if array.shape != grid.shape_voxels:
         msg = f"the array {array.shape} and the grid {grid.shape_voxels} must have one shape"
         raise ValueError(msg)
-    WRITERS[_check_ending(path)].write(path, array, grid=grid, like=like)
+    with use_local(like):
+        WRITERS[_check_ending(path)].write(path, array, grid=grid, like=like)
 
 
 def _check_ending(path: Path) -> str:

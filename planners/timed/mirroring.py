@@ -1,6 +1,7 @@
 """Mirroring by data: kept, dropped, or with the labels of left and right exchanged."""
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Final
@@ -120,8 +121,14 @@ def name_labels(fingerprint: Fingerprint) -> dict[int, str]:
 
 
 def pair_names(names: dict[int, str]) -> Pairs:
-    """Pairs labels whose names differ in one word, which tells the side: kidney_left and kidney_right, L2 and R2."""
-    labels = {_split(name): label for label, name in names.items()}
+    """Pairs labels whose names differ in one word, which tells the side: kidney_left and kidney_right, L2 and R2.
+
+    Names of the same words, such as Lung-L and lung_l, do not tell which of them is meant, and are not paired; nor is
+    a label that would belong to several pairs.
+    """
+    words_of = {label: _split(name) for label, name in names.items()}
+    owners = Counter(words_of.values())
+    labels = {words: label for label, words in words_of.items() if owners[words] == 1}
     pairs = []
     for words, label in labels.items():
         for position, word in enumerate(words):
@@ -129,7 +136,8 @@ def pair_names(names: dict[int, str]) -> Pairs:
             partner = None if other is None else labels.get((*words[:position], other, *words[position + 1 :]))
             if partner is not None:
                 pairs.append((label, partner))
-    return tuple(pairs)
+    uses = Counter(label for pair in pairs for label in pair)
+    return tuple(pair for pair in pairs if all(uses[label] == 1 for label in pair))
 
 
 def _split(name: str) -> tuple[str, ...]:

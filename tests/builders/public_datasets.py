@@ -99,6 +99,13 @@ def build_isles2018(root: Path) -> None:
         save_volume(root / "TESTING" / "case_1" / name.format(kind) / f"{name.format(kind)}.nii", 5)
 
 
+def build_sts_3d(root: Path) -> None:
+    for number in ("1", "2"):
+        save_volume(root / "STS-3D" / "labelled" / "image" / f"{number}.nii.gz", int(number))
+        save_boxes(root / "STS-3D" / "labelled" / "label" / f"{number}.nii.gz", 1)
+    save_volume(root / "STS-3D" / "unlabelled" / "3.nii.gz", 3)
+
+
 def build_kvasir(root: Path) -> None:
     for seed, name in enumerate(KVASIR_NAMES):
         save_picture(root / "Kvasir-SEG" / "images" / f"{name}.jpg", draw(seed))
@@ -277,6 +284,7 @@ TREES: dict[str, Callable[[Path], None]] = {
     "covid19-ct": build_covid19_ct,
     "acdc": build_acdc,
     "isles2018": build_isles2018,
+    "sts-3d": build_sts_3d,
     "kvasir": build_kvasir,
     "cvc-clinicdb": build_cvc_clinicdb,
     "cvc-colondb": build_cvc_colondb,

@@ -127,7 +127,7 @@ def cascade(planned: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolde
 
 
 def test_all_folds_of_a_cascade_are_trained_and_models_are_selected(cascade: RunFolder) -> None:
-    statuses, notes = read_watched_status(cascade.root)
+    statuses, notes = read_watched_status(cascade)
     states = {(status.configuration, status.fold): status.state for status in statuses}
     trained = [(name, str(fold)) for name in (LOW_RESOLUTION, CASCADE) for fold in range(5)]
     assert {states[key] for key in trained} == {"finished"}
@@ -140,7 +140,7 @@ def test_two_computers_train_a_fold_together(planned: Path, tmp_path: Path) -> N
     run_folder = make_run(planned, tmp_path, epochs=1, iterations=2)
     done = run_autoseg(*list_words(run_folder, *FOLD_0, "--nodes", "2", "--parallel"))
     assert done.code == 0, done.out + done.err
-    (status,) = (status for status in read_watched_status(run_folder.root)[0] if status.is_trained)
+    (status,) = (status for status in read_watched_status(run_folder)[0] if status.is_trained)
     assert (status.state, status.device) == ("finished", "2 x cpu")
 
 

@@ -27,9 +27,9 @@ EXPECTED_FLAGS = {
     "check": {"--group-by", "--splits", "--fix-geometry", "--workers", "--all", "--json"},
     "plan": {
         "--run", "--planner", "--architecture", "--pretrained", "--loss", "--memory-gb", "--budget", "--configuration",
-        "--group-by", "--splits", "--fix-geometry", "--no-preprocess", "--workers", "--overwrite",
+        "--group-by", "--splits", "--fix-geometry", "--no-preprocess", "--workers", "--overwrite", "--on",
     },
-    "preprocess": {"--configuration", "--workers"},
+    "preprocess": {"--configuration", "--workers", "--on"},
     "train": {
         "--configuration", "--fold", "--epochs", "--extend", "--budget", "--until-plateau", "--precision", "--device",
         "--devices", "--parallel", "--workers", "--deterministic", "--log-to", "--seed", "--init",
@@ -40,10 +40,10 @@ EXPECTED_FLAGS = {
     "select": {"--configuration", "--fold", "--no-ensembles", "--device"},
     "predict": {
         "--configuration", "--fold", "--no-mirroring", "--step-fraction", "--no-postprocessing",
-        "--save-probabilities", "--attention-maps", "--device", "--precision", "--execution", "--series",
-        "--format", "--overwrite",
+        "--save-probabilities", "--attention-maps", "--uncertainty", "--device", "--precision", "--execution",
+        "--series", "--format", "--overwrite", "--on",
     },
-    "evaluate": {"--run"},
+    "evaluate": {"--run", "--on"},
     "import": {"--configuration", "--fold", "--checkpoint", "--any-trainer", "--overwrite"},
     "export": {"--format", "--output", "--configuration", "--fold", "--overwrite"},
     "demo": {"--overwrite"},
@@ -51,7 +51,7 @@ EXPECTED_FLAGS = {
     "architectures": {"--measure"},
     "losses": set(),
     "doctor": {"--json"},
-    "report": {"--predictions", "--out"},
+    "report": {"--predictions", "--images", "--out"},
     "view": {"--out", "--no-open"},
 }  # fmt: skip
 

@@ -99,6 +99,12 @@ ALLOWED = {
     "autoseg.training.data.case_store": {"ThreadPoolExecutor": OWN_THREAD},
     "autoseg.training.data.held_cases": {"ThreadPoolExecutor": OWN_THREAD},
     "autoseg.processes.library_output": {"threading.Lock": OWN_LOCK},
+    "autoseg.remote.local_files": {
+        "ThreadPoolExecutor": OWN_THREAD,
+        "pool.shutdown": OWN_THREAD,
+        "waiting.popleft().result": OWN_THREAD,
+    },
+    "autoseg.remote.syncing": {"ThreadPoolExecutor": OWN_THREAD, "future.result": OWN_THREAD},
     "autoseg.training.monitoring.late_losses": {"copied.synchronize": DEVICE},
     "autoseg.volume_io.formats.pictures": {"threading.Lock": OWN_LOCK},
     "autoseg.volume_io.formats.reader_process": {
@@ -178,6 +184,7 @@ CLOCKS_THAT_JUMP = ("time.time", "time.time_ns", "datetime.now", "datetime.utcno
 COMPARED_WITH_FILES = {
     "autoseg.files.checksums": "compared with times of files; a jump costs reading a file once more",
     "autoseg.files.temporary_files": "compared with times of files, to a day, where another host wrote them",
+    "autoseg.remote.local_files": "compared with times of files; a jump removes others from the cache first",
     "autoseg.report.page": "a page says when it was written",
     "autoseg.training.monitoring.event_files": "TensorBoard shows the time of day",
     "autoseg.volume_io.dicom.structure_set": "a DICOM object says when it was made",

@@ -172,6 +172,9 @@ def test_other_folds_than_those_of_the_run_are_refused(messy: Path, tmp_path: Pa
     arguments = ("plan", messy, "--run", tmp_path / "run", "--no-preprocess", "--workers", 1)
     assert run_autoseg(*arguments, "--group-by", "case[0-2]|case").code == 0
     assert run_autoseg(*arguments, "--group-by", "case[0-2]|case").code == 0
+    record = json.loads((tmp_path / "run" / "dataset.json").read_text())
+    assert record["split_options"] == ["--group-by", "case[0-2]|case"]
+    assert set(record["groups"].values()) == {"case0", "case1", "case2", "case"}
     done = run_autoseg(*arguments, "--group-by", "case[0-1]|case")
     assert done.code == 1
     assert "other folds" in done.err

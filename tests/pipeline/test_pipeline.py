@@ -48,6 +48,7 @@ def test_training_leaves_what_is_promised(trained_run: Path) -> None:
     assert log[-1]["train_loss"] < log[0]["train_loss"]
     record = json.loads((fold / "training.json").read_text())
     assert record["seed"] == 0
+    assert record["calls"] == [["--precision", "auto"]]
     assert record["versions"]["autoseg"] == autoseg.__version__
     assert (fold / "plan.json").read_text()
 

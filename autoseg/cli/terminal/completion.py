@@ -104,6 +104,7 @@ LAYOUTS = (
 )
 CONFIGURATIONS = ("2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres")
 FOLDS = ("0", "1", "2", "3", "4")
+CASE_PLACES = ("here", "dask")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 PLACES = ("here", "slurm")
 DEVICES = ("auto", "cpu", "cuda", "mps")  # not cuda:1, as bash ends words at colons
@@ -141,6 +142,11 @@ def complete_fold(ctx: typer.Context, incomplete: str) -> list[str]:
 def complete_device(incomplete: str) -> list[str]:
     """Completes `--device`."""
     return _select(DEVICES, incomplete)
+
+
+def complete_case_place(incomplete: str) -> list[str]:
+    """Completes `--on` of commands that work on single cases."""
+    return _select(CASE_PLACES, incomplete)
 
 
 def complete_place(incomplete: str) -> list[str]:

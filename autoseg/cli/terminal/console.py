@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from autoseg.cli.urls import name_urls
 from autoseg.processes.progress import Total, format_duration, read_total
 from autoseg.processes.signals import StopRequest
 
@@ -48,6 +49,7 @@ class Console:
 
     def note(self, text: str) -> None:
         """Shows a line of text; that a file for which there is no room receives it ends no work."""
+        text = name_urls(text)
         if self._rich.is_terminal:
             self._rich.print(text, markup=False, highlight=False, soft_wrap=True)
             return

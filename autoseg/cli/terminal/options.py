@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from autoseg.cli.terminal.completion import complete_place
+from autoseg.cli.terminal.completion import complete_case_place, complete_place
 from autoseg.errors import OptionError
 
 if TYPE_CHECKING:
@@ -15,6 +15,16 @@ if TYPE_CHECKING:
     from autoseg.training.monitoring.trackers import TrackerName
     from autoseg.volume_io.dicom import DicomFormat
 
+OnCases = Annotated[
+    str | None,
+    typer.Option(
+        "--on",
+        metavar="PLACE",
+        autocompletion=complete_case_place,
+        help="Where cases are worked on: dask://HOST:PORT, or dask for workers of this computer (needs "
+        "autoseg[dask]).  [default: this computer]",
+    ),
+]
 On = Annotated[
     str | None,
     typer.Option(

@@ -18,14 +18,23 @@ from autoseg.dataset.layouts.photographs import (
     KVASIR_SEG,
     REFUGE2,
 )
-from autoseg.dataset.layouts.volumes import ACDC, COVID19_CT, ISLES_2018, NIH_PANCREAS, SYNAPSE
+from autoseg.dataset.layouts.volumes import (
+    ACDC,
+    COVID19_CT,
+    ISLES_2018,
+    NIH_PANCREAS,
+    NIH_PANCREAS_DICOM,
+    STS_3D,
+    SYNAPSE,
+)
 
 LAYOUTS: Final[Mapping[str, tuple[Layout, ...]]] = {
     "synapse": (SYNAPSE,),
-    "nih-pancreas": (NIH_PANCREAS,),
+    "nih-pancreas": (NIH_PANCREAS, NIH_PANCREAS_DICOM),
     "covid19-ct": (COVID19_CT,),
     "acdc": (ACDC,),
     "isles2018": (ISLES_2018,),
+    "sts-3d": (STS_3D,),
     "kvasir": (KVASIR_SEG,),
     "cvc-clinicdb": (CVC_CLINICDB, CVC_CLINICDB_TIFF),
     "cvc-colondb": (CVC_COLONDB, CVC_COLONDB_PNG),

@@ -3,7 +3,8 @@
 A pattern is a path with `/` below the folder of the dataset. `**/` stands for any folders or none, `*` for any text in
 a name, `{case}` for any text in a name that is called `case`, and `{case:\\d+}` for text that a regular expression
 matches; a placeholder that stands twice must be the same text. Files belong to the same case if the placeholders that
-their patterns share are equal.
+their patterns share are equal. A pattern of images that ends with `/` stands for a folder that holds, in any
+subfolders, the files of one DICOM series.
 """
 
 import re
@@ -110,7 +111,7 @@ class Layout:
         title: The dataset in a few words.
         reference: The place from which the dataset comes.
         names_from: The source of the names of the files.
-        images: Pattern of each file of an image; one file may hold several channels.
+        images: Pattern of each file of an image, which may hold several channels, or of each folder of a DICOM series.
         channels: Names of the channels.
         labels: Values of labels and regions by name, without the background.
         masks: Rules for the files that hold labels, in the order in which they are painted.

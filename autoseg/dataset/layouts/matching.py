@@ -15,6 +15,7 @@ from autoseg.dataset.layouts.layout import (
     may_have_many_files,
     show_pattern,
 )
+from autoseg.file_endings import DICOM_ENDINGS, find_ending
 from autoseg.untrusted.names import describe_name
 
 FOLDERS_OF_ARCHIVES: Final = ("__MACOSX",)
@@ -92,7 +93,10 @@ def _walk(folder: Path, visited: frozenset[Path]) -> Iterator[Path]:
 
 def match_layout(layout: Layout, paths: Sequence[str]) -> LayoutMatch:
     """Pairs the files of a layout."""
-    matches = {pattern: _match_pattern(pattern, paths) for pattern in layout.patterns}
+    folders = _list_dicom_folders(paths) if any(pattern.endswith("/") for pattern in layout.images) else ()
+    matches = {
+        pattern: _match_pattern(pattern, folders if pattern.endswith("/") else paths) for pattern in layout.patterns
+    }
     first = layout.images[0]
     indices = {pattern: _index(found, of=first) for pattern, found in matches.items()}
     cases = [_build_case(layout, path, fields, indices) for path, fields in matches[first]]
@@ -142,6 +146,12 @@ class _Index:
     def find(self, fields: Mapping[str, str]) -> tuple[str, ...]:
         """Returns the files of a case."""
         return self.files.get(tuple((name, fields[name]) for name in self.names), ())
+
+
+def _list_dicom_folders(paths: Iterable[str]) -> tuple[str, ...]:
+    """Lists the folders that hold DICOM files, and those around them, each with a slash at its end."""
+    parents = (parent for path in paths if find_ending(path) in DICOM_ENDINGS for parent in PurePosixPath(path).parents)
+    return tuple(sorted({f"{parent}/" for parent in parents if parent.name}))
 
 
 def _match_pattern(pattern: str, paths: Sequence[str]) -> list[Match]:

@@ -1,5 +1,6 @@
 """Layouts of datasets of CT and MR volumes."""
 
+from dataclasses import replace
 from typing import Final
 
 from autoseg.dataset.layouts.layout import LabelValues, Layout
@@ -35,17 +36,18 @@ SYNAPSE: Final = Layout(
 NIH_PANCREAS: Final = Layout(
     title="NIH Pancreas-CT: the pancreas in 82 CT volumes",
     reference="https://doi.org/10.7937/K9/TCIA.2016.tNB1kqBU",
-    names_from="archive TCIA_pancreas_labels-02-05-2017.zip; images after dcm2niix -f PANCREAS_0001, as the conversion "
-    "scripts of nnU-Net v1 and others expect them",
+    names_from="archive TCIA_pancreas_labels-02-05-2017.zip; images as the NBIA Data Retriever writes them: "
+    "Pancreas-CT/PANCREAS_0001/study/series/1-001.dcm, or after dcm2niix -f PANCREAS_0001",
     images=("**/PANCREAS_{case:\\d{4}}.nii.gz",),
     channels=("CT",),
     labels={"pancreas": 1},
     masks=(LabelValues(pattern="**/label{case:\\d{4}}.nii.gz", values={1: 1}, has_own_axes=True),),
     case="PANCREAS_{case}",
-    remarks=(
-        "the images are DICOM series, which are converted first: dcm2niix -z y -f PANCREAS_0001 -o images "
-        "FOLDER_OF_PANCREAS_0001, and so on",
-    ),
+)
+NIH_PANCREAS_DICOM: Final = replace(
+    NIH_PANCREAS,
+    images=("**/PANCREAS_{case:\\d{4}}/",),
+    remarks=("the DICOM series are written as NIfTI",),
 )
 
 COVID19_CT: Final = Layout(
@@ -104,4 +106,15 @@ ISLES_2018: Final = Layout(
     case="{part}_{case}",
     held_out=r"(?:^|/)TESTING/",
     remarks=("the 94 cases are of 63 patients; the files do not tell which, so that no groups are written",),
+)
+
+STS_3D: Final = Layout(
+    title="STS-3D: teeth in cone-beam CT, from the semi-supervised challenge STS 2023",
+    reference="https://tianchi.aliyun.com/competition/entrance/532087",
+    names_from="conversion scripts of participants: labelled/image and labelled/label with equal names, unlabelled",
+    images=("**/labelled/image/{case}.nii.gz",),
+    channels=("CBCT",),
+    labels={"tooth": 1},
+    masks=(LabelValues(pattern="**/labelled/label/{case}.nii.gz", values={1: 1}),),
+    remarks=("images in unlabelled are left out",),
 )

@@ -49,13 +49,15 @@ class Slurm:
         label: str,
         progress: Progress,
         sizes: Mapping[str, CaseSize] | None = None,
+        keep: Callable[[Result], Result] | None = None,
+        runs_networks: bool = False,
     ) -> PoolOutcome[Result]:
         """Refuses single cases, which are not worth a job.
 
         Raises:
             OptionError: Always.
         """
-        del work, jobs, workers, label, progress, sizes
+        del work, jobs, workers, label, progress, sizes, keep, runs_networks
         msg = "--on slurm runs whole commands, not single cases; leave out --on, in a job of its own if need be"
         raise OptionError(msg)
 

@@ -70,19 +70,19 @@ class CaseStore:
 
 def store_cases(case_names: Sequence[str], open_case: Callable[[str], CachedCase], device: torch.device) -> CaseStore:
     """Reads all cases into the memory of a device. It is reserved first and filled case by case, so that it is needed
-    once.
+    once. As each case has several files, only those that are being read are open.
 
     Raises:
         RunError: A case is missing or damaged.
     """
-    cases = [open_case(name) for name in case_names]
-    ends = np.cumsum([1, *(math.prod(case.label_map.shape) for case in cases)]).tolist()
-    images = torch.empty((cases[0].image.shape[0], ends[-1]), device=device)
-    maps = torch.empty((len(cases[0].maps), ends[-1]), dtype=torch.int16, device=device)
+    first = open_case(case_names[0])
+    ends = np.cumsum([1, *(math.prod(open_case(name).label_map.shape) for name in case_names)]).tolist()
+    images = torch.empty((first.image.shape[0], ends[-1]), device=device)
+    maps = torch.empty((len(first.maps), ends[-1]), dtype=torch.int16, device=device)
     images[:, 0], maps[:, 0] = 0, OUTSIDE_LABEL
     parts = [(images[:, start:end], maps[:, start:end]) for start, end in pairwise(ends)]
     with ThreadPoolExecutor(READING_THREADS, initializer=choose_device, initargs=(device,)) as pool:
-        stored = list(pool.map(lambda case, part: _store_case(case, *part), cases, parts))
+        stored = list(pool.map(lambda name, part: _store_case(open_case(name), *part), case_names, parts))
     return CaseStore(
         images=images,
         maps=maps,

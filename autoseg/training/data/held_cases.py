@@ -50,13 +50,14 @@ class DataSize:
 
 
 def measure_size(case_names: Sequence[str], open_case: Callable[[str], CachedCase]) -> DataSize:
-    """Adds up the sizes of the cases, without reading their arrays."""
-    cases = [open_case(name) for name in case_names]
-    arrays = [part for case in cases for part in (case.image, *case.maps)]
-    return DataSize(
-        arrays_bytes=sum(int(np.prod(array.shape, dtype=np.int64)) * array.dtype.itemsize for array in arrays),
-        locations_bytes=sum(case.locations.coordinates.nbytes for case in cases),
-    )
+    """Adds up the sizes of the cases, without reading their arrays; one case is open at a time."""
+    arrays_bytes = locations_bytes = 0
+    for name in case_names:
+        case = open_case(name)
+        arrays = (case.image, *case.maps)
+        arrays_bytes += sum(int(np.prod(array.shape, dtype=np.int64)) * array.dtype.itemsize for array in arrays)
+        locations_bytes += case.locations.coordinates.nbytes
+    return DataSize(arrays_bytes=arrays_bytes, locations_bytes=locations_bytes)
 
 
 def hold_cases(case_names: Sequence[str], open_case: Callable[[str], CachedCase]) -> Mapping[str, CachedCase]:

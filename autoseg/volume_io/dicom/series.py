@@ -10,6 +10,7 @@ from typing import Final
 
 from autoseg.dicom_files import is_dicom
 from autoseg.errors import VolumeError, shorten_names
+from autoseg.remote.local_files import use_local
 from autoseg.volume_io.dicom.headers import SliceHeader, find_object_kind, read_slice_header
 
 LOCALIZER: Final = "LOCALIZER"
@@ -99,14 +100,19 @@ def find_series(place: Path) -> FoundSeries:
 
 
 def iterate_dicom_files(place: Path) -> Iterator[Path]:
-    """Yields the DICOM files of a folder and its subfolders in the order of their names, without hidden ones."""
+    """Yields the DICOM files of a folder and its subfolders in the order of their names, without hidden ones.
+
+    A file by URL is there until the next one is asked for.
+    """
     if place.is_file():
         yield from [place] if is_dicom(place) else []
         return
     for root, folders, names in os.walk(place):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         files = (Path(root) / name for name in sorted(names) if not name.startswith("."))
-        yield from (path for path in files if path.is_file() and is_dicom(path))
+        for path in (path for path in files if path.is_file() and is_dicom(path)):
+            with use_local(path):
+                yield path
 
 
 def _find_kind_left_out(header: SliceHeader, found: dict[str, dict[str, SliceHeader]]) -> str | None:

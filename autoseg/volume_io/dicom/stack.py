@@ -15,6 +15,7 @@ from jaxtyping import Float64
 
 from autoseg.errors import VolumeError
 from autoseg.geometry import Grid, make_triple
+from autoseg.remote.local_files import use_local
 from autoseg.volume_io.dicom.headers import READER, SliceHeader
 from autoseg.volume_io.dicom.series import DicomSeries, find_series, list_series
 from autoseg.volume_io.formats import dicom
@@ -103,7 +104,7 @@ def read_stack(stack: SliceStack) -> Volume:
     for index, header in enumerate(stack.slices):
         what = f"instance {header.instance_number}"
         part = array[:, index * step : (index + 1) * step]
-        with translate_decoder_errors(what):
+        with use_local(header.path), translate_decoder_errors(what):
             stored = READER.read(header.path, as_labels=False)
         if stored.array.shape != part.shape:
             msg = f"{what}: expected {part.shape} voxels as its header says, found {stored.array.shape}; copy it again"
@@ -114,7 +115,7 @@ def read_stack(stack: SliceStack) -> Volume:
 
 def _read_own_grid(header: SliceHeader) -> Grid:
     what = f"instance {header.instance_number}"
-    with translate_decoder_errors(what):
+    with use_local(header.path), translate_decoder_errors(what):
         return check_finite_grid(READER.read_grid(header.path), what)
 
 

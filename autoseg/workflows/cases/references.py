@@ -6,6 +6,7 @@ from pathlib import Path
 from autoseg.dataset import Case
 from autoseg.errors import RunError
 from autoseg.file_endings import HEADER_OF_VOXELS
+from autoseg.remote.local_files import use_local
 from autoseg.run_folder import RunFolder, write_atomically
 from autoseg.volume_io import READABLE_ENDINGS, list_grid_differences, read_grid, strip_ending, write_label_map
 from autoseg.workflows.cases.reading import read_fitted_label_map
@@ -38,7 +39,7 @@ def copy_reference(case: Case, folder: Path) -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    with write_atomically(target, is_durable=False) as temporary:
+    with use_local(source), write_atomically(target, is_durable=False) as temporary:
         shutil.copyfile(source, temporary)
 
 

@@ -19,12 +19,15 @@ from autoseg.file_endings import find_ending, label_map_ending
 from autoseg.files.temporary_files import name_temporary, remove_leftovers_once
 from autoseg.geometry import Grid
 from autoseg.run_folder import make_folder, translate_write_errors
-from autoseg.volume_io import read_grid, read_picture, write_label_map, write_picture
+from autoseg.volume_io import read_grid, read_picture, write_image, write_label_map, write_picture
+from autoseg.volume_io.dicom import read_stack
+from autoseg.volume_io.dicom.stack import find_only_stack
 from autoseg.workflows.convert.masks import Painting, begin_painting, paint_files
 
 TEST_FOLDERS: Final = {IMAGES: "imagesTs", LABELS: "labelsTs", INSTANCES: "instancesTs"}
 """Folders of test cases by those of training cases."""
 SLICE_ENDING: Final = ".png"
+SERIES_ENDING: Final = ".nii.gz"
 
 Labels = Integer[np.ndarray, "z y x"]
 
@@ -109,7 +112,7 @@ def convert_case(case: SourceCase, *, layout: Layout, root: Path, out: Path) -> 
         RunError: A file cannot be written.
     """
     target = CaseFiles(out=out, case=case, layout=layout)
-    grid = read_grid(root / case.images[0])
+    grid = read_source_grid(root / case.images[0])
     names = name_parts(layout.name_case(case.fields), grid, layout)
     if target.are_complete(names):
         return ConvertedCase(names=names, source=case, was_there=True)
@@ -120,7 +123,7 @@ def convert_case(case: SourceCase, *, layout: Layout, root: Path, out: Path) -> 
         _write_slices(target, names, painting, stack=read_picture(root / case.images[0])[0])
     else:
         for channel, file in enumerate(case.images):
-            link_file(root / file, target.place_image(names[0], channel))
+            _place_image(root / file, target.place_image(names[0], channel))
         target.write_maps(names[0], painting)
     return ConvertedCase(
         names=names,
@@ -131,6 +134,15 @@ def convert_case(case: SourceCase, *, layout: Layout, root: Path, out: Path) -> 
         mask_pixels=painting.mask_pixels,
         has_moved=painting.has_moved,
     )
+
+
+def read_source_grid(path: Path) -> Grid:
+    """Reads the grid of an image file, or of a folder that holds a DICOM series.
+
+    Raises:
+        VolumeError: The image cannot be read, or there is no or more than one series.
+    """
+    return find_only_stack(path).grid if path.is_dir() else read_grid(path)
 
 
 def name_parts(name: str, grid: Grid, layout: Layout) -> tuple[str, ...]:
@@ -147,6 +159,8 @@ def find_image_ending(case: SourceCase, layout: Layout) -> str:
     Raises:
         VolumeError: Images of this ending cannot be read.
     """
+    if case.images[0].endswith("/"):
+        return SERIES_ENDING
     ending = find_ending(case.images[0])
     if ending is None:
         msg = f"{case.images[0]} has an ending that cannot be read; convert it to PNG or NIfTI first"
@@ -164,6 +178,14 @@ def link_file(source: Path, target: Path) -> None:
             temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)  # two names of one file are not replaced by each other
+
+
+def _place_image(source: Path, target: Path) -> None:
+    if source.is_dir():
+        volume = read_stack(find_only_stack(source))
+        write_image(target, volume.array[0], grid=volume.grid)
+    else:
+        link_file(source, target)
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

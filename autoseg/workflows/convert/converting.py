@@ -20,8 +20,13 @@ from autoseg.processes.case_pool import compute_worker_count, list_problems, run
 from autoseg.processes.progress import Progress
 from autoseg.run_folder import check_writable, make_folder, remove_folder, write_text
 from autoseg.untrusted.names import find_equal_names
-from autoseg.volume_io import read_grid
-from autoseg.workflows.convert.cases import TEST_FOLDERS, ConvertedCase, convert_case, find_image_ending
+from autoseg.workflows.convert.cases import (
+    TEST_FOLDERS,
+    ConvertedCase,
+    convert_case,
+    find_image_ending,
+    read_source_grid,
+)
 from autoseg.workflows.convert.groups import find_groups
 from autoseg.workflows.convert.recognition import AUTO, choose_layout
 
@@ -212,7 +217,7 @@ def _estimate_bytes(root: Path, cases: Sequence[SourceCase]) -> int:
     level = reading.level
     reading.setLevel(logging.ERROR)
     try:
-        return math.prod(read_grid(root / cases[0].images[0]).shape_voxels) * BYTES_PER_VOXEL
+        return math.prod(read_source_grid(root / cases[0].images[0]).shape_voxels) * BYTES_PER_VOXEL
     except VolumeError:
         return 0
     finally:

@@ -13,6 +13,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion, Version
 
 from autoseg.document import Part
+from autoseg.errors import shorten_names
 from autoseg.workflows.doctor.finding import Finding
 from autoseg.workflows.doctor.known_problems import KNOWN_PROBLEMS, TESTED, KnownProblem
 
@@ -118,11 +119,10 @@ def check_tested_versions(libraries: LibraryFacts) -> Iterator[Finding]:
     if not others:
         yield Finding(state="ok", subject="libraries", found=f"all {len(TESTED)} in the tested versions")
         return
-    more = f" and {len(others) - MOST_NAMED} more" if len(others) > MOST_NAMED else ""
     yield Finding(
         state="ok",
         subject="libraries",
-        found=f"{len(others)} of {len(TESTED)} in other versions than tested: {', '.join(others[:MOST_NAMED])}{more}",
+        found=f"{len(others)} of {len(TESTED)} in other versions than tested: {shorten_names(others)}",
         meaning="allowed, but not tried; results may differ in the last digits",
         remedy="if something is odd, install the tested versions: pip install -c constraints.txt autoseg",
     )

@@ -7,9 +7,12 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
+import numpy as np
 import torch
+from jaxtyping import Int64
 
 from autoseg.files.temporary_files import make_temporary_folder
 from autoseg.inference.execution.preparation import prepare_network
@@ -57,13 +60,20 @@ class ValidationCost:
 
     def estimate_seconds(self, cases: Sequence[str], options: PredictionOptions) -> float:
         """Estimates the time for predicting and evaluating cases."""
+        windows, voxels = self.measure_cases(cases, options.step_fraction).sum(axis=0).tolist()
+        return self.compute_seconds(windows, voxels, options, workers=count_evaluation_workers(len(cases)))
+
+    def compute_seconds(self, windows: int, voxels: int, options: PredictionOptions, *, workers: int) -> float:
+        """Computes the time for cases that have so many windows and voxels together."""
         views = self.mirrored_views if options.mirroring else 1
-        windows = sum(self.count_windows(case, options.step_fraction) for case in cases)
-        per_voxel = self.finishing_seconds_per_voxel
-        per_voxel += self.evaluation_seconds_per_voxel / count_evaluation_workers(len(cases))
-        voxels = sum(math.prod(self.shapes_voxels[case]) for case in cases)
+        per_voxel = self.finishing_seconds_per_voxel + self.evaluation_seconds_per_voxel / workers
         seconds = windows * views * self.window_seconds + voxels * per_voxel
         return seconds * ESTIMATE_MARGIN + WORKER_START_SECONDS
+
+    def measure_cases(self, cases: Sequence[str], step_fraction: float) -> Int64[np.ndarray, "case 2"]:
+        """Counts the windows and the voxels of each case."""
+        sizes = [(self.count_windows(case, step_fraction), math.prod(self.shapes_voxels[case])) for case in cases]
+        return np.array(sizes, np.int64).reshape(-1, 2)
 
     def count_windows(self, case: str, step_fraction: float) -> int:
         """Counts the windows of one case."""
@@ -78,23 +88,40 @@ def fit_validation(cost: ValidationCost, cases: Sequence[str], *, limit_seconds:
     if cost.mirrored_views > 1:
         ways.append(PredictionOptions(mirroring=False))
     ways.append(PredictionOptions(mirroring=cost.mirrored_views == 1, step_fraction=LARGER_STEP_FRACTION))
-    fewer = ((sample_cases(cases, count), ways[-1]) for count in range(len(cases) - 1, 0, -1))
-    choices = [
-        ValidationChoice(
-            cases=chosen,
-            held_out_cases=len(cases),
-            options=options,
-            seconds=cost.estimate_seconds(chosen, options),
-            whole_seconds=whole,
-        )
-        for chosen, options in [*((tuple(cases), way) for way in ways), *fewer]
-    ]
-    return next((choice for choice in choices if choice.seconds <= limit_seconds), choices[-1])
+    for choice in _list_choices(cost, cases, ways):
+        if choice[2] <= limit_seconds:
+            break
+    count, options, seconds = choice
+    return ValidationChoice(
+        cases=sample_cases(cases, count),
+        held_out_cases=len(cases),
+        options=options,
+        seconds=seconds,
+        whole_seconds=whole,
+    )
+
+
+def _list_choices(
+    cost: ValidationCost, cases: Sequence[str], ways: Sequence[PredictionOptions]
+) -> Iterator[tuple[int, PredictionOptions, float]]:
+    """Lists number of cases, options and seconds of all choices, the least reduced first: all cases in each way, then
+    ever fewer of them in the last way."""
+    for options in ways:
+        yield len(cases), options, cost.estimate_seconds(cases, options)
+    sizes, workers = cost.measure_cases(cases, ways[-1].step_fraction), count_evaluation_workers(len(cases))
+    for count in range(len(cases) - 1, 0, -1):
+        windows, voxels = sizes[sample_places(len(cases), count)].sum(axis=0).tolist()
+        yield count, ways[-1], cost.compute_seconds(windows, voxels, ways[-1], workers=min(count, workers))
 
 
 def sample_cases(cases: Sequence[str], count: int) -> tuple[str, ...]:
     """Samples `count` cases, evenly spaced in their order; always the same ones."""
-    return tuple(cases[index * len(cases) // count] for index in range(count))
+    return tuple(cases[place] for place in sample_places(len(cases), count).tolist())
+
+
+def sample_places(case_count: int, count: int) -> Int64[np.ndarray, " place"]:
+    """Returns the places of the sampled cases in their order."""
+    return np.arange(count) * case_count // count
 
 
 def measure_validation_cost(
@@ -117,9 +144,9 @@ def measure_validation_cost(
         RunError: A preprocessed case or reference is missing.
     """
     model = _build_untrained_model(plan, configuration, device)
-    opened = {case: open_training_case(run, plan, configuration, case) for case in cases}
+    open_one = partial(open_training_case, run, plan, configuration)
     rough = ValidationCost(
-        shapes_voxels={name: case.label_map.shape for name, case in opened.items()},
+        shapes_voxels={case: open_one(case).label_map.shape for case in cases},
         configuration=model.configuration_plan,
         mirrored_views=2 ** len(model.configuration_plan.training.mirror_axes),
         window_seconds=_time_window(model),
@@ -127,7 +154,7 @@ def measure_validation_cost(
         evaluation_seconds_per_voxel=0.0,
     )
     name, options = _select_measured_case(rough, limit_seconds)
-    return _measure(model, opened[name], name, options, run=run, rough=rough)
+    return _measure(model, open_one(name), name, options, run=run, rough=rough)
 
 
 def _build_untrained_model(plan: Plan, configuration: str, device: torch.device) -> SegmentationModel:

@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 from autoseg.document import Document, read_document, write_document
 from autoseg.errors import AutosegError, DocumentError, RunError
 from autoseg.processes.progress import Item, Progress, Total, read_total
+from autoseg.remote.mirror import name_urls
 from autoseg.run_folder import FoldFolder
 from autoseg.training.budget.pace import Forecast
 from autoseg.training.monitoring.events import EpochDone, Event, IterationDone
@@ -203,4 +204,4 @@ def record_failure(folder: FoldFolder, *, device: str, reason: str) -> None:
 
 def describe_failure(error: Exception) -> str:
     """Returns the message of a user's mistake, and type and message of any other error."""
-    return str(error) if isinstance(error, AutosegError) else f"unexpected {type(error).__name__}: {error}"
+    return name_urls(str(error)) if isinstance(error, AutosegError) else f"unexpected {type(error).__name__}: {error}"

@@ -12,7 +12,8 @@ from autoseg.exchange.nnunet_limits import describe_export_limits
 from autoseg.fingerprint import CaseFingerprint
 from autoseg.geometry import FloatTriple, find_distance_unit
 from autoseg.labels import LabelScheme
-from autoseg.measurement import CaseMeasurement, merge_channels
+from autoseg.measurement import CaseMeasurement, merge_channels, open_summary_store
+from autoseg.measurement.foreground import SummaryStore
 from autoseg.plan.preprocessing import CT_NAME, WINDOW_ADVICE, IntensityWindow
 from autoseg.processes.case_pool import (
     CaseSize,
@@ -103,9 +104,10 @@ def check_dataset(folder: Path, request: CheckRequest, *, progress: Progress) ->
         orientation=orientation,
         target_spacing_mm=predict_target_spacing(headers.grids.values(), orientation),
     )
-    outcome = _measure(dataset, examine, sizes, workers=request.workers, progress=progress)
+    with open_summary_store() as store:
+        outcome = _measure(dataset, examine, sizes, store=store, workers=request.workers, progress=progress)
+        problems += _check_windows(dataset, outcome.results)
     fingerprints = [measured.fingerprint for measured in outcome.results]
-    problems += _check_windows(dataset, outcome.results)
     classes = count_class_occurrences(dataset.labels, fingerprints)
     duplicates = find_duplicates(fingerprints)
     of_cases = list_problems(outcome.failures)
@@ -159,7 +161,8 @@ def read_and_examine(
 def _check_windows(dataset: Dataset, measurements: Sequence[CaseMeasurement]) -> tuple[Problem, ...]:
     """Finds CT channels whose window would leave no contrast, as planning would refuse them."""
     problems = []
-    for index, channel in enumerate(merge_channels(measurements, dataset.channel_names)):
+    of_cases = [measured.intensities for measured in measurements]
+    for index, channel in enumerate(merge_channels(of_cases, dataset.channel_names)):
         if channel.name.casefold() == CT_NAME and channel.foreground is not None:
             flaw = IntensityWindow.from_foreground(channel.foreground).explain_flaw()
             if flaw is not None:
@@ -180,13 +183,22 @@ def _measure(
     measure: Callable[[Case], CaseMeasurement],
     sizes: Mapping[str, CaseSize],
     *,
+    store: SummaryStore,
     workers: int | None,
     progress: Progress,
 ) -> PoolOutcome[CaseMeasurement]:
     jobs = [(case.name, case) for case in dataset.cases]
     largest = find_largest(sizes.values())
     count = compute_worker_count(requested=workers, case_count=len(jobs), bytes_per_case=largest)
-    return run_over_cases(measure, jobs, workers=count, label="Checking", progress=progress, sizes=sizes)
+    return run_over_cases(
+        measure,
+        jobs,
+        workers=count,
+        label="Checking",
+        progress=progress,
+        sizes=sizes,
+        keep=lambda measured: measured.store(store),
+    )
 
 
 def _warn_of_losses(labels: LabelScheme, cases: Sequence[CaseFingerprint]) -> list[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from autoseg.dataset import Case
 from autoseg.errors import Problem, describe_cases, group_problems
 from autoseg.geometry import Grid
+from autoseg.remote.local_files import fetch_ahead
 from autoseg.volume_io import explain_spacings, has_same_voxels, list_grid_differences
 from autoseg.workflows.cases.reading import try_reading_grid
 
@@ -41,7 +42,7 @@ def survey_headers(cases: Sequence[Case]) -> HeaderSurvey:
     """Reads every header; unreadable files are skipped, as reading the case reports them."""
     found = _Found()
     with _collect_warnings() as warnings:
-        for case in cases:
+        for case in fetch_ahead(cases, _list_files):
             grid = try_reading_grid(case.image_paths[0])
             if grid is None:
                 continue
@@ -56,6 +57,10 @@ def survey_headers(cases: Sequence[Case]) -> HeaderSurvey:
         notes=(*notes, *(fix.describe() for fix in group_problems(found.fixes)), *_describe_warnings(warnings)),
         grids=found.grids,
     )
+
+
+def _list_files(case: Case) -> list[Path]:
+    return [*case.image_paths, *([] if case.label_path is None else [case.label_path])]
 
 
 class _Collector(logging.Handler):
@@ -95,9 +100,8 @@ def _describe_warnings(records: Sequence[logging.LogRecord]) -> list[str]:
 
 def _compare_files(case: Case, grid: Grid, found: _Found) -> None:
     first = case.image_paths[0]
-    others = [*case.image_paths[1:], *([] if case.label_path is None else [case.label_path])]
     is_slightly_different = False
-    for path in others:
+    for path in _list_files(case)[1:]:
         other = try_reading_grid(path)
         if other is None:
             continue

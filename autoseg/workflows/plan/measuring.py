@@ -10,7 +10,7 @@ from autoseg.errors import DatasetError, Problem, has_unnamed_cases
 from autoseg.fingerprint import Fingerprint
 from autoseg.geometry import FloatTriple, Grid, find_distance_unit
 from autoseg.labels import LabelScheme
-from autoseg.measurement import CaseMeasurement, build_fingerprint, measure_case
+from autoseg.measurement import CaseMeasurement, build_fingerprint, measure_case, open_summary_store
 from autoseg.nonzero_region import compute_nonzero_box, slice_box
 from autoseg.places.place import Place
 from autoseg.processes.case_pool import (
@@ -63,28 +63,30 @@ def measure_dataset(
         orientation=orientation,
         target_spacing_mm=predict_target_spacing(grids.values(), orientation),
     )
-    outcome = place.run_over_cases(
-        measure,
-        [(case.name, case) for case in dataset.cases],
-        workers=compute_worker_count(
-            requested=workers, case_count=len(dataset.cases), bytes_per_case=find_largest(sizes.values())
-        ),
-        label="Measuring",
-        progress=progress,
-        sizes=sizes,
-    )
-    if outcome.failures:
-        _report(dataset, outcome, run)
-    return build_fingerprint(
-        outcome.results,
-        dataset_name=dataset.name,
-        file_ending=dataset.file_ending,
-        labels=dataset.labels,
-        channel_names=dataset.channel_names,
-        orientation=orientation,
-        distance_unit=find_distance_unit(grids.values()),
-        has_instances=all(case.instances_path is not None for case in dataset.cases),
-    )
+    with open_summary_store() as store:
+        outcome = place.run_over_cases(
+            measure,
+            [(case.name, case) for case in dataset.cases],
+            workers=compute_worker_count(
+                requested=workers, case_count=len(dataset.cases), bytes_per_case=find_largest(sizes.values())
+            ),
+            label="Measuring",
+            progress=progress,
+            sizes=sizes,
+            keep=lambda measured: measured.store(store),
+        )
+        if outcome.failures:
+            _report(dataset, outcome, run)
+        return build_fingerprint(
+            outcome.results,
+            dataset_name=dataset.name,
+            file_ending=dataset.file_ending,
+            labels=dataset.labels,
+            channel_names=dataset.channel_names,
+            orientation=orientation,
+            distance_unit=find_distance_unit(grids.values()),
+            has_instances=all(case.instances_path is not None for case in dataset.cases),
+        )
 
 
 def read_and_measure(

@@ -48,7 +48,12 @@ from autoseg.workflows.plan.preprocessing import (
     preprocess_dataset,
     select_data_configurations,
 )
-from autoseg.workflows.plan.splitting import SplitRequest, describe_duplicates, divide_into_folds
+from autoseg.workflows.plan.splitting import (
+    DivisionIntoFolds,
+    SplitRequest,
+    describe_duplicates,
+    divide_into_folds,
+)
 
 PlanRule = Callable[[Fingerprint, Machine], Plan]
 PRESENT_NAMES: Final = {"lite": "timed"}  # of planners, by their names in earlier versions
@@ -211,7 +216,7 @@ def plan_dataset(
     if run.plan.is_file():
         remove_leftovers(run.root)
     if is_new:
-        _plan_anew(dataset, run, rule, splits=division.splits, request=request, progress=progress)
+        _plan_anew(dataset, run, rule, division=division, request=request, progress=progress)
     elif request.split != SplitRequest():
         _check_same_folds(run, division.splits)
     plan = read_document(run.plan, Plan)
@@ -311,7 +316,7 @@ def _can_continue(run: RunFolder, dataset: Dataset, request: PlanRequest) -> boo
     if request.overwrite:
         _refuse_to_lose_models(run)
         return False
-    same_dataset = read_document(run.dataset, DatasetRecord) == record_dataset(dataset)
+    same_dataset = read_document(run.dataset, DatasetRecord).drop_division() == record_dataset(dataset)
     plan = read_document(run.plan, Plan)
     if same_dataset and _follows_same_rules(plan, request):
         return True
@@ -368,7 +373,7 @@ def _plan_anew(
     run: RunFolder,
     rule: PlanRule,
     *,
-    splits: Splits,
+    division: DivisionIntoFolds,
     request: PlanRequest,
     progress: Progress,
 ) -> None:
@@ -386,9 +391,10 @@ def _plan_anew(
         run.plan.unlink(missing_ok=True)
         remove_folder(run.root / "preprocessed")
         remove_folder(run.references)
-    write_document(run.dataset, record_dataset(dataset))
+    told = {"groups": dict(division.groups), "split_options": request.split.options}
+    write_document(run.dataset, record_dataset(dataset).model_copy(update=told))
     write_document(run.fingerprint, fingerprint)
-    write_document(run.splits, splits)
+    write_document(run.splits, division.splits)
     write_document(run.plan, plan)
 
 

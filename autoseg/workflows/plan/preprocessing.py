@@ -26,6 +26,7 @@ from autoseg.preprocessing.pipeline import (
     compute_resampling_task,
     prepare_case,
     preprocess_prepared_case,
+    resample_labels,
 )
 from autoseg.processes.case_pool import (
     CaseSize,
@@ -267,6 +268,8 @@ def _find_losses(
     assert after is not None, "a training case keeps its labels"
     if after.size >= before.size:
         return ()
+    if plan.configurations[names[0]].separates_objects:
+        after = resample_labels(prepared, plan, names[0])  # background between touching objects is no loss
     counts = (count_class_voxels(label_map, plan.labels) for label_map in (before, after))
     spacing = format_spacing(plan.configurations[names[0]].spacing_mm)
     rule = f"resampling to {spacing} for {' and '.join(names)}; {KEPT}"

@@ -1,6 +1,5 @@
 """Divides the cases of a dataset into folds: by a file, by groups, or at random."""
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +22,19 @@ class SplitRequest:
     group_by: str | None = None
     splits_file: Path | None = None
 
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Returns the options of `autoseg plan` that express it."""
+        given = (("--group-by", self.group_by), ("--splits", self.splits_file))
+        return tuple(word for flag, value in given if value is not None for word in (flag, str(value)))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DivisionIntoFolds:
-    """Folds, and remarks on them for the user, one sentence each."""
+    """Folds, the group of every case if there are groups, and remarks for the user, one sentence each."""
 
     splits: Splits
+    groups: Mapping[str, str]
     notes: tuple[str, ...]
 
 
@@ -50,17 +56,18 @@ def divide_into_folds(dataset: Dataset, request: SplitRequest) -> DivisionIntoFo
     notes += _describe_counts(len(names), groups if foreign is None else None, len(splits.folds), foreign)
     if foreign is not None and groups is not None:
         notes += _warn_of_torn_groups(splits, groups)
-    return DivisionIntoFolds(splits=splits, notes=tuple(notes))
+    return DivisionIntoFolds(splits=splits, groups=groups or {}, notes=tuple(notes))
 
 
 def describe_duplicates(duplicates: Iterable[Sequence[str]], splits: Splits | None) -> list[str]:
     """Writes one warning for each set of cases with the same image."""
-    return [_describe_duplicate(cases, splits) for cases in duplicates]
+    groups = list(duplicates)
+    divided = [()] * len(groups) if splits is None else find_folds_that_split(splits, groups)
+    return [_describe_duplicate(cases, folds) for cases, folds in zip(groups, divided, strict=True)]
 
 
-def _describe_duplicate(cases: Sequence[str], splits: Splits | None) -> str:
+def _describe_duplicate(cases: Sequence[str], folds: Sequence[int]) -> str:
     text = f"warning: {' and '.join(cases)} have the same image"
-    folds = () if splits is None else find_folds_that_split(splits, cases)
     if not folds:
         return f"{text}; remove all but one, unless they are meant to count more"
     shown = ", ".join(str(fold) for fold in folds)
@@ -93,13 +100,14 @@ def _describe_counts(
 
 
 def _warn_of_torn_groups(splits: Splits, groups: Mapping[str, str]) -> list[str]:
-    sizes = Counter(groups.values())
-    warnings = []
-    for group in sorted(group for group, size in sizes.items() if size > 1):
-        folds = find_folds_that_split(splits, [case for case, name in groups.items() if name == group])
-        if folds:
-            shown = ", ".join(str(fold) for fold in folds)
-            warnings.append(
-                f"warning: the group {group!r} of groups.json is in training and validation of fold {shown}"
-            )
-    return warnings
+    members: dict[str, list[str]] = {}
+    for case, group in groups.items():
+        members.setdefault(group, []).append(case)
+    names = sorted(group for group, cases in members.items() if len(cases) > 1)
+    divided = find_folds_that_split(splits, [members[group] for group in names])
+    return [
+        f"warning: the group {group!r} of groups.json is in training and validation of fold "
+        f"{', '.join(str(fold) for fold in folds)}"
+        for group, folds in zip(names, divided, strict=True)
+        if folds
+    ]

@@ -19,6 +19,7 @@ from autoseg.geometry import Grid
 from autoseg.labels import CodedTerm
 from autoseg.plan.document import Plan
 from autoseg.processes.progress import Progress
+from autoseg.remote.mirror import find_location
 from autoseg.run_folder import RunFolder
 from autoseg.volume_io import Volume, check_same_grid, label_map_ending, read_image, write_label_map
 from autoseg.volume_io.dicom import (
@@ -193,7 +194,7 @@ def find_predicted_images(
         cases=cases,
         problems=problems,
         ending=label_map_ending(plan.file_ending),
-        source=str((place if place.is_dir() else place.parent).resolve()),
+        source=find_location((place if place.is_dir() else place.parent).resolve()),
         channel_count=count,
     )
 

@@ -7,21 +7,24 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from autoseg import __version__
 from autoseg.dataset import Case
 from autoseg.dataset.label_entries import warn_of_region_order
 from autoseg.document import write_document
-from autoseg.errors import PlanError, PredictionError, Problem, group_problems
+from autoseg.errors import PlanError, PredictionError, Problem, VolumeError, group_problems
 from autoseg.file_endings import strip_ending
 from autoseg.geometry import Grid
 from autoseg.inference.ensemble import Ensemble, load_ensemble
 from autoseg.inference.execution.preparation import ExecutionChoice
 from autoseg.inference.options import PredictionOptions, Workload
+from autoseg.plan.document import Plan
 from autoseg.postprocessing.application import postprocess_label_map
 from autoseg.postprocessing.rules import Rule
 from autoseg.processes.case_pool import Failure
 from autoseg.processes.progress import Progress
+from autoseg.quality.features import NetworkFeatures
 from autoseg.run_folder import RunFolder, open_run
 from autoseg.runtime.cpu_threads import adaptive_cpu_threads
 from autoseg.runtime.device import find_device
@@ -31,13 +34,7 @@ from autoseg.stages.staged_case import StagedCase
 from autoseg.volume_io import PROBABILITIES_ENDING, write_probabilities
 from autoseg.volume_io.dicom import DicomFormat, SegmentedBy
 from autoseg.workflows.cases.loop import check_failures, collect_failures, predict_each
-from autoseg.workflows.predict.attention_maps import (
-    MapRecorder,
-    build_recorder,
-    check_attention_maps,
-    check_no_maps,
-    remove_old_maps,
-)
+from autoseg.workflows.predict.attention_maps import MAPS_FOLDER, MapRecorder, build_recorder, check_attention_maps
 from autoseg.workflows.predict.found_images import FoundImages, find_predicted_images
 from autoseg.workflows.predict.prediction_folder import (
     PLAN_NAME,
@@ -49,8 +46,27 @@ from autoseg.workflows.predict.prediction_folder import (
     prepare_folder,
     write_recorded,
 )
-from autoseg.workflows.select.model_choice import check_weights, hash_ensemble, resolve_models
+from autoseg.workflows.predict.quality import (
+    QualityEstimator,
+    add_quality,
+    build_estimator,
+    describe_quality,
+    merge_quality,
+    read_quality,
+)
+from autoseg.workflows.predict.recorded_maps import Maps, check_no_maps, remove_old_maps, write_maps
+from autoseg.workflows.predict.uncertainty_maps import (
+    UNCERTAINTY_FOLDER,
+    UncertaintyRecorder,
+    build_uncertainty_recorder,
+)
+from autoseg.workflows.select.model_choice import ModelChoice, check_weights, hash_ensemble, resolve_models
 from autoseg.workflows.select.selection_document import NAMES_JOINED_BY
+
+LoadEnsemble = Callable[..., Ensemble]
+Recorder = MapRecorder | UncertaintyRecorder
+Predicted = tuple[tuple[Tensor, ...], Sequence[StagedCase], Maps]
+"""The logits of each member of an ensemble for a case, the case as each of them got it, and maps to write."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +79,7 @@ class PredictionRequest:
         folds: None takes those that were selected, else every trained one.
         postprocessing: Whether the postprocessing that was selected is applied.
         attention_maps: Whether the attention maps of the networks are written, too.
+        uncertainty: Whether maps of entropy and disagreement are written, too.
         series: DICOM series to segment, each by UID, number or description; empty for all.
         formats: Formats of DICOM in which the results of series are written besides NIfTI.
     """
@@ -73,6 +90,7 @@ class PredictionRequest:
     postprocessing: bool = True
     save_probabilities: bool = False
     attention_maps: bool = False
+    uncertainty: bool = False
     device: str = "auto"
     precision: Precision = "auto"
     execution: ExecutionChoice = "auto"
@@ -95,11 +113,25 @@ class PredictionOutcome:
 
 
 def predict_images(
-    run_root: Path, images: Path, out: Path, *, request: PredictionRequest, progress: Progress
+    run_root: Path,
+    images: Path,
+    out: Path,
+    *,
+    request: PredictionRequest,
+    progress: Progress,
+    load: LoadEnsemble = load_ensemble,
 ) -> PredictionOutcome:
     """Writes one label map per image, on the image's own grid, with the ending of the dataset.
 
     A repeated call keeps what is finished, provided that the same model and options made it.
+
+    Args:
+        run_root: Run with the models.
+        images: Folder of images, or one image.
+        out: Folder for the label maps.
+        request: The request of the user.
+        progress: Receives the progress.
+        load: Loads the models, with the arguments of `load_ensemble`.
 
     Raises:
         RunError: The run does not exist, or `out` holds results of another model or other options.
@@ -108,13 +140,13 @@ def predict_images(
         CasesFailedError: Some images failed, or lack channels; the others are written.
     """
     run = open_run(run_root)
-    _check_other_folder(images, out)
+    check_other_folder(images, out)
     with adaptive_cpu_threads(find_device(request.device), announce=progress.note):
-        return _predict_images(run, images, out, request=request, progress=progress)
+        return _predict_images(run, images, out, request=request, progress=progress, load=load)
 
 
 def _predict_images(
-    run: RunFolder, images: Path, out: Path, *, request: PredictionRequest, progress: Progress
+    run: RunFolder, images: Path, out: Path, *, request: PredictionRequest, progress: Progress, load: LoadEnsemble
 ) -> PredictionOutcome:
     choice = resolve_models(
         run,
@@ -123,12 +155,9 @@ def _predict_images(
         postprocessing=request.postprocessing,
         progress=progress,
     )
-    if request.attention_maps:
-        check_attention_maps(run, choice.members, execution=request.execution)
-    else:
-        check_no_maps(out)
+    _check_maps(run, choice, out, request)
     found = find_predicted_images(images, run, series=request.series, formats=request.formats, progress=progress)
-    model = load_ensemble(
+    model = load(
         run.root,
         choice.members,
         device=request.device,
@@ -144,18 +173,13 @@ def _predict_images(
     cases = found.cases
     outputs = {path: found.describe(case) for case in cases for path in _find_outputs(case, out, found, request)}
     check_inputs_are_kept(cases, tuple(outputs))
+    estimator = build_estimator(run, model.plan, choice, weights=weights, options=request.options)
     record = _describe_model(model, run, found.source, request, weights=weights, rules=choice.rules)
     record = record.model_copy(update={"outputs": {path.name: image for path, image in outputs.items()}})
-    with lock_record(out):
-        record = prepare_folder(out, record, overwrite=request.overwrite)
-        write_document(out / RECORD_NAME, record)  # first: a plan alone would be taken for a run's
-        write_document(out / PLAN_NAME, model.plan)
-    if request.overwrite:
-        others = record.outputs.keys() - {path.name for path in outputs}
-        remove_old_maps(out, kept=[strip_ending(name) for name in others])
-    recorder = build_recorder(model.members[0], out) if request.attention_maps else None
+    record = _open_folder(out, record, model.plan, estimator, overwrite=request.overwrite)
+    recorder = _build_recorder(model, out, request)
     waiting = [case for case in cases if not _is_finished(case, out, found, request, recorder=recorder)]
-    failures = _list_incomplete(found.problems)
+    failures = list_incomplete(found.problems)
     total = len(cases) + len(failures)
     odd: list[Problem] = []
     read = partial(_read, model, odd, found)
@@ -169,21 +193,66 @@ def _predict_images(
         progress=progress,
         read=read,
         recorder=recorder,
+        estimator=estimator,
     )
     try:
         failures += collect_failures(events, progress=progress, label="Predicting", total=len(waiting), unit="image")
     finally:
         with lock_record(out):
             complete_record(out)
+            quality = merge_quality(out, estimator, model=record.model)
+    for line in describe_quality(quality):
+        progress.note(line)
     for problem in group_problems(odd):
         progress.note(f"warning: {problem.describe()}")
     check_failures(failures, total=total, log=out / "prediction.log", unit="image")
     return PredictionOutcome(written=len(waiting), kept=len(cases) - len(waiting))
 
 
-def _list_incomplete(problems: Sequence[Problem]) -> list[Failure]:
-    names = dict.fromkeys(name for problem in problems for name in problem.cases)
-    return [Failure(case=name, problems=tuple(one for one in problems if name in one.cases)) for name in names]
+def list_incomplete(problems: Sequence[Problem]) -> list[Failure]:
+    """Lists the images that have problems before anything is predicted."""
+    of_case: dict[str, list[Problem]] = {}
+    for problem in problems:
+        for name in dict.fromkeys(problem.cases):
+            of_case.setdefault(name, []).append(problem)
+    return [Failure(case=name, problems=tuple(found)) for name, found in of_case.items()]
+
+
+def _check_maps(run: RunFolder, choice: ModelChoice, out: Path, request: PredictionRequest) -> None:
+    """Checks that the maps that are asked for can be made, and that there are no others."""
+    if request.attention_maps and request.uncertainty:
+        msg = "attention maps and maps of uncertainty cannot be recorded at once; leave out --attention-maps"
+        raise PredictionError(msg)
+    if request.attention_maps:
+        check_attention_maps(run, choice.members, execution=request.execution)
+    else:
+        check_no_maps(out / MAPS_FOLDER, kind="attention maps", flag="--attention-maps")
+    if not request.uncertainty:
+        check_no_maps(out / UNCERTAINTY_FOLDER, kind="maps of uncertainty", flag="--uncertainty")
+
+
+def _build_recorder(model: Ensemble, out: Path, request: PredictionRequest) -> Recorder | None:
+    if request.attention_maps:
+        return build_recorder(model.members[0], out)
+    return build_uncertainty_recorder(model, out) if request.uncertainty else None
+
+
+def _open_folder(
+    out: Path, record: PredictionRecord, plan: Plan, estimator: QualityEstimator, *, overwrite: bool
+) -> PredictionRecord:
+    """Prepares the folder for a prediction; returns the record with everything that it is to hold."""
+    wanted = record.outputs.keys()
+    with lock_record(out):
+        read_quality(out)  # before anything is removed or written
+        record = prepare_folder(out, record, overwrite=overwrite)
+        write_document(out / RECORD_NAME, record)  # first: a plan alone would be taken for a run's
+        write_document(out / PLAN_NAME, plan)
+        merge_quality(out, estimator, model=record.model)
+    if overwrite:
+        kept = [strip_ending(name) for name in record.outputs.keys() - wanted]
+        for folder in (MAPS_FOLDER, UNCERTAINTY_FOLDER):
+            remove_old_maps(out / folder, kept=kept)
+    return record
 
 
 def _describe_model(
@@ -215,8 +284,12 @@ def _describe_model(
     )
 
 
-def _check_other_folder(images: Path, out: Path) -> None:
-    """Label maps among the images would be taken for images by the next call."""
+def check_other_folder(images: Path, out: Path) -> None:
+    """Refuses to write among the images, as the next call would take label maps for images.
+
+    Raises:
+        PredictionError: Both are the same folder.
+    """
     folder = images if images.is_dir() else images.parent
     if folder.resolve() == out.resolve():
         msg = f"{out} is the folder of the images; choose another folder for the label maps"
@@ -244,7 +317,7 @@ def _find_outputs(case: Case, out: Path, found: FoundImages, request: Prediction
 
 
 def _is_finished(
-    case: Case, out: Path, found: FoundImages, request: PredictionRequest, *, recorder: MapRecorder | None
+    case: Case, out: Path, found: FoundImages, request: PredictionRequest, *, recorder: Recorder | None
 ) -> bool:
     maps = () if recorder is None else recorder.find_paths(case.name)
     return all(path.is_file() for path in (*_find_outputs(case, out, found, request), *maps))
@@ -260,32 +333,55 @@ def _predict_images_of(
     record: PredictionRecord,
     progress: Progress,
     read: Callable[[Case], tuple[StagedCase, ...]],
-    recorder: MapRecorder | None,
+    recorder: Recorder | None,
+    estimator: QualityEstimator,
 ) -> Iterator[Failure | None]:
     made_by = SegmentedBy(version=record.autoseg_version, model=record.model, weights=record.weights_sha256[0])
 
-    def segment(case: Case, read: Sequence[StagedCase]) -> tuple[NDArray[np.integer], Grid]:
+    def predict(case: Case, read: Sequence[StagedCase]) -> Predicted:
         show = partial(progress.show_part, case.name)
+        maps: Maps = {}
         if recorder is None:
             logits = model.predict_case(read, options=request.options, on_window=show)
         else:
-            logits = (recorder.predict_case(case.name, read[0], options=request.options, on_window=show),)
+            logits, maps = recorder.predict_case(case.name, read, options=request.options, on_window=show)
+        return logits, read, maps
+
+    def restore(case: Case, predicted: Predicted) -> tuple[NDArray[np.integer], Grid, NetworkFeatures, Maps]:
+        logits, read, maps = predicted
         geometries, grid = [member.geometry for member in read], read[0].geometry.grid
         if request.save_probabilities:
             path, shape = out / f"{case.name}{PROBABILITIES_ENDING}", (len(logits[0]), *grid.shape_voxels)
             with write_recorded(path, record) as temporary:
                 write_probabilities(temporary, shape, model.iterate_probabilities(logits, geometries))
-        return model.restore_label_map(logits, geometries), grid
+        features = estimator.measure(model, logits, read)
+        return model.restore_label_map(logits, geometries), grid, features, maps
 
-    def write(case: Case, segmented: tuple[NDArray[np.integer], Grid]) -> None:
-        label_map, grid = segmented
+    def write(case: Case, segmented: tuple[NDArray[np.integer], Grid, NetworkFeatures, Maps]) -> None:
+        label_map, grid, features, maps = segmented
+        write_maps(maps, grid)
         rules, labels = record.postprocessing, model.plan.labels
         finished = postprocess_label_map(label_map, rules, labels=labels, spacing_mm=grid.spacing_mm)
-        for name in found.list_outputs(case):
-            with write_recorded(out / name, record) as temporary:
-                found.write(temporary, finished, grid, case=case, made_by=made_by)
+        names, refused = found.list_outputs(case), []
+        add_quality(out, estimator.estimate(case.name, names[0], finished, grid=grid, network=features))
+        for name in names:  # each stands alone: one that is refused does not keep the others away
+            try:
+                with write_recorded(out / name, record) as temporary:
+                    found.write(temporary, finished, grid, case=case, made_by=made_by)
+            except VolumeError as error:
+                refused.append(error)
+        if refused:
+            raise refused[0]
 
-    return predict_each(cases, get_name=lambda case: case.name, read=read, predict=segment, write=write)
+    return predict_each(
+        cases,
+        get_name=lambda case: case.name,
+        read=read,
+        predict=predict,
+        finish=restore,
+        write=write,
+        device=model.members[0].device,
+    )
 
 
 def _read(model: Ensemble, warnings: list[Problem], found: FoundImages, case: Case) -> tuple[StagedCase, ...]:

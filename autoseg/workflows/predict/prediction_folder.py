@@ -24,6 +24,9 @@ from autoseg.files.temporary_files import name_temporary, remove_leftovers_once
 from autoseg.inference.execution.preparation import Execution
 from autoseg.postprocessing.rules import FillHoles, LargestComponent, MinimumSize, Rule
 from autoseg.processes.fold_lock import wait_for_lock
+from autoseg.remote.address import is_url, join_url
+from autoseg.remote.local_files import use_local
+from autoseg.remote.mirror import find_location
 from autoseg.run_folder import make_folder, translate_write_errors
 from autoseg.runtime.precision import DtypeName
 from autoseg.runtime.provenance import LibraryVersions
@@ -34,6 +37,7 @@ from autoseg.volume_io.dicom import RESULT_ENDINGS
 
 RECORD_NAME: Final = "prediction.json"
 PLAN_NAME: Final = "plan.json"
+QUALITY_NAME: Final = "quality.json"
 LOCK_NAME: Final = ".prediction.lock"
 FINISHED_NAME: Final = ".prediction.jsonl"
 """Files that were finished since the record was written, one line each; the record takes them over at the end."""
@@ -129,7 +133,7 @@ def describe_image(image: Path, folder: str) -> str:
     if folder == DICOM_SOURCE:
         return image.name
     parent = image.parent.resolve()
-    return image.name if str(parent) == folder else str(parent / image.name)
+    return image.name if find_location(parent) == folder else find_location(parent / image.name)
 
 
 @contextmanager
@@ -274,10 +278,13 @@ def prepare_folder(out: Path, record: PredictionRecord, *, overwrite: bool) -> P
 
 
 def _describe_images_alike(record: PredictionRecord, earlier: PredictionRecord) -> PredictionRecord:
-    if record.images == DICOM_SOURCE:  # its images have identifiers, not paths
+    if record.images in (DICOM_SOURCE, earlier.images):  # images of series have identifiers, not paths
         return record.model_copy(update={"images": earlier.images})
-    folder = Path(record.images)
-    outputs = {name: describe_image(folder / image, earlier.images) for name, image in record.outputs.items()}
+    folder, old = record.images, earlier.images
+    outputs = {
+        name: join_url(folder, image) if is_url(folder) else describe_image(Path(folder) / image, old)
+        for name, image in record.outputs.items()
+    }
     return record.model_copy(update={"images": earlier.images, "outputs": outputs})
 
 
@@ -311,7 +318,7 @@ def _find_name_problem(name: str, endings: tuple[str, ...]) -> str | None:
     ending = max((end for end in endings if name.lower().endswith(end)), key=len, default=None)
     if ending is None:
         return "it has no ending of a label map"
-    taken = next((part for part in list_parts(name) if part in (RECORD_NAME, PLAN_NAME)), None)
+    taken = next((part for part in list_parts(name) if part in (RECORD_NAME, PLAN_NAME, QUALITY_NAME)), None)
     return find_name_problem(name[: -len(ending)]) if taken is None else f"{taken} has another meaning there"
 
 
@@ -328,7 +335,8 @@ def _remove_verified(out: Path, names: Iterable[str], digests: Mapping[str, str]
     changed since, such as corrected label maps."""
     parts = dict.fromkeys(part for name in names for part in list_parts(name))
     existing = [name for name in parts if (out / name).exists()]
-    others = [name for name in existing if digests.get(name) != compute_sha256(out / name)]
+    with use_local(*(out / name for name in existing)):
+        others = [name for name in existing if digests.get(name) != compute_sha256(out / name)]
     if others:
         msg = (
             f"{out} holds files that label maps would replace, and --overwrite leaves {shorten_names(others)} as they "

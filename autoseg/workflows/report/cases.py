@@ -21,7 +21,7 @@ from autoseg.report.blocks import DASH, Block, Cell, Gallery, Notes, Section, Ta
 from autoseg.report.page import MOST_PICTURE_BYTES, MOST_VOLUME_BYTES, ShownCase
 from autoseg.report.pictures import draw_slices
 from autoseg.report.volumes import ERRORS, CaseVolumes, find_errors
-from autoseg.volume_io import read_image, read_label_map
+from autoseg.volume_io import Volume, read_image, read_label_map
 from autoseg.workflows.cases.references import find_reference
 from autoseg.workflows.report.contents import RunContents
 from autoseg.workflows.report.scores import MOST_CLASS_COLUMNS
@@ -225,19 +225,23 @@ def build_volumes(
     images: Sequence[Path], label_maps: Mapping[str, Integer[np.ndarray, "z y x"]], grid: Grid
 ) -> CaseVolumes:
     """Joins label maps with the image that they belong to, if it can be read and lies on their grid."""
+    is_there = images and all(path.is_file() or is_series_folder(path) for path in images)
+    return join_image(read_image(images[:1]) if is_there else None, label_maps, grid)
+
+
+def join_image(
+    volume: Volume | None, label_maps: Mapping[str, Integer[np.ndarray, "z y x"]], grid: Grid
+) -> CaseVolumes:
+    """Joins label maps with an image, if it lies on their grid: with all colours of a picture, else one channel."""
     image = None
-    if images and all(path.is_file() or is_series_folder(path) for path in images):
-        volume = read_image(images[:1])
-        if volume.grid.shape_voxels == grid.shape_voxels:
-            image = volume.array if len(volume.array) == 3 and not volume.grid.is_oriented else volume.array[:1]
+    if volume is not None and volume.grid.shape_voxels == grid.shape_voxels:
+        image = volume.array if len(volume.array) == 3 and not volume.grid.is_oriented else volume.array[:1]
     return CaseVolumes(image=image, label_maps=label_maps, grid=grid)
 
 
 def _find_images(contents: RunContents, case: str) -> list[Path]:
     record = contents.dataset
-    if record is None:
-        return []
-    return [Path(record.source) / image for own in record.cases if own.name == case for image in own.images]
+    return [] if record is None else [Path(record.source) / image for image in contents.images.get(case, ())]
 
 
 def _list_details(fold: str, entry: CaseSummary, names: Mapping[str, str]) -> Iterator[tuple[str, str]]:

@@ -1,14 +1,16 @@
 """Reads what a run holds at whatever stage it is: after planning, while folds train, with a cross-validation."""
 
 import hashlib
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from autoseg.dataset import DatasetRecord
+from autoseg.dataset import DatasetRecord, find_source
 from autoseg.dataset.folds import Splits
 from autoseg.document import Document, read_document
+from autoseg.errors import RemoteError
 from autoseg.evaluation.crossvalidation import CrossValidation, score_configuration
 from autoseg.evaluation.summary import EvaluationSummary
 from autoseg.fingerprint import Fingerprint
@@ -18,6 +20,8 @@ from autoseg.runtime.provenance import TrainingRecord
 from autoseg.training.monitoring.history import EpochRecord, read_training_log
 from autoseg.workflows.folds.status import FoldStatus, read_run_status
 from autoseg.workflows.select.selection_document import Selection, read_selection
+
+logger = logging.getLogger(__name__)
 
 Content = TypeVar("Content", bound=Document)
 Fold = tuple[str, str]
@@ -29,6 +33,7 @@ class RunContents:
     """The documents of a run; None, or no entry, for those that do not exist yet.
 
     Attributes:
+        images: Images of every case of the dataset, relative to its folder.
         statuses: State of every fold.
         histories: Epochs of every fold that was begun.
         summaries: Scores of every fold that was validated, without the fold "all", which holds no case out.
@@ -38,6 +43,7 @@ class RunContents:
     run: RunFolder
     plan: Plan
     dataset: DatasetRecord | None
+    images: Mapping[str, tuple[str, ...]]
     fingerprint: Fingerprint | None
     splits: Splits | None
     statuses: tuple[FoldStatus, ...]
@@ -81,10 +87,12 @@ def read_contents(root: Path) -> RunContents:
     statuses = read_run_status(root)
     folds = {(status.configuration, status.fold): run.fold(status.configuration, status.fold) for status in statuses}
     histories = {fold: read_training_log(folder.training_log) for fold, folder in folds.items()}
+    dataset = _find_images(_read(run.dataset, DatasetRecord))
     return RunContents(
         run=run,
         plan=read_document(run.plan, Plan),
-        dataset=_read(run.dataset, DatasetRecord),
+        dataset=dataset,
+        images={} if dataset is None else {case.name: case.images for case in dataset.cases},
         fingerprint=_read(run.fingerprint, Fingerprint),
         splits=_read(run.splits, Splits),
         statuses=statuses,
@@ -103,11 +111,11 @@ def read_contents(root: Path) -> RunContents:
     )
 
 
-def compute_digest(contents: RunContents, predictions: Path | None = None) -> str:
+def compute_digest(contents: RunContents, predictions: Path | None = None, images: Path | None = None) -> str:
     """Computes a digest of all documents of a run, and of the names, sizes and times of the files of predictions."""
     states = [(status.configuration, status.fold, status.state) for status in contents.statuses]
     has_images = contents.dataset is not None and Path(contents.dataset.source).is_dir()
-    digest = hashlib.sha256(repr((states, has_images, _list_files(predictions))).encode())
+    digest = hashlib.sha256(repr((states, has_images, _list_files(predictions), images)).encode())
     for path in _list_documents(contents):
         digest.update(path.name.encode() + b"\0")
         if path.is_file():
@@ -126,6 +134,17 @@ def _list_documents(contents: RunContents) -> Iterator[Path]:
     for configuration, fold in contents.histories.keys() | contents.summaries.keys():
         folder = run.fold(configuration, fold)
         yield from (folder.training_log, folder.summary, folder.training_record)
+
+
+def _find_images(record: DatasetRecord | None) -> DatasetRecord | None:
+    """Names the local folder that stands for a dataset by URL, if that can be reached."""
+    if record is None:
+        return None
+    try:
+        return record.model_copy(update={"source": str(find_source(record))})
+    except RemoteError as error:
+        logger.warning("the report has no images: %s", error)
+        return record
 
 
 def _read(path: Path, kind: type[Content]) -> Content | None:

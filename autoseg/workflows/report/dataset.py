@@ -1,7 +1,7 @@
 """The sections about the dataset and the plan of a run."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 
 import numpy as np
@@ -109,10 +109,17 @@ def _list_facts(contents: RunContents, fingerprint: Fingerprint) -> Iterator[tup
     yield "Files", fingerprint.file_ending
     duplicates = find_duplicates(fingerprint.cases)
     yield "Copies of an image", str(sum(len(same) - 1 for same in duplicates)) if duplicates else "none"
+    if contents.dataset is not None and contents.dataset.groups:
+        groups = contents.dataset.groups
+        yield "Groups", f"{len(set(groups.values()))}, of {_join_sizes(Counter(groups.values()).values())} cases"
     if contents.splits is not None:
-        sizes = Counter(len(fold.validation) for fold in contents.splits.folds)
-        held_out = " or ".join(map(str, sorted(sizes)))
-        yield "Folds", f"{len(contents.splits.folds)}, of {held_out} held-out cases"
+        held_out = [len(fold.validation) for fold in contents.splits.folds]
+        yield "Folds", f"{len(held_out)}, of {_join_sizes(held_out)} held-out cases"
+
+
+def _join_sizes(sizes: Iterable[int]) -> str:
+    different = sorted(set(sizes))
+    return " or ".join(map(str, different)) if len(different) < 3 else f"{different[0]} to {different[-1]}"
 
 
 def _tabulate_classes(fingerprint: Fingerprint) -> Table:

@@ -1,7 +1,7 @@
 """The section about predictions of new images, those that a person should look at first on top."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -14,13 +14,15 @@ from autoseg.fingerprint import Fingerprint
 from autoseg.labels import LabelScheme
 from autoseg.plan import Plan
 from autoseg.processes.progress import Progress
+from autoseg.quality.estimates import CaseQuality
 from autoseg.report.blocks import Cell, Gallery, Section, Table
 from autoseg.report.page import ShownCase
 from autoseg.report.volumes import CaseVolumes
 from autoseg.volume_io import LabelVolume, read_label_map
-from autoseg.volume_io.dicom import RESULT_ENDINGS
+from autoseg.volume_io.dicom import RESULT_ENDINGS, DicomSeries, find_series, read_stack, stack_slices
 from autoseg.workflows.predict.prediction_folder import DICOM_SOURCE, RECORD_NAME, PredictionRecord
-from autoseg.workflows.report.cases import PREDICTION, add_views, build_volumes
+from autoseg.workflows.predict.quality import read_quality
+from autoseg.workflows.report.cases import PREDICTION, add_views, build_volumes, join_image
 from autoseg.workflows.report.dataset import compute_class_volumes, measure_voxel_ml
 
 FEWEST_TRAINING_CASES: Final = 5  # with fewer, the usual volume of a class is not known
@@ -37,20 +39,23 @@ class PredictedCase:
 
     Attributes:
         path: The label map.
-        image: The image, if the record of the predictions names one.
+        image: The image, if it is known: its file, or its series of DICOM slices.
         volumes_ml: Volume of every class by name, in ml (thousands of voxels without spacing).
         unit: The unit of the volumes in words.
-        urgency: Largest difference from the volumes of the training cases, in robust standard deviations.
+        urgency: A key that sorts cases, those that a person should look at first in front: by the largest deviation
+            from the training cases, then by the expected Dice.
         concerns: Everything unusual, in words.
+        quality: Estimated quality; None if quality.json does not tell.
     """
 
     name: str
     path: Path
-    image: Path | None
+    image: Path | DicomSeries | None
     volumes_ml: Mapping[str, float]
     unit: str
-    urgency: float
+    urgency: tuple[float, float]
     concerns: tuple[str, ...]
+    quality: CaseQuality | None = None
 
     @property
     def key(self) -> str:
@@ -61,21 +66,55 @@ class PredictedCase:
     def details(self) -> list[tuple[str, str]]:
         """Returns what a page says of it."""
         volumes = [(name, f"{volume:.2f} {self.unit}") for name, volume in self.volumes_ml.items()]
-        return [*volumes, *(("unusual", concern) for concern in self.concerns)]
+        estimates = [] if self.quality is None else list(_list_estimates(self.quality))
+        return [*volumes, *estimates, *(("unusual", concern) for concern in self.concerns)]
 
 
-def read_predictions(folder: Path, plan: Plan, fingerprint: Fingerprint | None) -> tuple[PredictedCase, ...]:
-    """Reads all label maps of a folder; those whose volumes are least like the training cases come first.
+def read_predictions(
+    folder: Path, plan: Plan, fingerprint: Fingerprint | None, *, image_folder: Path | None = None
+) -> tuple[PredictedCase, ...]:
+    """Reads all label maps of a folder; those that are least like the training cases come first.
+
+    Where the folder has estimates of quality, their flags and expected Dice say so, else the volumes.
+
+    Args:
+        folder: The label maps.
+        plan: Plan of the run that predicted them.
+        fingerprint: Measurements of the training cases; None if there are none.
+        image_folder: Folder of the images, where it is not the one that the record of the predictions names; below it
+            are the series of predictions of DICOM.
 
     Raises:
         PredictionError: There is none, or one holds values that the plan does not know.
         VolumeError: One cannot be read.
     """
-    images = _find_images(folder)
+    images = _find_images(folder, image_folder)
     usual = {} if fingerprint is None else find_usual_volumes(fingerprint)
     unit = find_volume_unit(plan)
-    cases = [_read(path, images.get(path.name), plan.labels, usual, unit=unit) for path in _list_label_maps(folder)]
-    return tuple(sorted(cases, key=lambda case: (-case.urgency, case.name)))
+    qualities = {case.label_map: case for case in read_quality(folder)}
+    cases = [
+        _add_quality(
+            _read(path, images.get(path.name), plan.labels, usual, unit=unit),
+            qualities.get(path.name),
+        )
+        for path in _list_label_maps(folder)
+    ]
+    return tuple(sorted(cases, key=lambda case: (*case.urgency, case.name)))
+
+
+def _add_quality(case: PredictedCase, quality: CaseQuality | None) -> PredictedCase:
+    if quality is None:
+        return case
+    concerns = tuple(flag.text for flag in quality.flags)
+    return replace(case, quality=quality, urgency=quality.urgency, concerns=concerns)
+
+
+def _list_estimates(quality: CaseQuality) -> Iterator[tuple[str, str]]:
+    """Yields the expected scores of every class that has some, with their intervals."""
+    for name, entry in quality.classes.items():
+        for title, found in (("Dice", entry.dice), ("NSD", entry.nsd)):
+            if found is not None:
+                yield f"{name}, expected {title}", f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
 
 
 def find_volume_unit(plan: Plan) -> str:
@@ -124,18 +163,36 @@ def describe_predictions(cases: Sequence[PredictedCase], plan: Plan) -> Section:
     """Describes the volumes of all predictions."""
     unit = find_volume_unit(plan)
     names = plan.labels.class_names
-    columns = ["image", *(f"{name} ({unit})" for name in names), "unusual"]
+    estimated = [name for name in names if any(_find_dice(case, name) is not None for case in cases)]
+    columns = ["image", *(f"{name} ({unit})" for name in names), *map(_name_estimate, estimated), "unusual"]
     rows: list[Sequence[Cell]] = [
-        (case.name, *(case.volumes_ml[name] for name in names), "; ".join(case.concerns) or None) for case in cases
+        (
+            case.name,
+            *(case.volumes_ml[name] for name in names),
+            *(_find_dice(case, name) for name in estimated),
+            "; ".join(case.concerns) or None,
+        )
+        for case in cases
     ]
     unusual = sum(bool(case.concerns) for case in cases)
+    found = "something" if any(case.quality for case in cases) else "a volume"
     lead = (
-        f"{len(cases)} predicted images, {unusual} with a volume unlike those of the training cases; these come first."
+        f"{len(cases)} predicted images, {unusual} with {found} unlike those of the training cases; these come first."
     )
     pictures = [(case.key, "unusual" if case.concerns else "") for case in cases[:MOST_THUMBNAILS]]
-    formats = dict.fromkeys(columns[1:-1], ".2f")
-    table = Table(columns, rows, cases=[case.key for case in cases], title="Volumes", formats=formats)
+    formats = dict.fromkeys(columns[1:-1], ".2f") | {_name_estimate(name): ".3f" for name in estimated}
+    title = "Volumes and expected Dice" if estimated else "Volumes"
+    table = Table(columns, rows, cases=[case.key for case in cases], title=title, formats=formats)
     return Section("predictions", "Predictions", lead, [Gallery("", pictures), table])
+
+
+def _name_estimate(name: str) -> str:
+    return f"{name}, expected Dice"
+
+
+def _find_dice(case: PredictedCase, name: str) -> float | None:
+    found = None if case.quality is None else case.quality.classes.get(name)
+    return None if found is None or found.dice is None else found.dice.value
 
 
 def show_predictions(
@@ -151,8 +208,10 @@ def show_predictions(
     def read(key: str) -> CaseVolumes:
         case = known[key]
         stored = read_label_map(case.path)
-        images = [] if case.image is None else [case.image]
-        return build_volumes(images, {PREDICTION: plan.labels.encode(stored.array)}, stored.grid)
+        maps = {PREDICTION: plan.labels.encode(stored.array)}
+        if isinstance(case.image, DicomSeries):
+            return join_image(read_stack(stack_slices(case.image)), maps, stored.grid)
+        return build_volumes([] if case.image is None else [case.image], maps, stored.grid)
 
     keys = list(known)
     return add_views(shown, read, order=keys, pictures=keys[:MOST_THUMBNAILS], share=share, progress=progress)
@@ -176,19 +235,28 @@ def _is_label_map(path: Path) -> bool:
     return header is None or not path.with_name(f"{strip_ending(path.name)}{header}").is_file()
 
 
-def _find_images(folder: Path) -> dict[str, Path]:
+def lack_images(cases: Iterable[PredictedCase]) -> bool:
+    """Returns whether no image of the predictions is known."""
+    return all(case.image is None for case in cases)
+
+
+def _find_images(folder: Path, image_folder: Path | None) -> Mapping[str, Path | DicomSeries]:
     path = folder / RECORD_NAME
     if not path.is_file():
         return {}
     record = read_document(path, PredictionRecord)
-    if record.images == DICOM_SOURCE:  # UIDs, which lead to no file
+    if record.images != DICOM_SOURCE:
+        root = image_folder or Path(record.images)
+        return {name: root / image for name, image in record.outputs.items()}
+    if image_folder is None:  # UIDs lead to no file
         return {}
-    return {name: Path(record.images) / image for name, image in record.outputs.items()}
+    series = {one.uid: one for one in find_series(image_folder).series}
+    return {name: series[uid] for name, uid in record.outputs.items() if uid in series}
 
 
 def _read(
     path: Path,
-    image: Path | None,
+    image: Path | DicomSeries | None,
     labels: LabelScheme,
     usual: Mapping[str, tuple[float, float, float, float]],
     *,
@@ -206,7 +274,7 @@ def _read(
     urgency, concerns = find_concerns(volumes_ml, usual, unit=unit)
     name = strip_ending(path.name)
     return PredictedCase(
-        name=name, path=path, image=image, volumes_ml=volumes_ml, unit=unit, urgency=urgency, concerns=concerns
+        name=name, path=path, image=image, volumes_ml=volumes_ml, unit=unit, urgency=(-urgency, 1.0), concerns=concerns
     )
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from autoseg import __version__
+from autoseg.errors import OptionError, RunError
 from autoseg.processes.progress import Progress
 from autoseg.report.blocks import Section
 from autoseg.report.page import Page, ShownCase, read_digest
@@ -14,7 +15,12 @@ from autoseg.run_folder import check_writable
 from autoseg.workflows.report.cases import describe_cases, name_labels, show_cases
 from autoseg.workflows.report.contents import RunContents, compute_digest, read_contents
 from autoseg.workflows.report.dataset import describe_dataset, describe_plan
-from autoseg.workflows.report.predictions import describe_predictions, read_predictions, show_predictions
+from autoseg.workflows.report.predictions import (
+    describe_predictions,
+    lack_images,
+    read_predictions,
+    show_predictions,
+)
 from autoseg.workflows.report.scores import (
     describe_crossvalidation,
     describe_provenance,
@@ -49,7 +55,12 @@ class ReportOutcome:
 
 
 def write_report(
-    run_root: Path, *, out: Path | None = None, predictions: Path | None = None, progress: Progress
+    run_root: Path,
+    *,
+    out: Path | None = None,
+    predictions: Path | None = None,
+    images: Path | None = None,
+    progress: Progress,
 ) -> ReportOutcome:
     """Writes the report of a run, unless the file shows everything already.
 
@@ -57,31 +68,49 @@ def write_report(
         run_root: The run.
         out: The file; None for report.html in the run.
         predictions: Folder of predictions of new images to be shown as well.
+        images: Folder of these images, where their record does not tell it, as of DICOM.
         progress: Shows the progress.
 
     Raises:
-        RunError: There is no run, or the file cannot be written.
+        OptionError: Images are named without predictions.
+        RunError: There is no run, or the file cannot be written, or is no report and would be replaced.
         DocumentError: A document of the run cannot be read.
         PredictionError: There is no label map in the folder of predictions.
     """
+    if images is not None and predictions is None:
+        msg = "--images are those of predictions; give --predictions as well"
+        raise OptionError(msg)
     contents = read_contents(run_root)
     path = out or run_root / REPORT_NAME
-    digest = f"{__version__}-{SCRIPT.is_file():d}-{compute_digest(contents, predictions)}"
-    is_new = read_digest(path) != digest
+    digest = f"{__version__}-{SCRIPT.is_file():d}-{compute_digest(contents, predictions, images)}"
+    earlier = read_digest(path)
+    if path.exists() and not earlier:
+        msg = f"{path} is no report, and would be replaced; give another --out, or remove it"
+        raise RunError(msg)
+    is_new = earlier != digest
     if is_new:
         check_writable(path.parent)
-        build_page(contents, digest=digest, predictions=predictions, progress=progress).write(path)
+        build_page(contents, digest=digest, predictions=predictions, images=images, progress=progress).write(path)
     return ReportOutcome(path=path, size_bytes=path.stat().st_size, is_new=is_new, has_viewer=SCRIPT.is_file())
 
 
-def build_page(contents: RunContents, *, digest: str = "", predictions: Path | None = None, progress: Progress) -> Page:
+def build_page(
+    contents: RunContents,
+    *,
+    digest: str = "",
+    predictions: Path | None = None,
+    images: Path | None = None,
+    progress: Progress,
+) -> Page:
     """Builds the page from what the run holds so far."""
     result = contents.score()
     sections: list[Section | None] = [describe_dataset(contents), describe_plan(contents.plan)]
     cases: list[ShownCase] = []
     share = 1.0 if predictions is None or result is None else 0.5
     if predictions is not None:
-        predicted = read_predictions(predictions, contents.plan, contents.fingerprint)
+        predicted = read_predictions(predictions, contents.plan, contents.fingerprint, image_folder=images)
+        if lack_images(predicted):
+            progress.note("the predictions are shown without their images, as nothing tells where they are (--images)")
         sections.insert(0, describe_predictions(predicted, contents.plan))
         cases += show_predictions(predicted, contents.plan, share=share, progress=progress)
     if contents.splits is not None:

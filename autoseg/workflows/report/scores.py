@@ -1,6 +1,8 @@
 """The sections about training, cross-validation and selection of a run."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PurePath
+from shlex import quote
 
 from autoseg.evaluation.crossvalidation import CrossValidation, Score, Statistic
 from autoseg.evaluation.summary import format_metric_name
@@ -11,6 +13,7 @@ from autoseg.workflows.report.contents import RunContents
 from autoseg.workflows.select.selection_document import Selection
 
 SHOWN: tuple[Score, ...] = ("Dice", "HD95", "NSD")
+NAMING_FILES = ("--init", "--splits")
 MOST_CLASS_COLUMNS = 8
 """A table of cases with more columns is no longer read; it shows mean and lowest class instead."""
 
@@ -181,15 +184,24 @@ def describe_provenance(contents: RunContents) -> Section:
     return Section("provenance", "Provenance", lead, blocks)
 
 
+def _quote(arguments: Sequence[str]) -> Iterator[str]:
+    """Quotes arguments for a shell; of files only the names, as a report tells nothing of the computer's folders."""
+    pairs = zip(("", *arguments), arguments, strict=False)
+    return (quote(PurePath(word).name if before in NAMING_FILES else word) for before, word in pairs)
+
+
 def _list_commands(contents: RunContents) -> Iterator[str]:
     plan, run = contents.plan, contents.run.root.name
     if contents.dataset is not None:
         budget = "" if plan.budget_seconds is None else f" --budget {plan.budget_seconds:.0f}s"
         fixes = " --fix-geometry" if contents.dataset.fix_geometry else ""
-        yield f"autoseg plan {contents.dataset.name} --planner {plan.planner}{budget}{fixes} --run {run}"
-    for configuration, fold in contents.trainings:
-        seed = contents.trainings[configuration, fold].seed
-        yield f"autoseg train {run} --configuration {configuration} --fold {fold}{f' --seed {seed}' if seed else ''}"
+        memory = f" --memory-gb {plan.accelerator_memory_gb:g}"
+        folds = "".join(f" {word}" for word in _quote(contents.dataset.split_options))
+        yield f"autoseg plan {contents.dataset.name} --planner {plan.planner}{memory}{budget}{fixes}{folds} --run {run}"
+    for (configuration, fold), record in contents.trainings.items():
+        known = record.calls or ((("--seed", str(record.seed)),) if record.seed else ((),))
+        for call in known:
+            yield " ".join(["autoseg train", run, "--configuration", configuration, "--fold", fold, *_quote(call)])
     if contents.selection is not None:
         yield f"autoseg select {run}"
     yield f"autoseg report {run}"

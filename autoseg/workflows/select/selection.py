@@ -37,6 +37,7 @@ from autoseg.workflows.select.model_choice import list_weights
 from autoseg.workflows.select.pair_predictions import Pair, PairJob, predict_pairs
 from autoseg.workflows.select.postprocessing import LearnedPostprocessing, learn_postprocessing
 from autoseg.workflows.select.pruning import LARGEST_DICE_LOSS, PruningJob, find_smallest, predict_pruned
+from autoseg.workflows.select.quality import calibrate_quality
 from autoseg.workflows.select.selection_document import (
     NAMES_JOINED_BY,
     CandidateScores,
@@ -141,6 +142,16 @@ def select_models(run_root: Path, request: SelectionRequest, *, progress: Progre
         because=because,
         postprocessing=_describe_postprocessing(learned, is_scored),
     )
+    calibration = calibrate_quality(
+        run,
+        ranked[0].members,
+        ranked[0].jobs,
+        selection,
+        blocks=_make_blocks(ranked[0].members[0], cases),
+        device=request.device,
+        progress=progress,
+    )
+    progress.note(f"quality: {calibration.describe()}")
     write_document(run.selection, selection)
     return selection
 

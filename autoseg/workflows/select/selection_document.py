@@ -103,6 +103,11 @@ class Selection(Document):
         """Returns the name of the selected candidate."""
         return NAMES_JOINED_BY.join(member.name for member in self.members)
 
+    @property
+    def weights_sha256(self) -> tuple[str, ...]:
+        """Returns the digests of the weights of all members."""
+        return tuple(digest for member in self.members for digest in member.weights_sha256)
+
     @model_validator(mode="after")
     def _check_pruned(self) -> "Selection":
         if len(self.members) > 1 and any(member.pruned_depth is not None for member in self.members):

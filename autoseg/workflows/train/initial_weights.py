@@ -1,16 +1,16 @@
 """Finds the weights with which the training of a fold begins, where they are those of another model."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from autoseg.dataset.folds import Splits, select_fold
 from autoseg.document import read_document
-from autoseg.errors import TrainingError
+from autoseg.errors import TrainingError, shorten_names
 from autoseg.plan.document import Plan
 from autoseg.run_folder import ALL_CASES, FoldFolder, RunFolder
 from autoseg.workflows.train.job import FoldJob
 
-MOST_NAMED: Final = 3
 LEVELS_BELOW_RUN: Final = 3  # models/<configuration>/fold_<k>/
 
 
@@ -37,14 +37,57 @@ def find_initial_weights(source: Path, job: FoldJob) -> Path:
     return path
 
 
+def list_differences(path: Path, plan: Plan) -> Iterator[str]:
+    """Compares the channels and classes of the model that weights are of with those of a plan.
+
+    Args:
+        path: The checkpoint.
+        plan: Plan of the run that begins with it.
+
+    Yields:
+        A sentence for each difference; one if nothing beside the checkpoint tells what it was trained on.
+
+    Raises:
+        TrainingError: They are the same in another order, which the shapes of the weights do not show.
+    """
+    stored = FoldFolder(path.resolve().parent).plan
+    if not stored.is_file():
+        yield (
+            f"--init: {path} has no {stored.name} beside it, which would tell its channels and classes; they must be "
+            f"those of this plan, in its order"
+        )
+        return
+    source = read_document(stored, Plan)
+    yield from _compare_names(path, "channels", [one.name for one in source.channels], [c.name for c in plan.channels])
+    yield from _compare_names(path, "classes", _name_outputs(source), _name_outputs(plan))
+
+
+def _name_outputs(plan: Plan) -> list[str]:
+    """Names the outputs of the network of a plan, so that labels (softmax) differ from regions (sigmoid)."""
+    names = plan.labels.class_names
+    return [f"{name} (region)" for name in names] if plan.labels.has_regions else list(names)
+
+
+def _compare_names(path: Path, what: str, found: list[str], expected: list[str]) -> Iterator[str]:
+    if found == expected:
+        return
+    trained = f"--init: {path} was trained with the {what} {shorten_names(found)}"
+    if sorted(found) == sorted(expected):
+        msg = (
+            f"{trained}, expected the order {shorten_names(expected)} of this plan: each would begin with the weights "
+            f"of another one; plan with the order of the weights in dataset.json, or give other weights"
+        )
+        raise TrainingError(msg)
+    yield f"{trained}, this plan has {shorten_names(expected)}: each begins with the weights of the one in its place"
+
+
 def _check_held_out(path: Path, job: FoldJob) -> None:
     """Checks that weights of the same dataset were trained on no case that the fold holds out."""
     known = set(_list_training_cases(path, job.plan.dataset_name))
     shared = [] if job.fold == ALL_CASES else sorted(known & set(job.cases.validation))
     if shared:
-        more = f" and {len(shared) - MOST_NAMED} more" if len(shared) > MOST_NAMED else ""
         msg = (
-            f"--init: {path} was trained on {', '.join(shared[:MOST_NAMED])}{more}, which {job.name} holds out, so its "
+            f"--init: {path} was trained on {shorten_names(shared)}, which {job.name} holds out, so its "
             f"scores would be of cases that the weights know; begin with the weights of a fold that held them out, or "
             f"plan with the same folds (--splits)"
         )

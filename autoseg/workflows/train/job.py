@@ -28,6 +28,7 @@ class FoldJob:
         device: Device that trains.
         previous: Input from the previous stage; None without one.
         initial_weights: Checkpoint whose weights a new training begins with; None: they are drawn.
+        arguments: Options of the call, as `training.json` records them.
     """
 
     run: RunFolder
@@ -38,6 +39,7 @@ class FoldJob:
     device: torch.device
     previous: StoredStageInput | None = None
     initial_weights: Path | None = None
+    arguments: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:

@@ -20,6 +20,7 @@ from autoseg.plan.document import PREFERRED_CONFIGURATIONS, Plan
 from autoseg.processes.fold_lock import lock_fold
 from autoseg.processes.progress import Progress, SilentProgress
 from autoseg.processes.signals import StopRequest
+from autoseg.remote.mirror import find_location
 from autoseg.run_folder import ALL_CASES, RunFolder, open_run, remove_folder
 from autoseg.runtime.cpu_threads import adaptive_cpu_threads
 from autoseg.runtime.device import find_device, prepare_determinism
@@ -46,11 +47,12 @@ from autoseg.workflows.folds.status import ValidationChoice
 from autoseg.workflows.plan.preprocessing import check_preprocessed
 from autoseg.workflows.train.fold_options import build_training_options, check_same_recipe, find_newest_checkpoint
 from autoseg.workflows.train.fold_time import FoldTime, check_forecast, find_fold_time
-from autoseg.workflows.train.initial_weights import find_initial_weights
+from autoseg.workflows.train.initial_weights import find_initial_weights, list_differences
 from autoseg.workflows.train.interruption import describe_interruptions, describe_start
 from autoseg.workflows.train.job import FoldJob, TrainedFold
 from autoseg.workflows.train.report import describe_epoch, describe_forecast, describe_schedule
 from autoseg.workflows.train.request import TrainingRequest
+from autoseg.workflows.train.units import list_arguments
 
 
 def train_run(
@@ -106,10 +108,23 @@ def _train_on_device(
         where = "CPU" if device.type == "cpu" else "GPU"
         progress.note(f"networks compute in {dtype}, which is faster on this {where} (else: --precision float32)")
     check_trackers(request.log_to)
+    arguments = tuple(list_arguments(request))
     for fold, cases in chosen.items():
-        job = FoldJob(run=run, plan=plan, configuration=name, fold=fold, cases=cases, device=device, previous=previous)
+        job = FoldJob(
+            run=run,
+            plan=plan,
+            configuration=name,
+            fold=fold,
+            cases=cases,
+            device=device,
+            previous=previous,
+            arguments=arguments,
+        )
         if request.initial_weights is not None:
-            job = replace(job, initial_weights=find_initial_weights(request.initial_weights, job))
+            weights = find_initial_weights(request.initial_weights, job)
+            for difference in list_differences(weights, plan):
+                progress.note(difference)
+            job = replace(job, initial_weights=weights)
         if request.parallel and not read_process_group().is_main_process:
             follow_training(job, request, dtype, stop=stop)
         else:
@@ -357,15 +372,23 @@ def _record_training(job: FoldJob, options: TrainingOptions) -> None:
         plan_sha256=compute_sha256(job.folder.plan),
         initial_weights=_find_recorded_weights(job, options),
         initial_weights_sha256=options.initial_digest,
+        calls=_list_calls(job),
         versions=read_versions(),
     )
     write_document(job.folder.training_record, record)
 
 
+def _list_calls(job: FoldJob) -> tuple[tuple[str, ...], ...]:
+    """Lists the options of all calls so far; those that repeat a call, as after an interruption, once."""
+    path = job.folder.training_record
+    earlier = read_document(path, TrainingRecord).calls if path.is_file() else ()
+    return earlier if earlier[-1:] == (job.arguments,) else (*earlier, job.arguments)
+
+
 def _find_recorded_weights(job: FoldJob, options: TrainingOptions) -> str | None:
     """Finds the checkpoint that a training began with; one that is resumed has recorded it."""
     if options.initial_weights is not None:
-        return str(options.initial_weights.resolve())
+        return find_location(options.initial_weights.resolve())
     if options.initial_digest is None or not job.folder.training_record.is_file():
         return None
     return read_document(job.folder.training_record, TrainingRecord).initial_weights

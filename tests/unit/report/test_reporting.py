@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from builders.balls import SHAPE, make_case, save
-from builders.dicom_series import write_series
+from builders.dicom_series import PATIENT, write_series
 from builders.progress import Notes as Remembered
 from builders.scored_runs import (
     CASES,
@@ -19,16 +19,21 @@ from builders.scored_runs import (
     select,
 )
 
+from autoseg.dataset import DatasetRecord
 from autoseg.document import read_document, write_document
-from autoseg.errors import PredictionError, RunError
+from autoseg.errors import OptionError, PredictionError, RunError
 from autoseg.plan import Plan
 from autoseg.processes.progress import SilentProgress
+from autoseg.quality.distribution import Flag
+from autoseg.quality.estimates import CaseQuality, ClassQuality, QualityReport, VolumeEstimate
+from autoseg.quality.regression import Estimate
 from autoseg.report import page as page_module
 from autoseg.report.blocks import Gallery, Notes, Section
 from autoseg.report.page import Page, ShownCase
 from autoseg.run_folder import RunFolder
-from autoseg.runtime.provenance import read_versions
-from autoseg.volume_io import read_grid
+from autoseg.runtime.provenance import TrainingRecord, read_versions
+from autoseg.volume_io import read_grid, write_label_map
+from autoseg.volume_io.dicom import find_series, stack_slices
 from autoseg.workflows.predict.prediction_folder import PredictionRecord
 from autoseg.workflows.report.cases import build_volumes, show_cases
 from autoseg.workflows.report.contents import read_contents
@@ -73,8 +78,30 @@ def test_after_planning_it_shows_data_decisions_and_states(tmp_path: Path) -> No
     assert "memory suffices for &lt;8&gt; voxels" in text
     assert "case0 and case1 and case2" in text  # copies of one image
     assert "<td>waiting</td>" in text
-    assert "autoseg plan Dataset001_Balls --planner test" in text
+    assert "autoseg plan Dataset001_Balls --planner test --memory-gb 8 --run balls.autoseg" in text
+    assert "Groups" not in text
     assert text.count("<svg") == 3
+
+
+def test_groups_and_the_options_of_all_calls_are_shown_without_the_folders_of_the_computer(tmp_path: Path) -> None:
+    run = build_planned_run(tmp_path)
+    record = read_document(run.dataset, DatasetRecord)
+    told = {
+        "groups": {case: case[:4] + str(index // 2) for index, case in enumerate(CASES)},
+        "split_options": ("--group-by", r"case\d", "--splits", "/home/somebody/folds.json"),
+    }
+    write_document(run.dataset, record.model_copy(update=told))
+    begin_fold(run, 0)
+    path = run.fold(CONFIGURATION, "0").training_record
+    calls = (("--epochs", "3", "--init", "/home/somebody/small.autoseg"), ("--extend", "2"))
+    write_document(path, read_document(path, TrainingRecord).model_copy(update={"calls": calls}))
+    text = html.unescape(write(run))
+    assert "<dt>Groups</dt><dd>3, of 2 cases</dd>" in re.sub(r"\s*\n\s*", "", text)
+    assert r"autoseg plan Dataset001_Balls --planner test --memory-gb 8 --group-by 'case\d' --splits folds.json" in text
+    train = f"autoseg train balls.autoseg --configuration {CONFIGURATION} --fold 0"
+    assert f"{train} --epochs 3 --init small.autoseg" in text
+    assert f"{train} --extend 2" in text
+    assert "somebody" not in text
 
 
 def test_with_scores_it_shows_classes_cases_and_the_selection(text: str) -> None:
@@ -220,6 +247,33 @@ def test_predictions_that_are_unlike_the_training_cases_come_first(scored: RunFo
     assert len(read_data(text)["cases"]) == 4 + len(CASES)  # though their names are the same
 
 
+def build_quality(name: str, *, dice: float | None, flags: tuple[Flag, ...] = ()) -> CaseQuality:
+    volume = VolumeEstimate(value=1.0, low=0.9, high=1.1)
+    estimate = None if dice is None else Estimate(value=dice, low=dice - 0.1, high=dice + 0.05)
+    entry = ClassQuality(volume=volume, dice=estimate, nsd=estimate)
+    return CaseQuality(name=name, label_map=f"{name}.nii.gz", flags=flags, classes={"bright": entry})
+
+
+def test_flags_and_expected_dice_say_what_to_look_at_first(scored: RunFolder, tmp_path: Path) -> None:
+    out = write_predictions(tmp_path / "out")
+    flag = Flag(kind="intensity", deviation=2.0, text="MR: too <bright>")
+    cases = (
+        build_quality("case0", dice=0.9),
+        build_quality("case1", dice=0.85, flags=(flag,)),
+        build_quality("case2", dice=0.5),
+    )
+    report = QualityReport(autoseg_version="1", model="run", calibration="", volume_unit="ml", cases=cases)
+    write_document(out / "quality.json", report)
+    text = write(scored, predictions=out, out=tmp_path / "report.html")
+    section = text[text.index('<section id="predictions">') : text.index('<section id="dataset">')]
+    names = [name for name in re.findall(r"<td>(case\d)</td>", section) if name != "case3"]
+    assert names == ["case1", "case2", "case0"]
+    assert "MR: too &lt;bright&gt;" in section
+    assert "bright, expected Dice" in section
+    assert "0.900" in section
+    assert "0.500 [0.400, 0.550]" in text
+
+
 def test_results_in_other_formats_and_voxels_beside_a_header_are_no_images(scored: RunFolder, tmp_path: Path) -> None:
     folder = write_predictions(tmp_path / "out")
     for name in ("case0.seg.dcm", "case0.rtstruct.dcm", "case0.b2nd"):
@@ -239,8 +293,8 @@ def test_volumes_of_images_without_spacing_are_voxels(scored: RunFolder, tmp_pat
     assert all("ml" not in value for _, value in first.details)
 
 
-def test_series_of_dicom_lead_to_no_image(scored: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out = write_predictions(tmp_path / "out")
+def write_series_record(out: Path, outputs: dict[str, str]) -> None:
+    """What predicting series of DICOM records."""
     record = PredictionRecord(
         autoseg_version="1",
         model="run",
@@ -252,14 +306,45 @@ def test_series_of_dicom_lead_to_no_image(scored: RunFolder, tmp_path: Path, mon
         step_fraction=0.5,
         number_type="float32",
         probabilities=False,
-        outputs={f"case{index}.nii.gz": f"case{index}" for index in range(4)},
+        outputs=outputs,
         versions=read_versions(),
     )
     write_document(out / "prediction.json", record)
+
+
+def test_series_of_dicom_lead_to_no_image(scored: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = write_predictions(tmp_path / "out")
+    write_series_record(out, {f"case{index}.nii.gz": f"case{index}" for index in range(4)})
     (tmp_path / "DICOM" / "case0").mkdir(parents=True)  # the folder of a series, seen from here
     monkeypatch.chdir(tmp_path)
     cases = read_predictions(out, read_document(scored.plan, Plan), None)
     assert [case.image for case in cases] == [None] * 4
+    told = Remembered()
+    write_report(scored.root, out=tmp_path / "report.html", predictions=out, progress=told)
+    assert "shown without their images, as nothing tells where they are (--images)" in told.text
+
+
+def test_series_of_dicom_are_found_in_a_folder_that_is_named(scored: RunFolder, tmp_path: Path) -> None:
+    folder = write_series(tmp_path / PATIENT, np.arange(60).reshape(3, 4, 5), number=3)
+    (series,) = find_series(folder).series
+    out, name = tmp_path / "out", f"{series.uid}.nii.gz"
+    out.mkdir()
+    write_label_map(out / name, np.full((3, 4, 5), 2, np.uint8), grid=stack_slices(series).grid, like=None)
+    write_series_record(out, {name: series.uid})
+    text = write(scored, predictions=out, images=tmp_path, out=tmp_path / "report.html")
+    (shown,) = [case for case in read_data(text)["cases"] if case["name"] == series.uid]
+    assert shown["hasImage"]
+    assert PATIENT.split("^")[0] not in text
+    with pytest.raises(OptionError, match="give --predictions as well"):
+        write(scored, images=tmp_path)
+
+
+def test_a_file_that_is_no_report_is_not_replaced(scored: RunFolder, tmp_path: Path) -> None:
+    thesis = tmp_path / "thesis.html"
+    thesis.write_text("years of work")
+    with pytest.raises(RunError, match=r"thesis\.html is no report, and would be replaced"):
+        write(scored, out=thesis)
+    assert thesis.read_text() == "years of work"
 
 
 @pytest.mark.parametrize("kind", ["empty", "foreign values"])

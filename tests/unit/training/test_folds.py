@@ -151,5 +151,4 @@ def test_one_group_cannot_be_split():
 def test_folds_that_tear_cases_apart_are_found():
     splits = Splits(folds=make_folds(name_cases(10)))
     first, second = splits.folds[0].validation[0], splits.folds[3].validation[0]
-    assert find_folds_that_split(splits, [first, second]) == (0, 3)
-    assert find_folds_that_split(splits, splits.folds[0].validation) == ()
+    assert find_folds_that_split(splits, [(first, second), splits.folds[0].validation]) == [(0, 3), ()]

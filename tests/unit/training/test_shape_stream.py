@@ -8,9 +8,12 @@ from builders.graphs import TapeGraphs
 from builders.labels import build_labels
 from builders.networks import build_small_network_plan
 
+from autoseg.document import parse_part
+from autoseg.errors import DocumentError
+from autoseg.plan import NETWORK_PLANS, ConfigurationPlan
 from autoseg.runtime.distributed import WHOLE_BATCH
 from autoseg.training.data.batch import Batch
-from autoseg.training.losses.edges import compute_edge_entropy
+from autoseg.training.losses.edges import compute_edge_entropy, find_edges
 from autoseg.training.losses.targets import build_target
 from autoseg.training.losses.weighted_sum import WeightedLoss
 from autoseg.training.monitoring.pseudo_dice import count_overlaps
@@ -88,6 +91,37 @@ def test_the_loss_of_the_edges_reaches_the_stream_and_its_encoder_but_not_the_de
     assert learner.network.get_parameter("shape_stream.edges.weight").grad.any()
 
 
+def make_discs(seed, count=4, size=32):
+    generator = torch.Generator().manual_seed(seed)
+    places = torch.stack(torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij"))
+    centres = size / 4 + size / 2 * torch.rand((count, 2, 1, 1), generator=generator)
+    radii = size / 8 * (1 + torch.rand((count, 1, 1), generator=generator))
+    label_map = ((places - centres).square().sum(dim=1).sqrt() < radii).to(torch.int16)
+    noise = 0.2 * torch.randn((count, 1, size, size), generator=generator)
+    return Batch(image=label_map[:, None] + noise, label_map=label_map)
+
+
+def compute_average_precision(scores, truth):
+    """The mean of the precision at every voxel that is found, from the highest score on."""
+    hits = truth.flatten()[scores.flatten().argsort(descending=True)].double()
+    precision = hits.cumsum(0) / torch.arange(1, hits.numel() + 1)
+    return float((precision * hits).sum() / hits.sum())
+
+
+def test_edges_of_new_images_are_found_after_training(make_learner):
+    labels = build_labels({"disc": (1,)})
+    learner, plan = make_learner(labels, 2)
+    learner.set_learning_rate(0.1)
+    for step in range(60):
+        run_training_step(learner, make_discs(step))
+    new = make_discs(1000)
+    edges = find_edges(build_target(new.label_map, labels, spacing_mm=plan.spacing_mm))
+    with torch.no_grad():
+        found = learner.network(new.image)[-1]
+    assert edges.float().mean() < 0.15  # what chance would find
+    assert compute_average_precision(found, edges) > 0.6
+
+
 @each_dimension
 def test_edges_are_learnt(make_learner, dimensions):
     learner, plan = make_learner(LABELS, dimensions)
@@ -115,6 +149,15 @@ def test_edges_are_learnt(make_learner, dimensions):
 def test_streams_that_do_not_fit_are_refused(changes, words):
     with pytest.raises(ValueError, match=words):
         build_small_network_plan("shape stream", 2, **changes)
+
+
+@pytest.mark.parametrize("family", sorted(set(NETWORK_PLANS) - {"u_shaped"}))
+def test_a_stream_outside_of_u_shaped_networks_is_refused_by_name(family, plan_configuration):
+    content = plan_configuration().model_dump(mode="json")
+    content["network"] = build_small_network_plan(family, 3).model_dump(mode="json")
+    content["network"]["shape_stream"] = {"features_per_gate": [4], "edge_weight": 1.0}
+    with pytest.raises(DocumentError, match=r"^plan.json: network.*shape_stream: unknown key"):
+        parse_part(content, ConfigurationPlan, where="plan.json")
 
 
 @each_kind

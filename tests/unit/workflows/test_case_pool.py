@@ -95,6 +95,42 @@ def test_a_case_that_kills_its_worker_twice_is_named_with_its_size_and_the_other
     assert "too little memory" in line
 
 
+def test_a_pool_knows_few_cases_at_a_time_however_many_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known: list[int] = []
+    wait = case_pool.wait
+
+    def count_and_wait(futures, **options):
+        known.append(len(futures))
+        return wait(futures, **options)
+
+    monkeypatch.setattr(case_pool, "wait", count_and_wait)
+    names = [f"c{index}" for index in range(60)]
+    assert run(" ".join(names), tmp_path).results == tuple(name.upper() for name in names)
+    assert max(known) == 2 * case_pool.CASES_PER_WORKER
+
+
+def test_of_many_cases_only_those_that_a_broken_pool_had_begun_are_tried_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "c1.1").touch()
+    monkeypatch.setattr(case_pool, "CASES_PER_WORKER", 1)
+    pools, open_pool = [], case_pool._open_pool
+
+    def count_and_open(workers: int) -> ProcessPoolExecutor:
+        pools.append(workers)
+        return open_pool(workers)
+
+    monkeypatch.setattr(case_pool, "_open_pool", count_and_open)
+    names = [f"c{index}" for index in range(40)]
+    assert run(" ".join(names), tmp_path).results == tuple(name.upper() for name in names)
+    assert pools[0] == 2
+    assert (
+        len(pools) <= 3 + 3
+    )  # two that were running, one that the pool refused; the check that workers start, the rest
+
+
 UNGUARDED = """
 from autoseg.errors import Problem
 from autoseg.processes.progress import SilentProgress
@@ -211,7 +247,7 @@ def test_a_worker_that_dies_unnoticed_breaks_the_pool(tmp_path: Path, monkeypatc
         pool._result_queue._writer._send(struct.pack("!i", 1000))  # the length of a result that does not come
         future = pool.submit(time.sleep, 100)
         os.kill(next(iter(pool._processes)), signal.SIGKILL)
-        (finished,) = case_pool._iterate_finished([future], pool)
+        (finished,) = case_pool._iterate_finished([future], pool, iter(()))
         assert isinstance(finished.exception(), BrokenProcessPool)
 
 

@@ -53,6 +53,7 @@ from autoseg.workflows.doctor.memory import (
     check_shared_memory,
     check_swap,
 )
+from autoseg.workflows.doctor.remote_cache import RemoteCacheFacts, check_remote_cache, measure_remote_cache
 from autoseg.workflows.doctor.run_needs import NeedsFacts, check_needs, check_planned_memory, check_space
 from autoseg.workflows.doctor.system import (
     SystemFacts,
@@ -588,6 +589,47 @@ def test_a_temporary_folder_needs_space(changes: Mapping[str, Any], state: State
 def test_a_cache_that_cannot_be_written_is_a_warning() -> None:
     assert list(check_cache(DISK)) == []
     assert find_one(check_cache(DISK.model_copy(update={"is_cache_writable": False}))).state == "warning"
+
+
+@pytest.mark.parametrize(
+    ("changes", "states"),
+    [
+        ({}, ["ok"]),
+        ({"is_used": False}, []),
+        ({"free_bytes": 20 * GB}, ["warning"]),
+        ({"free_bytes": 20 * GB, "held_bytes": 40 * GB}, ["ok"]),
+        ({"file_system": "nfs4"}, ["warning"]),
+        ({"limit_bytes": None, "problem": "AUTOSEG_REMOTE_CACHE_GB must be a number"}, ["will fail"]),
+    ],
+)
+def test_the_cache_for_urls_is_on_a_local_disk_that_holds_its_size(
+    changes: dict[str, object], states: list[str]
+) -> None:
+    cache = RemoteCacheFacts(
+        folder="/home/me/.cache/autoseg/remote",
+        file_system="ext4",
+        is_used=True,
+        held_bytes=10 * GB,
+        limit_bytes=50 * GB,
+        free_bytes=100 * GB,
+    )
+    found = list(check_remote_cache(cache.model_copy(update=changes)))
+    assert list_states(found) == states
+    assert all(finding.remedy for finding in found if finding.state != "ok")
+
+
+def test_the_cache_for_urls_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUTOSEG_REMOTE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("AUTOSEG_REMOTE_CACHE_GB", "2")
+    assert not measure_remote_cache(tmp_path).is_used
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "image").write_bytes(bytes(100_000))
+    facts = measure_remote_cache(tmp_path)
+    assert facts.is_used
+    assert facts.limit_bytes == 2e9
+    assert 100_000 <= facts.held_bytes < 120_000
+    monkeypatch.setenv("AUTOSEG_REMOTE_CACHE_GB", "much")
+    assert "found 'much'" in measure_remote_cache(tmp_path).problem
 
 
 @pytest.mark.parametrize(

@@ -6,20 +6,22 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from builders.datasets import write_dataset
+from builders.labels import build_labels
+from builders.plans import build_preprocessing_plan
 
-import autoseg
-from autoseg.cli.choices import find_planner
 from autoseg.dataset import read_dataset, record_dataset, restore_dataset
 from autoseg.dataset.cases import INSTANCES
-from autoseg.document import read_document
+from autoseg.document import write_document
 from autoseg.errors import DatasetError
 from autoseg.plan import Plan
+from autoseg.plan.losses import BorderWeightedCrossEntropyTerm
 from autoseg.preprocessing.cache import open_case
 from autoseg.processes.progress import SilentProgress
 from autoseg.run_folder import RunFolder
 from autoseg.workflows.cases.reading import read_instances, read_labelled_case
 from autoseg.workflows.plan.checking import CheckRequest, check_dataset
-from autoseg.workflows.plan.preprocessing import is_recipe_followed
+from autoseg.workflows.plan.preprocessing import extract_recipe, is_recipe_followed, preprocess_case
 from autoseg.workflows.plan.splitting import SplitRequest
 
 
@@ -76,21 +78,47 @@ def test_objects_beyond_the_foreground_and_on_another_grid_are_problems(with_obj
     assert "number objects from 1" in texts[third.name.removesuffix(".nii.gz")]
 
 
-def plan_and_count(dataset: Path, run: Path, loss: str) -> tuple[Plan, int]:
-    """Plans with a loss, and counts the voxels of all classes in the preprocessed slices."""
-    autoseg.plan_dataset(dataset, run, planner=find_planner("default", loss=loss), configurations=["2d"], workers=1)
-    plan = read_document(RunFolder(run).plan, Plan)
-    cases = [open_case(RunFolder(run).preprocessed("2d"), case.name) for case in read_dataset(dataset).cases]
-    return plan, sum(int((case.label_map[:] > 0).sum()) for case in cases)
+def build_plans() -> dict[str, Plan]:
+    """Plans of slices at half the resolution, of which one has a loss that tells objects apart."""
+    labels = build_labels({"big": (2,), "small": (5,)})
+    usual = build_preprocessing_plan(spacings_mm={"2d": (2.0, 2.0)}, labels=labels)
+    term = BorderWeightedCrossEntropyTerm(
+        weight=1.0,
+        background_weights=(1.0,),
+        class_weights=(1.0, 1.0, 1.0),
+        border_weight=10.0,
+        border_sigma_mm=5.0,
+        objects="instances",
+    )
+    whole = usual.configurations["2d"]
+    training = whole.training.model_copy(update={"losses": (term,)})
+    bordered = {"2d": whole.model_copy(update={"training": training})}
+    return {"usual": usual, "bordered": usual.model_copy(update={"configurations": bordered})}
 
 
-def test_only_the_border_weights_read_them_and_preprocess_with_borders(with_objects: Path, tmp_path: Path) -> None:
-    for path in (with_objects / INSTANCES).iterdir():
-        start = int(np.argwhere(np.asarray(nib.load(path).dataobj) == 2)[:, 0].min())
-        change(path, lambda objects, first=start: objects[first + 1 :].__imul__(3))  # "big" falls into two objects
-    usual, whole = plan_and_count(with_objects, tmp_path / "usual", "weighted_cross_entropy")
-    plan, separated = plan_and_count(with_objects, tmp_path / "borders", "border_weighted_cross_entropy")
-    assert separated < whole
-    run = RunFolder(tmp_path / "borders")
-    assert is_recipe_followed(run, plan, "2d")
-    assert not is_recipe_followed(run, usual, "2d")
+def write_two_squares(folder: Path) -> Path:
+    """Two cases of a slice with two objects of one class that share an edge."""
+    label_map = np.zeros((24, 24, 1), np.uint8)
+    label_map[4:12, 4:20], label_map[12:20, 4:20] = 2, 2
+    image = np.random.default_rng(0).normal(100, 10, label_map.shape).astype(np.float32)
+    write_dataset(folder, [(name, (image, label_map)) for name in "ab"], labels={"big": 2, "small": 5})
+    shutil.copytree(folder / "labelsTr", folder / INSTANCES)
+    for path in (folder / INSTANCES).iterdir():
+        change(path, lambda objects: objects[12:20].__imul__(3))
+    return folder
+
+
+def test_only_the_border_weights_read_them_and_preprocess_with_borders_which_are_no_losses(tmp_path: Path) -> None:
+    case, found = read_dataset(write_two_squares(tmp_path / "Dataset001_Squares")).cases[0], {}
+    plans = build_plans()
+    for name, plan in plans.items():
+        run = RunFolder(tmp_path / name)
+        write_document(run.recipe("2d"), extract_recipe(plan, "2d"))
+        assert preprocess_case(case, plan=plan, run=run, configurations=["2d"]) == ()
+        found[name] = open_case(run.preprocessed("2d"), "a").label_map[:]
+        for other in plans:
+            assert is_recipe_followed(run, plans[other], "2d") == (other == name)
+    lost = found["usual"] != found["bordered"]
+    assert (found["usual"] > 0).sum() == 64
+    assert lost.sum() == 16
+    assert not found["bordered"][lost].any()

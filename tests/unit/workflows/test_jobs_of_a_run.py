@@ -204,7 +204,7 @@ def test_the_status_of_a_run_shows_what_became_of_its_jobs(run, slurm):
         "5_0|PENDING||Priority", "5_1|NODE_FAIL|n1|NodeDown", "5_2|RUNNING|n2|None", "5_3|CANCELLED||None",
         "5_4|PENDING||Dependency",
     )  # fmt: skip
-    statuses, notes = read_watched_status(run.root)
+    statuses, notes = read_watched_status(run)
     shown = {(status.configuration, status.fold): (status.state, status.reason) for status in statuses}
     assert shown["2d", "0"] == ("queued", "job 5_0 waits (Priority)")
     assert shown["2d", "1"] == ("lost", "job 5_1 ended without a word (Slurm: NODE_FAIL, NodeDown)")
@@ -217,19 +217,19 @@ def test_the_status_of_a_run_shows_what_became_of_its_jobs(run, slurm):
 def test_what_was_trained_after_a_lost_job_is_finished(run, slurm):
     submit(run, "2d, fold 0")
     finish_fold(run, "2d", "0")
-    assert {status.state for status in read_watched_status(run.root)[0] if status.is_trained} == {"finished"}
+    assert {status.state for status in read_watched_status(run)[0] if status.is_trained} == {"finished"}
 
 
 def test_where_slurm_does_not_answer_the_files_are_shown(run, slurm):
     submit(run, "2d, fold 0")
     slurm.fail("squeue", "Unable to contact slurm controller")
-    statuses, notes = read_watched_status(run.root)
+    statuses, notes = read_watched_status(run)
     assert {status.state for status in statuses} == {"waiting"}
     assert "Unable to contact slurm controller" in notes[0]
 
 
 def test_a_run_without_jobs_asks_no_slurm(run, slurm):
-    assert read_watched_status(run.root)[1] == ()
+    assert read_watched_status(run)[1] == ()
     assert slurm.read("asked") == []
 
 
@@ -248,7 +248,7 @@ def test_a_job_that_failed_says_why(run, slurm):
     submit(run, "2d, fold 0")
     mark = JobMark(job_id="5_0", phase="failed", node="n1", reason="the disk is full; log: x")
     write_document(find_mark(find_jobs_folder(run.root), "2d, fold 0"), mark)
-    (failed,) = (status for status in read_watched_status(run.root)[0] if status.state == "failed")
+    (failed,) = (status for status in read_watched_status(run)[0] if status.state == "failed")
     assert failed.reason == "the disk is full; log: x"
 
 

@@ -23,6 +23,7 @@ def test_a_pattern_keeps_patients_together_and_says_how_many_folds_that_leaves(d
     for fold in division.splits.folds:
         assert not list_patients(fold.training) & list_patients(fold.validation)
     assert division.notes == ("warning: only 3 groups of cases: cross-validation uses 3 folds",)
+    assert division.groups == {f"p{patient}_{scan}": f"p{patient}" for patient in (1, 2, 3) for scan in "ab"}
 
 
 def test_groups_beside_the_dataset_are_used_unless_a_pattern_is_given(divide, dataset):
@@ -57,6 +58,8 @@ def test_a_file_of_folds_comes_first_and_torn_groups_are_named(divide, dataset, 
 def test_a_file_of_folds_may_lie_elsewhere(divide, tmp_path):
     path = write_splits(tmp_path / "mine.json")
     assert divide(splits_file=path).splits.folds[0].validation == ("p1_a",)
+    assert divide(splits_file=path).groups == {}
+    assert SplitRequest(splits_file=path, group_by="a b").options == ("--group-by", "a b", "--splits", str(path))
 
 
 def test_a_file_and_a_pattern_contradict(divide, dataset):

@@ -6,6 +6,7 @@ and the compression are checked here. The usual encodings are read here too; ITK
 
 import math
 import re
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -85,6 +86,9 @@ def find_data_file(header: Path, name: str) -> Path:
     if not path.is_file():
         found = "is not a regular file" if path.exists() else "does not exist"
         msg = f"{header} cannot be read: it names {name!r} for its voxels, which {found} beside it; copy both files"
+        raise VolumeError(msg)
+    if not path.stat().st_mode & stat.S_IRUSR:  # the superuser could, and would read zeros if it was not fetched
+        msg = f"{header} names {name!r} for its voxels, which its owner may not read; permit it"
         raise VolumeError(msg)
     return path
 

@@ -121,6 +121,9 @@ def test_regions_without_a_counterpart_are_not_mirrored():
         (("left lung", "right kidney"), ()),
         (("L1", "L2"), ()),
         (("lung left", "lung right", "aorta"), ((1, 2),)),
+        (("Lung-L", "lung_l", "lung_r"), ()),
+        (("lung left", "Lung_Left", "lung right", "kidney_l", "kidney_r"), ((4, 5),)),
+        (("left rib left", "right rib left", "left rib right"), ()),
     ],
 )
 def test_names_that_differ_by_the_side_alone_are_paired(names, expected):

@@ -1,5 +1,6 @@
 """Every layout, from a tiny tree with the names of the real files to a dataset that is checked and divided."""
 
+import gzip
 import json
 import os
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from builders import public_datasets
+from builders.dicom_series import PATIENT, write_series
 from builders.public_datasets import TREES, build_tree, draw_square, save_picture
 
 from autoseg.dataset import read_dataset
@@ -25,6 +27,7 @@ TRAINING = {
     "covid19-ct": ["coronacases_001", "radiopaedia_10_85902_0"],
     "acdc": [f"patient00{patient}_frame{frame}" for patient in (1, 2) for frame in ("01", "12")],
     "isles2018": ["TRAINING_case_1", "TRAINING_case_2"],
+    "sts-3d": ["1", "2"],
     "kvasir": sorted(public_datasets.KVASIR_NAMES),
     "cvc-clinicdb": ["1", "2", "26"],
     "cvc-colondb": ["1", "2"],
@@ -136,6 +139,44 @@ def test_a_label_map_with_axes_of_its_own_is_brought_to_those_of_the_image(tmp_p
     source = tmp_path / "source" / "TCIA_pancreas_labels-02-05-2017" / "label0001.nii.gz"
     assert np.array_equal(read_labels(tmp_path / "out", "PANCREAS_0001"), read_label_map(source).array[:, ::-1, ::-1])
     assert any(note.startswith("warning: by their headers 2 label maps lie beside") for note in report.list_notes())
+
+
+def build_pancreas_series(root: Path) -> np.ndarray:
+    """Two patients as their archive is downloaded; returns the voxels (z, y, x) of the first."""
+    voxels = np.random.default_rng(0).integers(-1000, 1000, public_datasets.VOLUME[::-1])
+    for number in (1, 2):
+        folder = root / "Pancreas-CT" / f"PANCREAS_{number:04d}" / "11-24-2015-NA-Pancreas" / "Pancreas-63502"
+        write_series(folder, voxels if number == 1 else -voxels, number=number)
+        labels = root / "TCIA_pancreas_labels-02-05-2017" / f"label{number:04d}.nii.gz"
+        public_datasets.save_boxes(labels, 1, affine=np.eye(4))
+    return voxels
+
+
+def test_the_slices_of_a_dicom_series_become_one_file_without_the_patient(tmp_path: Path) -> None:
+    voxels, out = build_pancreas_series(tmp_path / "source"), tmp_path / "out"
+
+    report = convert(tmp_path / "source", out)
+
+    assert report.layout_name == "nih-pancreas"
+    assert [case.name for case in read_dataset(out).cases] == TRAINING["nih-pancreas"]
+    assert check_dataset(out, CheckRequest(split=SplitRequest(), workers=1), progress=SilentProgress()).problems == ()
+    image = read_image([out / "imagesTr" / "PANCREAS_0001_0000.nii.gz"])
+    assert np.array_equal(image.array[0], voxels)
+    assert image.grid.spacing_mm == pytest.approx((5, 0.8, 0.7))
+    source = read_label_map(tmp_path / "source" / "TCIA_pancreas_labels-02-05-2017" / "label0001.nii.gz").array
+    assert np.array_equal(read_labels(out, "PANCREAS_0001"), source[:, ::-1, ::-1])  # R, A of the file to L, P
+    for path in (path for path in out.rglob("*") if path.is_file()):
+        content = path.read_bytes()
+        content = gzip.decompress(content) if path.suffix == ".gz" else content
+        assert PATIENT.split("^")[0].lower().encode() not in content.lower()
+
+
+def test_a_folder_of_two_series_is_refused_with_both(tmp_path: Path) -> None:
+    voxels = build_pancreas_series(tmp_path / "source")
+    folder = tmp_path / "source" / "Pancreas-CT" / "PANCREAS_0002"
+    write_series(folder / "scout", voxels, number=3, description="lung")
+    with pytest.raises(DatasetError, match=r"case PANCREAS_0002: expected one series .*series 3 'lung'"):
+        convert(tmp_path / "source", tmp_path / "out")
 
 
 @pytest.mark.parametrize(

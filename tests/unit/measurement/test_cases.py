@@ -7,7 +7,8 @@ from builders.labels import build_labels
 from autoseg.fingerprint import ForegroundIntensities
 from autoseg.intensities import IntensityFindings
 from autoseg.labels import LabelScheme
-from autoseg.measurement import SUMMARY_VALUES, CaseMeasurement, build_fingerprint, check_case, measure_case
+from autoseg.measurement import CaseMeasurement, build_fingerprint, check_case, measure_case
+from autoseg.measurement.foreground import SUMMARY_VALUES
 
 LABELS = build_labels({"organ": (1,), "tumour": (2,)}, ignore_value=3)
 

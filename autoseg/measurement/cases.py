@@ -1,65 +1,25 @@
-"""Measures each case of a dataset, and builds the fingerprint from all measurements.
-
-The reference implementation draws the same number of foreground intensities from every case, with replacement, and
-takes the statistics of the pool. Here the limit of many draws is computed: the mixture of the cases'
-distributions in which every case has the same weight.
-"""
+"""Measures each case of a dataset, and builds the fingerprint from all measurements."""
 
 import hashlib
 import itertools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int16, Int32, Int64
+from jaxtyping import Bool, Float32, Float64, Int16, Int64
 from numpy.typing import NDArray
 
 from autoseg import __version__
-from autoseg.fingerprint import (
-    CaseFingerprint,
-    ChannelFingerprint,
-    Fingerprint,
-    ForegroundIntensities,
-    MirrorOverlap,
-)
+from autoseg.fingerprint import CaseFingerprint, Fingerprint, MirrorOverlap
 from autoseg.geometry import DistanceUnit, FloatTriple
 from autoseg.intensities import IntensityFindings, examine_image
 from autoseg.labels import LabelScheme
+from autoseg.measurement.foreground import AnySummary, SummaryStore, merge_channels, summarize_intensities
 from autoseg.nonzero_region import Box, compute_nonzero_box, slice_box
 from autoseg.plan.preprocessing import CT_NAME
 
-# A summary keeps at most this many intensities. Of a normal distribution the median is then known to 1e-4 and the
-# 0.5th percentile to 2e-4 standard deviations, both finer than the noise of 1e8 draws (5e-4 at the 0.5th percentile).
-SUMMARY_VALUES: Final = 16384
-# The percentiles that decide about clipping lie in the tails: each tail of this mass gets a quarter of the values.
-TAIL_FRACTION: Final = 0.02
-QUANTILES: Final = (0.005, 0.5, 0.995)
-# Where a quantile lies between two values of the distribution their mean is taken, as for the median of an even count;
-# the tolerance is for rounding of the summed weights.
-WEIGHT_ROUNDING: Final = 1e-9
 MOST_POINTS: Final = 64  # of a label map along an axis, where it is compared with its mirror image
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IntensitySummary:
-    """Foreground intensities of one channel of one case, small enough to be kept for every case.
-
-    Attributes:
-        values: Ascending intensities; all distinct ones, or `SUMMARY_VALUES` order statistics if there are more.
-        counts: Number of voxels that each value represents.
-        mean: Mean of all voxels, not of the summary.
-        variance: Population variance of all voxels.
-        min: Smallest intensity.
-        max: Largest intensity.
-    """
-
-    values: Float32[np.ndarray, " value"]
-    counts: Int32[np.ndarray, " value"]
-    mean: float
-    variance: float
-    min: float
-    max: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +47,15 @@ class CaseMeasurement:
 
     fingerprint: CaseFingerprint
     mirror_counts: MirrorCounts
-    intensities: tuple[IntensitySummary, ...]
+    intensities: tuple[AnySummary, ...]
+
+    def store(self, store: SummaryStore) -> "CaseMeasurement":
+        """Returns the measurements with intensities that a store keeps.
+
+        Raises:
+            RunError: The store cannot be written.
+        """
+        return replace(self, intensities=store.keep(self.intensities))
 
 
 def check_case(
@@ -151,7 +119,9 @@ def measure_case(
     )
     inside = slice_box(box)
     is_foreground = _find_foreground(label_map[inside], labels)
-    intensities = tuple(_summarize(channel[inside][is_foreground]) for channel in image) if is_foreground.any() else ()
+    intensities = (
+        tuple(summarize_intensities(channel[inside][is_foreground]) for channel in image) if is_foreground.any() else ()
+    )
     return CaseMeasurement(
         fingerprint=fingerprint, mirror_counts=count_mirrored(label_map, labels), intensities=intensities
     )
@@ -169,7 +139,7 @@ def build_fingerprint(
     has_instances: bool = False,
 ) -> Fingerprint:
     """Combines the measurements of all cases."""
-    channels = merge_channels(measurements, channel_names)
+    channels = merge_channels([measurement.intensities for measurement in measurements], channel_names)
     cases = tuple(measurement.fingerprint for measurement in measurements)
     return Fingerprint(
         autoseg_version=__version__,
@@ -183,17 +153,6 @@ def build_fingerprint(
         has_instances=has_instances,
         median_relative_size_after_cropping=float(np.median([case.relative_size_after_cropping for case in cases])),
         mirror_overlaps=merge_mirror_counts((measurement.mirror_counts for measurement in measurements), labels),
-    )
-
-
-def merge_channels(
-    measurements: Sequence[CaseMeasurement], channel_names: Sequence[str]
-) -> tuple[ChannelFingerprint, ...]:
-    """Merges the foreground intensities of all cases for each channel."""
-    with_foreground = [measurement.intensities for measurement in measurements if measurement.intensities]
-    return tuple(
-        ChannelFingerprint(name=name, foreground=_merge([summaries[index] for summaries in with_foreground]))
-        for index, name in enumerate(channel_names)
     )
 
 
@@ -221,66 +180,6 @@ def compute_image_digest(image: Float32[np.ndarray, "channel z y x"]) -> str:
         digest.update(isal_zlib.crc32(stored).to_bytes(4, "little"))
         digest.update(isal_zlib.adler32(stored).to_bytes(4, "little"))
     return digest.hexdigest()
-
-
-def _summarize(intensities: Float32[np.ndarray, " voxel"]) -> IntensitySummary:
-    ordered = np.sort(intensities)
-    ends = np.append(np.flatnonzero(ordered[1:] != ordered[:-1]) + 1, ordered.size)
-    if ends.size > SUMMARY_VALUES:
-        ends = _compute_group_ends(ordered.size)
-    sizes = np.diff(ends, prepend=0)
-    return IntensitySummary(
-        values=ordered[ends - (sizes + 1) // 2],
-        counts=sizes.astype(np.int32),
-        mean=float(ordered.mean(dtype=np.float64)),
-        variance=float(ordered.var(dtype=np.float64)),
-        min=float(ordered[0]),
-        max=float(ordered[-1]),
-    )
-
-
-def _compute_group_ends(voxel_count: int) -> Int64[np.ndarray, " group"]:
-    """Divides sorted values into groups that are represented by their medians; groups in the two tails are small."""
-    tail = SUMMARY_VALUES // 4
-    knots = np.interp(
-        np.arange(1, SUMMARY_VALUES + 1),
-        (0, tail, SUMMARY_VALUES - tail, SUMMARY_VALUES),
-        (0.0, TAIL_FRACTION, 1.0 - TAIL_FRACTION, 1.0),
-    )
-    ends = np.unique(np.rint(knots * voxel_count).astype(np.int64))
-    return ends[ends > 0]
-
-
-def _merge(summaries: Sequence[IntensitySummary]) -> ForegroundIntensities | None:
-    if not summaries:
-        return None
-    means = np.array([summary.mean for summary in summaries])
-    variances = np.array([summary.variance for summary in summaries])
-    lower, median, upper = _compute_mixture_quantiles(summaries)
-    return ForegroundIntensities(
-        mean=float(means.mean()),
-        median=float(median),
-        std=float(np.sqrt(variances.mean() + means.var())),
-        min=min(summary.min for summary in summaries),
-        max=max(summary.max for summary in summaries),
-        percentile_00_5=float(lower),
-        percentile_99_5=float(upper),
-    )
-
-
-def _compute_mixture_quantiles(summaries: Sequence[IntensitySummary]) -> Float64[np.ndarray, " quantile"]:
-    values = np.concatenate([summary.values for summary in summaries])
-    order = np.argsort(values)
-    weights = np.concatenate([summary.counts / summary.counts.sum() for summary in summaries])
-    cumulative = np.cumsum(weights[order])
-    wanted = np.array(QUANTILES) * cumulative[-1]
-    rounding = WEIGHT_ROUNDING * cumulative[-1]
-    last = values.size - 1
-    from_below = np.minimum(np.searchsorted(cumulative, wanted - rounding), last)
-    from_above = np.minimum(np.searchsorted(cumulative, wanted + rounding), last)
-    pair = values[order[np.stack([from_below, from_above])]]
-    quantiles: Float64[np.ndarray, " quantile"] = pair.mean(axis=0, dtype=np.float64)
-    return quantiles
 
 
 def _find_foreground(label_map: Int16[np.ndarray, "z y x"], labels: LabelScheme) -> Bool[np.ndarray, "z y x"]:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from builders.labels import build_labels
 
-from autoseg.measurement import MOST_POINTS, count_mirrored, merge_mirror_counts
+from autoseg.measurement.cases import MOST_POINTS, count_mirrored, merge_mirror_counts
 
 LABELS = build_labels({"kidney_left": (1,), "kidney_right": (2,), "spine": (3,), "liver": (4,)}, ignore_value=9)
 

@@ -1,6 +1,6 @@
 import numpy as np
 
-from autoseg.measurement import compute_image_digest
+from autoseg.measurement.cases import compute_image_digest
 
 IMAGE = np.random.default_rng(0).normal(size=(2, 5, 6, 7)).astype(np.float32)
 

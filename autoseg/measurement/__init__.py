@@ -1,0 +1,20 @@
+"""Measures each case of a dataset, and builds the fingerprint from all measurements."""
+
+from autoseg.measurement.cases import (
+    CaseMeasurement,
+    build_fingerprint,
+    check_case,
+    count_class_voxels,
+    measure_case,
+)
+from autoseg.measurement.foreground import merge_channels, open_summary_store
+
+__all__ = [
+    "CaseMeasurement",
+    "build_fingerprint",
+    "check_case",
+    "count_class_voxels",
+    "measure_case",
+    "merge_channels",
+    "open_summary_store",
+]

@@ -1,0 +1,131 @@
+"""The part of the work on a case that a worker of Dask does.
+
+A worker refuses cases where it does not see the caller's files, or has other versions of the libraries that results
+depend on: it would fail, or write other arrays than the rest.
+"""
+
+import contextlib
+import functools
+import pickle
+import platform
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Final
+
+from threadpoolctl import threadpool_limits
+
+from autoseg.files.checksums import compute_sha256
+from autoseg.processes.case_pool import build_failure
+from autoseg.processes.library_output import silence_libraries
+
+LIBRARIES: Final = ("autoseg", "numpy", "scipy", "SimpleITK", "nibabel", "blosc2", "torch")
+"""Libraries that results depend on."""
+ONE_CASE_AT_A_TIME: Final = threading.Lock()
+"""A worker has as many threads as its user gave it, and the work on a case changes settings of the process."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """What the workers must have in common with the process that gives them cases.
+
+    Attributes:
+        folder: Working folder, in which relative paths begin.
+        mark: A file of the run.
+        mark_sha256: Its digest.
+        versions: Versions of Python and the libraries.
+    """
+
+    folder: Path
+    mark: Path
+    mark_sha256: str
+    versions: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """A worker that cannot work for the caller, with the reason."""
+
+    worker: str
+    reason: str
+
+
+def dask_setup(worker: object) -> None:
+    """Prepares a worker that was started for one command; Dask calls it in processes that preload this module.
+
+    Ctrl-C, which reaches all processes of a terminal, is left to the main process.
+    """
+    del worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    silence_libraries()
+
+
+def read_library_versions() -> tuple[tuple[str, str], ...]:
+    """Reads the versions that results depend on; builds of one version for other devices count as the same."""
+    python = ".".join(platform.python_version_tuple()[:2])
+    return ("Python", python), *((name, _read_version(name)) for name in LIBRARIES)
+
+
+def run_case(work: bytes, name: str, job: Any, caller: Caller, *, runs_networks: bool) -> object:
+    """Does the work on a case in a worker; returns its result, failure or refusal.
+
+    Args:
+        work: Pickled function of the job.
+        name: Name of the case.
+        job: What `work` needs to know of the case.
+        caller: What the caller's process is like.
+        runs_networks: Whether the work uses the threads of the process, rather than one.
+    """
+    with ONE_CASE_AT_A_TIME:
+        reason = find_refusal(caller)
+        if reason is not None:
+            return Refusal(worker=socket.gethostname(), reason=reason)
+        with _enter_folder(caller.folder), threadpool_limits(None if runs_networks else 1):
+            try:
+                return _load(work)(job)
+            except Exception as error:
+                return build_failure(name, error)
+
+
+@functools.lru_cache(maxsize=16)
+def find_refusal(caller: Caller) -> str | None:
+    """Finds the reason why this process cannot work for a caller; None if it can."""
+    different = [
+        f"{name} {found} instead of {expected}"
+        for (name, expected), (_, found) in zip(caller.versions, read_library_versions(), strict=True)
+        if found != expected
+    ]
+    if different:
+        return f"it has {', '.join(different)}; install the same versions as on the computer of the command"
+    try:
+        is_same = compute_sha256(caller.mark) == caller.mark_sha256
+    except OSError as error:
+        return (
+            f"it cannot read {caller.mark} ({error.strerror}); run, dataset and images must lie on a file system "
+            f"that all workers share, under the same path; a model file or a model of nnU-Net must be imported there "
+            f"first (autoseg import)"
+        )
+    return None if is_same else f"it has another file at {caller.mark}; the run must lie on a shared file system"
+
+
+@functools.lru_cache(maxsize=4)
+def _load(work: bytes) -> Any:
+    return pickle.loads(work)
+
+
+@contextlib.contextmanager
+def _enter_folder(folder: Path) -> Iterator[None]:
+    """Lets relative paths begin where the caller's do, if the folder is there."""
+    with contextlib.chdir(folder) if folder.is_dir() else contextlib.nullcontext():
+        yield
+
+
+def _read_version(name: str) -> str:
+    try:
+        return version(name).partition("+")[0]
+    except PackageNotFoundError:
+        return "(not installed)"

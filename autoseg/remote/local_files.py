@@ -1,0 +1,148 @@
+"""Fetches files of a mirror when they are read; does nothing for other files."""
+
+import os
+import re
+import time
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from autoseg.errors import RemoteError
+from autoseg.file_endings import DICOM_ENDINGS, HEADER_OF_VOXELS, find_ending, strip_ending
+from autoseg.remote.cache_folder import is_in_cache
+
+if TYPE_CHECKING:
+    from autoseg.remote.mirror import UrlMirror
+    from autoseg.remote.store import Store
+
+Item = TypeVar("Item")
+
+TRANSFERS_AT_ONCE: Final = 8
+LOCKS: Final = 256  # of a mirror: a fixed number, whatever the number of images
+LOCK_WAIT_SECONDS: Final = 60.0
+TWO_FILES: Final = (*HEADER_OF_VOXELS, *HEADER_OF_VOXELS.values(), ".mhd", ".nhdr")
+"""Endings of formats that keep header and voxels apart."""
+NAMING_HEADERS: Final = (".mhd", ".nhdr")
+"""Endings of headers that name the files of their voxels, whatever these are called."""
+HEADER_BYTES: Final = 2**16
+
+
+@contextmanager
+def use_local(*paths: Path | None) -> Iterator[None]:
+    """Context manager that fetches files, or folders of DICOM slices, and keeps them from being removed meanwhile.
+
+    All of them belong to one dataset or run.
+
+    Raises:
+        RemoteError: They cannot be fetched.
+    """
+    inside = [path for path in paths if path is not None and is_in_cache(path)]
+    with ExitStack() as stack:
+        if inside:
+            _hold(inside, stack)
+        yield
+
+
+def fetch_ahead(items: Sequence[Item], find_files: Callable[[Item], Iterable[Path]]) -> Iterator[Item]:
+    """Yields items while threads fetch the files of the next ones; without delay where no file must be fetched.
+
+    Raises:
+        RemoteError: They cannot be fetched.
+    """
+    if not any(is_in_cache(path) for item in items[:1] for path in find_files(item)):
+        yield from items
+        return
+
+    def fetch_files(item: Item) -> None:
+        with use_local(*find_files(item)):
+            pass
+
+    pool = ThreadPoolExecutor(TRANSFERS_AT_ONCE)
+    try:
+        waiting = deque[Future[None]]()
+        for index, item in enumerate(items):
+            ahead = items[index + len(waiting) : index + 2 * TRANSFERS_AT_ONCE]
+            waiting += (pool.submit(fetch_files, other) for other in ahead)
+            waiting.popleft().result()
+            yield item
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def find_use_lock(mirror_folder: Path, path: Path) -> Path:
+    """Returns the lock that readers of a file of a mirror share; files of one image have the same."""
+    is_slice = find_ending(path.parent.name) in DICOM_ENDINGS
+    image = path.parent if is_slice else path.with_name(path.name.partition(".")[0])
+    return mirror_folder / "locks" / f"{zlib.crc32(str(image).encode()) % LOCKS:02x}.lock"
+
+
+def _hold(paths: Sequence[Path], stack: ExitStack) -> None:
+    from autoseg.processes.fold_lock import share_lock
+    from autoseg.remote.mirror import find_mirror
+
+    mirror = find_mirror(paths[0])
+    if mirror is None:
+        return
+    parts = [part for path in paths for part in _list_parts(path)]
+    for lock in sorted({find_use_lock(mirror.folder, part) for part in parts}):
+        stack.enter_context(share_lock(lock, longest_seconds=LOCK_WAIT_SECONDS))
+    for part in parts:
+        _fetch(part)
+
+
+def _list_parts(path: Path) -> list[Path]:
+    """Lists the files of an image that is a folder of slices, or that keeps header and voxels apart."""
+    if path.is_dir():
+        return sorted(part for part in path.rglob("*") if part.is_file())
+    if not path.is_file():
+        return []
+    ending = path.name.lower()[len(strip_ending(path.name)) :]
+    if ending not in TWO_FILES:
+        return [path]
+    starts, text = [f"{strip_ending(path.name)}."], ""
+    if ending in NAMING_HEADERS:
+        _fetch(path)
+        text = _read_header(path)
+        starts += re.findall(r"([^\s%=:]+)%\d*d", text)  # such as slice%03d.raw
+    beside = [other for other in path.parent.iterdir() if other.name.startswith(tuple(starts)) or other.name in text]
+    return [path, *(other for other in beside if other != path and other.is_file())]
+
+
+def _read_header(path: Path) -> str:
+    with path.open("rb") as file:
+        return file.read(HEADER_BYTES).decode("latin-1")
+
+
+def _fetch(path: Path) -> None:
+    from autoseg.remote.mirror import find_mirror, is_placeholder
+    from autoseg.remote.store import RemoteVersion
+    from autoseg.remote.trimming import note_fetched
+
+    found = path.stat()
+    if not is_placeholder(found):
+        os.utime(path, ns=(time.time_ns(), found.st_mtime_ns))  # what was used last is removed last
+        return
+    mirror = find_mirror(path)
+    assert mirror is not None, "only mirrors hold placeholders"
+    name = mirror.find_name(path)
+    store = _open_store(mirror, os.getpid())
+    expected = RemoteVersion(size_bytes=found.st_size, modified_ns=found.st_mtime_ns)
+    try:
+        store.download(name, path, expected=expected)
+    except FileNotFoundError as error:
+        msg = f"{store.describe(name)} has gone since it was listed; put it back, or repeat the command"
+        raise RemoteError(msg) from error
+    os.utime(path, ns=(time.time_ns(), found.st_mtime_ns))
+    note_fetched(found.st_size)
+
+
+@cache
+def _open_store(mirror: "UrlMirror", pid: int) -> "Store":
+    """Opens the place of a mirror's files once in a process; connections of a parent process cannot be used."""
+    del pid
+    return mirror.open_store()

@@ -1,0 +1,184 @@
+"""Predicts the images of a folder one by one in the workers of a place, each of which keeps the loaded model.
+
+Each task is a prediction of its own that writes into the same folder, like a job of an array: it ends with the whole
+file and its entry in the record, or changes nothing, and may be repeated.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Final
+
+from autoseg.document import read_document
+from autoseg.errors import OptionError, Problem
+from autoseg.files.checksums import FileVersion, find_version
+from autoseg.inference.ensemble import Ensemble, MemberChoice, load_ensemble
+from autoseg.inference.execution.preparation import ExecutionChoice
+from autoseg.inference.folds import find_trained_folds
+from autoseg.inference.options import Workload
+from autoseg.places.place import Place
+from autoseg.plan.document import Plan
+from autoseg.processes.case_pool import Failure, compute_worker_count
+from autoseg.processes.progress import Progress, SilentProgress
+from autoseg.run_folder import RunFolder, open_run
+from autoseg.runtime.precision import Precision
+from autoseg.workflows.cases.loop import check_failures
+from autoseg.workflows.predict.found_images import SeriesImages, find_predicted_images
+from autoseg.workflows.predict.prediction import (
+    PredictionOutcome,
+    PredictionRequest,
+    check_other_folder,
+    list_incomplete,
+    predict_images,
+)
+from autoseg.workflows.select.model_choice import resolve_models
+
+BYTES_PER_WORKER: Final = 4 * 2**30  # networks, an image of 512 x 512 x 500 voxels and its logits (guess)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageOutcome:
+    """Result of the prediction of one image: whether it was written now, or earlier, and notes."""
+
+    is_new: bool
+    notes: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class _KeptNotes(SilentProgress):
+    lines: list[str] = field(default_factory=list)
+
+    def note(self, text: str) -> None:
+        """Keeps the line."""
+        self.lines.append(text)
+
+
+def predict_images_in_tasks(
+    run_root: Path, images: Path, out: Path, *, request: PredictionRequest, place: Place, progress: Progress
+) -> PredictionOutcome:
+    """Writes one label map per image, as `predict_images` does, by a task per image.
+
+    Raises:
+        OptionError: The images are series of DICOM.
+        RunError: The run does not exist.
+        PredictionError: There is no trained model, or there are no images for it, or `out` is their folder.
+        CasesFailedError: Some images failed, or lack channels; the others are written.
+        WorkerError: The workers of the place cannot work on the run.
+    """
+    run = open_run(run_root)
+    check_other_folder(images, out)
+    resolve_models(
+        run,
+        configuration=request.configuration,
+        folds=request.folds,
+        postprocessing=request.postprocessing,
+        progress=SilentProgress(),
+    )
+    found = find_predicted_images(images, run, series=request.series, formats=request.formats, progress=progress)
+    if isinstance(found, SeriesImages):
+        msg = "--on works on image files, and DICOM series are read from many; predict them without --on"
+        raise OptionError(msg)
+    count = len(found.cases)
+    outcome = place.run_over_cases(
+        partial(predict_image, run_root=run_root, out=out, request=request, count=count),
+        [(case.name, case.image_paths[0]) for case in found.cases],
+        workers=compute_worker_count(requested=None, case_count=count, bytes_per_case=BYTES_PER_WORKER),
+        label="Predicting",
+        progress=progress,
+        runs_networks=True,
+    )
+    for line in dict.fromkeys(line for one in outcome.results for line in one.notes):
+        progress.note(line)
+    incomplete = list_incomplete(found.problems)
+    failures = [*incomplete, *outcome.failures]
+    if outcome.results:
+        failures += _find_missing([case.name for case in found.cases], out, ending=found.ending, failures=failures)
+    check_failures(failures, total=count + len(incomplete), log=out / "prediction.log", unit="image")
+    written = sum(one.is_new for one in outcome.results)
+    return PredictionOutcome(written=written, kept=len(outcome.results) - written)
+
+
+def predict_image(image: Path, *, run_root: Path, out: Path, request: PredictionRequest, count: int) -> ImageOutcome:
+    """Predicts one image, with the model that this process has loaded for an earlier one, if it is the same.
+
+    Args:
+        image: File of the first channel.
+        run_root: Run with the models.
+        out: Folder for the label maps.
+        request: The request for the whole folder.
+        count: Number of images of the whole folder.
+
+    Raises:
+        AutosegError: As for `predict_images`.
+    """
+    heard = _KeptNotes()
+    outcome = predict_images(
+        run_root, image, out, request=request, progress=heard, load=partial(load_kept_ensemble, count=count)
+    )
+    return ImageOutcome(is_new=outcome.written > 0, notes=tuple(heard.lines))
+
+
+def load_kept_ensemble(
+    run_root: Path,
+    members: Sequence[MemberChoice],
+    *,
+    device: str,
+    precision: Precision,
+    execution: ExecutionChoice,
+    workload: Workload,
+    count: int,
+) -> Ensemble:
+    """Returns the models that this process has loaded last, if nothing was trained since, or loads them.
+
+    Args:
+        run_root: Run with the models.
+        members: Models whose probabilities are averaged.
+        device: Device, as the user named it.
+        precision: Precision, as the user named it.
+        execution: Way to run the networks.
+        workload: Options of the prediction.
+        count: Number of images that the models are expected to predict.
+
+    Raises:
+        PredictionError: Something is not trained.
+    """
+    return _load_once(
+        run_root=run_root,
+        members=tuple(members),
+        device=device,
+        precision=precision,
+        execution=execution,
+        workload=replace(workload, images=count),
+        trained=_list_trained(RunFolder(run_root)),
+    )
+
+
+@lru_cache(maxsize=1)  # models fill the memory of a GPU
+def _load_once(
+    *,
+    run_root: Path,
+    members: tuple[MemberChoice, ...],
+    device: str,
+    precision: Precision,
+    execution: ExecutionChoice,
+    workload: Workload,
+    trained: tuple[FileVersion, ...],
+) -> Ensemble:
+    del trained
+    return load_ensemble(run_root, members, device=device, precision=precision, execution=execution, workload=workload)
+
+
+def _list_trained(run: RunFolder) -> tuple[FileVersion, ...]:
+    names = read_document(run.plan, Plan).configurations
+    folds = (run.fold(name, fold) for name in names for fold in find_trained_folds(run, name))
+    return tuple(find_version(fold.final_checkpoint) for fold in folds)
+
+
+def _find_missing(names: Sequence[str], out: Path, *, ending: str, failures: Sequence[Failure]) -> list[Failure]:
+    """Finds label maps that workers wrote elsewhere: a folder of this name may exist on each computer."""
+    failed = {failure.case for failure in failures}
+    present = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    text = f"a worker has written its label map, but {out} does not hold it here; it must be on a shared file system"
+    missing = [name for name in names if name not in failed and f"{name}{ending}" not in present]
+    return [Failure(case=name, problems=(Problem(text=text, cases=(name,)),)) for name in missing]
