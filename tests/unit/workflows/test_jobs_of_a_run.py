@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from builders.fake_slurm import prepend_to_path, write_fake_slurm
@@ -9,18 +10,21 @@ from builders.fingerprints import build_case, build_fingerprint
 from builders.folds import build_checkpoint_description, finish_fold
 
 from autoseg.document import read_document, write_document
-from autoseg.errors import OptionError, TrainingError
+from autoseg.errors import OptionError, Stopped, TrainingError
 from autoseg.places import open_place
 from autoseg.places.local import ThisComputer
 from autoseg.places.place import TaskState
 from autoseg.places.slurm.jobs import JobMark, JobRecord, add_jobs, find_jobs_folder, find_mark
 from autoseg.plan.document import Plan
 from autoseg.processes.fold_lock import lock_fold
+from autoseg.processes.progress import SilentProgress
+from autoseg.processes.signals import StopRequest
 from autoseg.run_folder import write_text
 from autoseg.training.options import Length
 from autoseg.workflows.folds.jobs import cancel_run_jobs, read_watched_status
+from autoseg.workflows.folds.state import read_state
 from autoseg.workflows.folds.status import FoldStatus, apply_task_state
-from autoseg.workflows.train import detached
+from autoseg.workflows.train import detached, dispatch
 from autoseg.workflows.train.detached import (
     build_detached_queue,
     check_place,
@@ -149,6 +153,42 @@ def test_options_that_do_not_fit_the_place_are_refused(run):
         check_place(TrainingRequest(nodes=2, parallel=True), ThisComputer(), None)
     with pytest.raises(OptionError, match="--nodes 2 needs --parallel"):
         TrainingRequest(nodes=2)
+
+
+def train(run, monkeypatch, show_statuses):
+    """Trains two folds at a place whose scheduler is a fake."""
+    monkeypatch.setattr(dispatch, "list_units", lambda *arguments, **options: FIRST)
+    work = partial(dispatch.train_folds, run.root, TrainingRequest(folds=("0", "1")), devices=None)
+    with open_place("slurm", run.root) as place:
+        return work(
+            place=place,
+            report_fold=print,
+            show_statuses=show_statuses,
+            progress=SilentProgress(),
+            stop=StopRequest(),
+        )
+
+
+def test_the_outcome_names_the_folds_whose_jobs_did_not_succeed(measured, slurm, monkeypatch):
+    slurm.show_queue("1_0|COMPLETED|n1|None", "1_1|NODE_FAIL|n1|NodeDown")
+    shown = []
+    outcome = train(measured, monkeypatch, shown.extend)
+    assert outcome.failures == ("job 1_1 ended without a word (Slurm: NODE_FAIL, NodeDown)",)
+    assert [status.state for status in shown[-1]] == ["waiting", "lost"]
+    assert read_state(measured.fold("3d_lowres", "1")) is None  # the job may be on its way yet
+
+
+def test_ctrl_c_ends_the_command_and_no_job(measured, slurm, monkeypatch):
+    slurm.show_queue("1_0|RUNNING|n1|None", "1_1|PENDING||Priority")
+
+    def interrupt(snapshots):
+        next(iter(snapshots))
+        raise KeyboardInterrupt
+
+    with pytest.raises(Stopped, match=r"the jobs continue: `autoseg status .*autoseg cancel"):
+        train(measured, monkeypatch, interrupt)
+    assert len(slurm.read_scripts()) == 1
+    assert slurm.read("cancelled") == []
 
 
 # Status and cancellation
