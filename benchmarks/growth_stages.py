@@ -101,7 +101,7 @@ def check(folders: Folders) -> None:
 
 
 def plan(folders: Folders) -> None:
-    """Measures and plans the dataset; the batch is then made that of large cases, as it would grow with their number."""
+    """Measures and plans the dataset, with a batch of 2: it would grow with the number of small cases."""
     _plan(folders, overwrite=True)
     shorten(folders.run.root, iterations=1)
     content = json.loads(folders.run.plan.read_text())
