@@ -249,4 +249,4 @@ def test_the_options_name_the_folder(run: RunFolder) -> None:
     job = open_job(run)
     folders = {job.find_folder(options) for options in (DEFAULT_OPTIONS, PLAIN, PLAIN_DICE, DICE)}
     assert len(folders) == 4
-    assert job.find_folder(PLAIN) == run.variants("2d", "no_mirroring_step_0.5_argmax")
+    assert job.find_folder(PLAIN) == run.root / "variants" / "2d" / "no_mirroring_step_0.5_argmax"
