@@ -69,7 +69,7 @@ def test_no_set_of_voxels_has_a_higher_approximate_dice() -> None:
 def test_the_expected_dice_of_few_voxels_is_nearly_the_highest() -> None:
     everything = [np.array(chosen) for chosen in product((False, True), repeat=8)]
     gaps, of_halves = [], []
-    for values in draw_probabilities(12):
+    for values in draw_probabilities(8):
         best = max(compute_expected_dice(values, chosen) for chosen in everything)
         gaps.append(best - compute_expected_dice(values, decode(values[:, None], ONE_REGION) > 0))
         of_halves.append(best - compute_expected_dice(values, values > 0.5))
@@ -80,7 +80,7 @@ def test_the_expected_dice_of_few_voxels_is_nearly_the_highest() -> None:
 def test_classes_that_exclude_each_other_share_the_voxels_nearly_as_well_as_possible() -> None:
     random, gaps, of_argmax = np.random.default_rng(0), [], []
     labellings = np.array(list(product(range(3), repeat=6)))
-    for _ in range(60):
+    for _ in range(40):
         values = torch.softmax(torch.from_numpy(random.normal(size=(6, 3)) * random.choice([1, 2, 3])), -1).numpy()
         usual = values.argmax(axis=1)
         if not {1, 2} <= set(usual):
@@ -92,7 +92,7 @@ def test_classes_that_exclude_each_other_share_the_voxels_nearly_as_well_as_poss
         best = max(map(score, labellings))
         gaps.append(best - score(decode(values, PLAIN)))
         of_argmax.append(best - score(usual))
-    assert len(gaps) > 20
+    assert len(gaps) > 15
     assert np.mean(gaps) < 0.05 * np.mean(of_argmax)
 
 
