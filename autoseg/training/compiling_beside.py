@@ -1,8 +1,8 @@
-"""Compiles a network in a process beside the first epochs of a training, which goes on meanwhile as it is.
+"""Compiles a network in a process beside the first epochs of a training, which is not delayed by it.
 
 `python -m autoseg.training.compiling_beside TASK.json` compiles a step on random patches; the code is then in the
-user's cache folder, where the training finds it within seconds, compares the compiled step with its own, and goes on
-with it after an epoch if it is faster.
+user's cache folder, where the training finds it within seconds, compares the compiled step with its own, and uses it
+from then on if it is faster.
 """
 
 import sys
@@ -101,7 +101,7 @@ class CompilingBeside:
         reason = child.describe_end() if child.poll() else None
         self.close()
         if reason is not None:
-            self.options.announce(f"the network goes on as it is, because compiling it failed ({reason})")
+            self.options.announce(f"the network is trained as it is, because compiling it failed ({reason})")
             return None
         return None if compare is None else compare()
 

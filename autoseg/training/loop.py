@@ -113,7 +113,7 @@ class TrainingLoop:
                     yield self.state.schedule
 
     def _replace_learner(self) -> None:
-        """Goes on with a faster learner, if there is one, as if the training were resumed with it."""
+        """Replaces the learner by a faster one, if there is one, as if the training were resumed with it."""
         learner = None if self._is_over() else self.find_faster()
         if learner is None:
             return

@@ -282,7 +282,7 @@ def test_a_process_that_fails_to_compile_is_announced_and_the_training_goes_on(b
     compiling._child.process.wait()
     assert compiling.take() is None
     assert len(told) == 1
-    assert told[0].startswith("the network goes on as it is, because compiling it failed (no memory for it")
+    assert told[0].startswith("the network is trained as it is, because compiling it failed (no memory for it")
 
 
 def test_a_training_that_ends_stops_the_process_that_compiles(beside):
