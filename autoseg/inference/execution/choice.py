@@ -27,7 +27,7 @@ from autoseg.inference.execution.batch_size import (
     find_inference_conditions,
     time_pass,
 )
-from autoseg.inference.execution.captured_network import PASSES_BEFORE, CapturedNetwork, capture_networks
+from autoseg.runtime.captured_network import PASSES_BEFORE, CapturedNetwork, capture_networks
 from autoseg.inference.execution.compiled_network import compile_networks, find_compiler
 from autoseg.inference.execution.openvino_network import convert_network, find_openvino_version
 from autoseg.inference.execution.preparation import Execution, ExecutionChoice, prepare_network

@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from autoseg.errors import PredictionError
 from autoseg.geometry import Border, find_border_sources
-from autoseg.inference.execution.captured_network import release_captured
+from autoseg.runtime.captured_network import release_captured
 from autoseg.inference.sliding_window.mirroring import (
     ChannelExchange,
     list_mirrored_axes,
