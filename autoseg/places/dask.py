@@ -3,10 +3,11 @@
 Only the work on cases runs there. A worker that dies costs the case that it worked on, which another one does again.
 """
 
+import asyncio
 import logging
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,6 +34,11 @@ ONLY_CASES: Final = (
     "--on dask is for work on single cases (plan, preprocess, predict, evaluate); train here or --on slurm"
 )
 PROTOCOL_PACKAGES: Final = ("dask", "distributed")
+
+SETTINGS: Final = {
+    "distributed.nanny.pre-spawn-environ": {},
+    "distributed.deploy.lost-worker-timeout": "1h",  # a busy computer needs more than 15 s to start a process again
+}
 
 ProvideClient = Callable[[int, bool], DaskClient]
 """Returns the connection to workers; to so many, if they are to be started, and whether they run networks."""
@@ -169,6 +175,7 @@ def _connect(address: str) -> Iterator[Any]:
     url = address if "://" in address else f"tcp://{address}"
     _silence_dask()
     try:
+        asyncio.run(_greet(url))
         client = Client(url, timeout=SECONDS_TO_CONNECT, set_as_default=False)
     except (OSError, ValueError, TimeoutError) as error:
         msg = (
@@ -177,10 +184,23 @@ def _connect(address: str) -> Iterator[Any]:
         )
         raise WorkerError(msg) from error
     try:
-        check_versions(client.get_versions())
+        with suppress(TimeoutError):  # of a worker that hangs; cases go to the others
+            check_versions(client.sync(client._get_versions, callback_timeout=SECONDS_TO_CONNECT))
         yield client
     finally:
         client.close(SECONDS_TO_CLOSE)
+
+
+async def _greet(url: str) -> None:
+    """Checks that Dask answers at an address; a client would wait for ever for a program that accepts connections.
+
+    Raises:
+        OSError, TimeoutError: Nothing is there, or something else.
+    """
+    from distributed.comm import connect
+
+    connection = await asyncio.wait_for(connect(url, timeout=SECONDS_TO_CONNECT), SECONDS_TO_CONNECT)
+    connection.abort()
 
 
 def check_versions(found: Mapping[str, Any]) -> None:
@@ -291,7 +311,7 @@ def _start_workers(environments: Sequence[Mapping[str, str]], scratch: Path) -> 
     _silence_dask()
     with ExitStack() as opened:
         opened.enter_context(_unchanged_environment())
-        opened.enter_context(dask.config.set({"distributed.nanny.pre-spawn-environ": {}}))
+        opened.enter_context(dask.config.set(SETTINGS))
         try:
             with defer_interruptions():
                 cluster = SpecCluster(workers=specifications, scheduler=scheduler, silence_logs=logging.CRITICAL)
