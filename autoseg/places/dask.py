@@ -5,6 +5,7 @@ Only the work on cases runs there. A worker that dies costs the case that it wor
 
 import asyncio
 import logging
+import multiprocessing
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -27,7 +28,7 @@ from autoseg.run_folder import RunFolder
 from autoseg.runtime.cpu_time import count_usable_cpus
 
 SECONDS_TO_CONNECT: Final = 20.0
-SECONDS_TO_CLOSE: Final = 10.0
+SECONDS_TO_CLOSE: Final = 30.0
 DEATHS_OF_A_CASE: Final = 1  # as on this computer without Dask: a case is tried twice
 VISIBLE_GPUS: Final = "CUDA_VISIBLE_DEVICES"
 ONLY_CASES: Final = (
@@ -39,6 +40,8 @@ SETTINGS: Final = {
     "distributed.nanny.pre-spawn-environ": {},
     "distributed.deploy.lost-worker-timeout": "1h",  # a busy computer needs more than 15 s to start a process again
 }
+
+NAME_OF_PROCESSES: Final = "Dask Worker"
 
 ProvideClient = Callable[[int, bool], DaskClient]
 """Returns the connection to workers; to so many, if they are to be started, and whether they run networks."""
@@ -315,13 +318,23 @@ def _start_workers(environments: Sequence[Mapping[str, str]], scratch: Path) -> 
         try:
             with defer_interruptions():
                 cluster = SpecCluster(workers=specifications, scheduler=scheduler, silence_logs=logging.CRITICAL)
-                opened.callback(cluster.close, timeout=SECONDS_TO_CLOSE)
+                opened.callback(_close, cluster)
                 client = Client(cluster, timeout=SECONDS_TO_CONNECT, set_as_default=False)
                 opened.callback(client.close, SECONDS_TO_CLOSE)
         except (OSError, RuntimeError, TimeoutError) as error:
             msg = f"the workers of Dask cannot be started on this computer ({error})"
             raise WorkerError(msg) from error
         yield client
+
+
+def _close(cluster: Any) -> None:
+    """Ends scheduler and workers; those that take too long, as on a busy computer, are killed."""
+    try:
+        cluster.close(timeout=SECONDS_TO_CLOSE)
+    except TimeoutError:
+        for process in multiprocessing.active_children():
+            if process.name.startswith(NAME_OF_PROCESSES):
+                process.kill()
 
 
 @contextmanager

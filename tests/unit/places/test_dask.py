@@ -1,28 +1,45 @@
 """Cases are given to the workers of Dask, and what goes wrong there is told apart; without Dask, by a fake client."""
 
+import asyncio
 import json
 import os
+import pickle
+import re
+import shlex
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import typer.main
+from builders.balls import write_balls
+from builders.folds import write_trained_fold
+from builders.plans import build_configuration, build_plan
 from builders.progress import Notes
 
+from autoseg.cli.app import app
+from autoseg.cli.plan import plan
+from autoseg.cli.preprocess import preprocess
 from autoseg.errors import OptionError, PredictionError, UnreachableError, WorkerError
-from autoseg.places import dask, dask_queue, open_place
+from autoseg.geometry import Grid
+from autoseg.places import PLACES, dask, dask_queue, open_place
 from autoseg.places.dask import DaskCluster, check_versions, describe_caller, list_environments
 from autoseg.places.dask_queue import GPU
 from autoseg.places.dask_worker import Caller, find_refusal, read_library_versions, run_case
+from autoseg.preprocessing.cache import is_case_written
 from autoseg.processes.case_pool import CaseSize
+from autoseg.run_folder import RunFolder
+from autoseg.volume_io import write_image, write_label_map
 
 needs_dask = pytest.mark.skipif(find_spec("distributed") is None, reason="needs autoseg[dask]")
 
 
-class KilledWorker(Exception):
+class KilledWorker(Exception):  # noqa: N818
     """The error of Dask of this name."""
 
 
@@ -182,14 +199,12 @@ def test_without_workers_there_is_an_end(caller: Caller, monkeypatch: pytest.Mon
     monkeypatch.setattr(dask_queue, "SECONDS_WITHOUT_WORKERS", 0.05)
     client, notes = FakeClient(workers=()), Notes()
     client.submit = lambda *arguments, **options: SilentFuture(None)  # type: ignore[method-assign]
-    with pytest.raises(WorkerError, match="has had no workers for .* the same command continues"):
+    with pytest.raises(WorkerError, match=r"has had no workers for .* the same command continues"):
         run(client, caller, notes=notes)
     assert notes.lines == ["waiting for workers of Dask, of which there are none"]
 
 
 def test_a_lost_scheduler_is_named(caller: Caller) -> None:
-    import asyncio
-
     client = FakeClient()
     client.submit = lambda *arguments, **options: FakeFuture(asyncio.CancelledError("lost"))  # type: ignore
     with pytest.raises(WorkerError, match="connection to the scheduler of Dask was lost"):
@@ -221,8 +236,6 @@ def test_a_worker_that_does_not_see_the_run_ends_the_work(tmp_path: Path) -> Non
 
 
 def test_a_worker_with_other_versions_ends_the_work(caller: Caller) -> None:
-    from dataclasses import replace
-
     versions = tuple((name, "1.0" if name == "numpy" else found) for name, found in read_library_versions())
     with pytest.raises(WorkerError, match=r"it has numpy .* instead of 1.0; install the same versions"):
         run(FakeClient(), replace(caller, versions=versions))
@@ -244,8 +257,6 @@ def test_relative_paths_begin_where_the_command_was_started(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "here").touch()
-    import pickle
-
     with describe_caller(tmp_path) as caller:
         monkeypatch.chdir("/")
         assert run_case(pickle.dumps(os.path.exists), "a", "here", caller, runs_networks=False) is True
@@ -308,3 +319,68 @@ def test_workers_of_this_computer_share_its_cores_or_have_a_gpu_each(monkeypatch
     monkeypatch.setattr(dask, "count_usable_cpus", lambda: 8)
     assert list_environments(3, gpus=()) == ({"OMP_NUM_THREADS": "2"},) * 3
     assert list_environments(3, gpus=("0", "2")) == ({"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "2"})
+
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture
+def client(monkeypatch: pytest.MonkeyPatch) -> FakeClient:
+    """Takes the place of all schedulers."""
+    client = FakeClient()
+
+    @contextmanager
+    def open_fake(address: str, run_root: Path, settings: Sequence[str]) -> Iterator[DaskCluster]:
+        assert (address, settings) == ("", ())
+        with describe_caller(run_root) as caller:
+            yield DaskCluster(provide_client=lambda count, runs_networks: client, caller=caller)
+
+    monkeypatch.setitem(PLACES, "dask", open_fake)  # type: ignore[misc]
+    return client
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Path:
+    """A run with a trained network, beside two images and references."""
+    run, grid = tmp_path / "abdomen.autoseg", Grid(shape_voxels=(8, 9, 10), spacing_mm=(1.0, 1.0, 1.0))
+    plan = build_plan({"3d_fullres": build_configuration((8, 8, 8))})
+    write_trained_fold(run, plan, "3d_fullres", fold="0")
+    random = np.random.default_rng(0)
+    for name in ("case0", "case1"):
+        image = random.normal(size=grid.shape_voxels).astype(np.float32)
+        write_image(tmp_path / "new_images" / f"{name}_0000.nii.gz", image, grid=grid)
+        path = tmp_path / "new_labels" / f"{name}.nii.gz"
+        write_label_map(path, np.zeros(grid.shape_voxels, np.uint8), grid=grid, like=None)
+    return run
+
+
+def test_plan_and_preprocess_give_cases_to_workers(
+    tmp_path: Path, client: FakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_balls(tmp_path / "Dataset001_Balls", cases=2)
+    plan(Path("Dataset001_Balls"), run=Path("balls.autoseg"), configuration=["3d_fullres"], on="dask")
+    assert [name for name, _ in client.submitted] == ["case0", "case1"] * 2
+    run = RunFolder(tmp_path / "balls.autoseg")
+    (run.preprocessed("3d_fullres") / "case0.json").unlink()
+    preprocess(run.root, configuration=["3d_fullres"], on="dask")
+    assert [name for name, _ in client.submitted[4:]] == ["case0"]
+    assert is_case_written(run.preprocessed("3d_fullres"), "case0")
+
+
+def test_the_page_about_dask_runs(
+    trained: Path, client: FakeClient, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = ROOT / "docs" / "how-to" / "dask.md"
+    if not page.is_file():
+        pytest.skip("needs the sources: pages are not installed")
+    (block,) = re.findall(r"^```sh\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    monkeypatch.chdir(trained.parent)
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    for line in block.splitlines():
+        _, name, *arguments = shlex.split(line)
+        commands[name].main(arguments, standalone_mode=False)
+    shown = capsys.readouterr()
+    assert "2 label maps written in predictions" in shown.out + shown.err
+    assert [name for name, _ in client.submitted] == ["case0", "case1"] * 2
+    assert Path("predictions/summary.json").is_file()
