@@ -8,7 +8,7 @@ WHEEL_VENV := $(VENV)/wheel-test
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: demo test check shape format bench bench-gpu faults viewer screenshots wheel-test clean
+.PHONY: demo test check shape format bench bench-gpu faults viewer screenshots s3-test wheel-test cluster-test clean
 
 demo: $(INSTALLED)  ## plan, train, predict and evaluate on a small synthetic dataset
 	$(BIN)/autoseg demo autoseg-demo --overwrite
@@ -40,8 +40,15 @@ bench-gpu: $(INSTALLED)  ## steps, kernels, batches, waiting, prediction, Dice o
 faults: $(INSTALLED)  ## kill every command at random moments, repeat it, and compare with an undisturbed run
 	PYTHONPATH=tests $(BIN)/python -m faults
 
+s3-test: $(INSTALLED)  ## datasets and runs by URL, with a real server of S3, which is installed for it
+	$(PIP) install -c constraints.txt -e ".[s3-test]"
+	$(BIN)/python -m pytest -q -n 0 -rs tests/pipeline/test_s3.py
+
 wheel-test: $(INSTALLED)  ## build the wheel and run the pipeline test against it, away from the sources
 	$(BIN)/python tests/wheel/run.py
+
+cluster-test: $(INSTALLED)  ## train on a Slurm that is started for it (installs Debian's, as root; else it says why not)
+	$(BIN)/python -m pytest -n 0 -rs --durations=0 tests/cluster/checks.py
 
 viewer: $(INSTALLED)  ## fetch the 3D viewer of the reports into the sources, as building the wheel does (needs npm)
 	$(BIN)/python hatch_build.py

@@ -22,6 +22,7 @@ MEMBER = "package/dist/niivue.umd.js"
 SHA256 = "47b896b77ec4a5be3ef1949c33ad393b6f45629921f326c279000bcf51bdb4af"
 TARGET = Path("autoseg") / "report" / "viewer" / "niivue.umd.js"
 LONGEST_SECONDS = 120
+WAITING = ("--fetch-retries=0", "--fetch-timeout=10000")  # else npm waits for minutes where there is no network
 
 
 class ViewerHook(BuildHookInterface):
@@ -43,7 +44,7 @@ def fetch_viewer(target: Path) -> str | None:
     if npm is None:
         return "npm is not installed"
     with tempfile.TemporaryDirectory() as folder:
-        command = [npm, "pack", "--silent", PACKAGE]
+        command = [npm, "pack", "--silent", *WAITING, PACKAGE]
         try:
             subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=LONGEST_SECONDS)
         except (subprocess.SubprocessError, OSError) as error:

@@ -141,7 +141,7 @@ def predict_images(
     Raises:
         AutosegError: As the command reports it.
     """
-    chosen, listener = request or prediction.PredictionRequest(options=DEFAULT_OPTIONS), progress or SilentProgress()
+    chosen, listener = request or prediction.PredictionRequest(), progress or SilentProgress()
     with open_model(Path(run), configuration=chosen.configuration, folds=chosen.folds, progress=listener) as model:
         chosen = replace(chosen, configuration=model.configuration)
         return prediction.predict_images(model.run, Path(images), Path(out), request=chosen, progress=listener)
@@ -219,7 +219,7 @@ def predict_volume(
         configuration: Configuration, as for `load_model`; only with a folder.
         folds: Names of folds, as for `load_model`; only with a folder.
         device: Device, as for `load_model`; only with a folder.
-        options: Step of the sliding window, mirroring.
+        options: Step of the sliding window, mirroring, decoding.
 
     Raises:
         PredictionError: The model is not trained, or the image does not fit it or has an unsupported type.

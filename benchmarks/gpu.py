@@ -5,6 +5,8 @@ the next one runs. `--tiny` runs the same code with small networks, on a CPU too
 """
 
 import argparse
+import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -17,14 +19,14 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from autoseg.dataset.folds import Fold
 from autoseg.document import read_document
-from autoseg.inference.execution.preparation import prepare_network
-from autoseg.inference.sliding_window.prediction import predict_logits
+from autoseg.inference.execution.choice import Setting
+from autoseg.inference.execution.preparation import ExecutionChoice
 from autoseg.networks.blocks import CHANNELS_LAST
 from autoseg.networks.families import build_network
 from autoseg.plan import ConfigurationPlan, Plan
@@ -35,11 +37,13 @@ from autoseg.runtime.precision import DtypeName, find_dtype
 from autoseg.training.data.batch_making import build_source
 from autoseg.training.data.randomness import BatchKey
 from autoseg.training.execution import TrainingExecution
-from autoseg.training.execution_choice import choose_execution
+from autoseg.training.execution_choice import choose_execution, list_variants
 from autoseg.training.learner import Learner
+from autoseg.training.options import TrainingOptions
 from autoseg.training.step import build_learner, launch_training_step
 from autoseg.workflows.synthetic import write_synthetic_dataset
 from benchmarks.gpu_networks import LABELS, draw_batch, plan_shape
+from benchmarks.gpu_prediction import prepare, time_prediction
 from benchmarks.machine import describe_machine
 from benchmarks.preprocessing import DEFAULT_DATA, DEFAULT_PEER
 
@@ -48,7 +52,10 @@ VIEWS: Final = frozenset({"view", "slice", "select", "unsqueeze", "expand", "per
 """Operations that launch nothing."""
 PADDED_CHANNELS: Final = 8  # as many as the matrix units of a GPU read at once in 16 bits
 DICE_BUDGET: Final = "4m"
-Command = Callable[[Sequence[str]], str]
+MINUTES: Final = 9.0
+ITERATIONS_WITHOUT_COMPILING: Final = 8000  # of 15 to 100 ms: other executions are tried, and none is compiled
+PEER_SCRIPT: Final = Path(__file__).with_name("peer_gpu.py")
+Command = Callable[..., str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +65,8 @@ class GpuSettings:
     Attributes:
         steps: Number of timed repetitions.
         compiles: Whether compiling is tried, which takes a minute or two for every network.
-        run: Runs a command and returns what it printed.
+        run: Runs Python with arguments, by this interpreter or another one, and returns what it printed.
+        end: Time of the clock at which no further part is begun.
     """
 
     device: torch.device
@@ -70,6 +78,7 @@ class GpuSettings:
     is_tiny: bool
     compiles: bool
     run: Command
+    end: float = math.inf
 
 
 class OperationCount(TorchDispatchMode):
@@ -88,10 +97,20 @@ def measure_step(settings: GpuSettings, *, shape: str) -> None:
     """Times a training step in every execution, then the chosen one without waiting between steps."""
     plan = plan_shape(shape, is_tiny=settings.is_tiny)
     build, batch = partial(_build, settings, plan), draw_batch(plan, settings.device)
-    iterations = 10**9 if settings.compiles else 1
-    execution = choose_execution(build, batch, iterations=iterations, announce=print)
+    is_cuda = settings.device.type == "cuda"
+    iterations = 10**9 if settings.compiles else ITERATIONS_WITHOUT_COMPILING if is_cuda else 1
+    options = TrainingOptions(
+        device=settings.device, seed=0, workers=0, dtype=settings.dtype, is_dtype_free=is_cuda, announce=print
+    )
+    variants = list_variants(plan, options)
+    execution = choose_execution(build, batch, iterations=iterations, announce=print, variants=variants)
     seconds = _time(settings, partial(launch_training_step, build(execution), batch))
     print_row([f"step {shape}", execution.describe(), f"{1e3 * seconds:.2f} ms", f"{1 / seconds:.1f} it/s"])
+    theirs = ask_peer(settings, plan, kind="step")
+    if theirs is not None:
+        told = f"nnU-Net{', compiled' if settings.compiles else ', not compiled'}"
+        cells = [f"{1e3 * theirs:.2f} ms", f"{1 / theirs:.1f} it/s, {theirs / seconds:.2f} times as long"]
+        print_row([f"step {shape}", told, *cells])
 
 
 def measure_kernels(settings: GpuSettings) -> None:
@@ -172,46 +191,58 @@ def measure_batches(settings: GpuSettings) -> None:
 
 def measure_waiting(settings: GpuSettings) -> None:
     """Trains on the data set: pace, waiting and use of the GPU, against nnU-Net where it is installed."""
-    _tell_missing(settings, needs_peer=True)
+    _has_peer(settings)
     effort = ["--rounds", "1", "--epochs", "2", "--iterations", "5" if settings.is_tiny else "250"]
     command = ["-m", "benchmarks.training_step", str(settings.dataset), "--device", settings.device.type, *effort]
     print(settings.run([*command, "--peer", str(settings.peer)]))
 
 
 def measure_prediction(settings: GpuSettings) -> None:
-    """Predicts a random volume of 300 x 512 x 512 voxels with the 128^3 network, and the share of the network."""
+    """Predicts two random volumes of 300 x 512 x 512 voxels with the 128^3 network; nnU-Net predicts one of them."""
     plan = plan_shape("128", is_tiny=settings.is_tiny)
-    network = build_network(plan.network, torch.Generator().manual_seed(0))
-    prepared = prepare_network(network, device=settings.device, dtype=settings.dtype)
+    setting = Setting(configuration=plan, device=settings.device, dtype=settings.dtype)
     extent = (24, 24, 24) if settings.is_tiny else (300, 512, 512)
-    image = torch.randn((1, *extent), generator=torch.Generator().manual_seed(0))
+    choices: tuple[ExecutionChoice, ...] = ("eager", "auto")
+    for prepared in (prepare(plan, setting, choice) for choice in choices):
+        way = f"{prepared.execution}, batch {prepared.inference_batch_size or plan.training.batch_size}"
+        for axes in ((), (0, 1, 2)):
+            taken = time_prediction(plan, prepared, settings.device, extent=extent, axes=axes)
+            print_row([f"prediction of 2 x {extent}", way, "mirroring" if axes else "no mirroring", *taken.describe()])
     for axes in ((), (0, 1, 2)):
-        inside = TimedNetwork(prepared, settings.device)
-        begin = _read_clock(settings.device)
-        predict_logits(inside, image, configuration=plan, mirror_axes=axes, device=settings.device)
-        seconds = _read_clock(settings.device) - begin
-        views = "mirroring" if axes else "no mirroring"
-        print_row([f"prediction {extent}", views, f"{seconds:.2f} s", f"{inside.seconds / seconds:.0%} in the network"])
+        seconds = ask_peer(settings, plan, kind="prediction", extent=extent, mirror_axes=axes)
+        if seconds is not None:
+            told = "mirroring" if axes else "no mirroring"
+            print_row([f"prediction of 1 x {extent}", "nnU-Net, windows alone", told, f"{seconds:.2f} s", ""])
 
 
-class TimedNetwork(nn.Module):
-    """Calls a network and waits for it, to sum up its time."""
-
-    def __init__(self, network: nn.Module, device: torch.device) -> None:
-        super().__init__()
-        self.network, self.device, self.seconds = network, device, 0.0
-
-    def forward(self, image: Tensor) -> Any:
-        """Calls the network."""
-        begin = _read_clock(self.device)
-        outputs = self.network(image)
-        self.seconds += _read_clock(self.device) - begin
-        return outputs
+def ask_peer(settings: GpuSettings, plan: ConfigurationPlan, *, kind: str, **more: Any) -> float | None:
+    """Has nnU-Net do the same with the same network, on random data; None where it is not installed, which is said."""
+    if not _has_peer(settings):
+        return None
+    network = plan.network.model_dump(mode="json")
+    task = {
+        "kind": kind,
+        "device": settings.device.type,
+        "patch": plan.patch_voxels,
+        "batch": plan.training.batch_size,
+        "features": network["features_per_stage"],
+        "encoder": network["blocks_per_stage"],
+        "decoder": network["convolutions_per_decoder_stage"],
+        "is_residual": plan.network.family == "residual_encoder_unet",
+        "classes": plan.network.output_channels,
+        "steps": settings.steps,
+        "compiles": settings.compiles,
+        "mirror_axes": (),
+        **more,
+    }
+    path = settings.work / "peer_task.json"
+    path.write_text(json.dumps(task))
+    printed = settings.run([str(PEER_SCRIPT), str(path)], str(settings.peer / "bin" / "python"))
+    return float(printed.split()[-1])
 
 
 def measure_dice(settings: GpuSettings) -> None:
     """Trains fold 0 with the planner that plans by time, and prints its validation."""
-    _tell_missing(settings, needs_peer=False)
     run, budget = settings.work / "dice", "20s" if settings.is_tiny else DICE_BUDGET
     plan = ["-m", "autoseg", "plan", str(settings.dataset), "--run", str(run), "--planner", "timed", "--budget", budget]
     settings.run(plan)
@@ -250,6 +281,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print("\n| | | | |\n|---|---|---|---|")
         for part in options.only:
             begin = time.perf_counter()
+            if begin > settings.end:
+                print(f"\n{part} is not begun after {options.minutes:g} minutes: run it with --only {part}\n")
+                continue
             try:
                 PARTS[part](settings)
             except Exception as error:  # the other parts can be measured
@@ -264,6 +298,7 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--dataset", type=Path, default=DEFAULT_DATA / "Dataset004_Hippocampus")
     parser.add_argument("--peer", type=Path, default=DEFAULT_PEER, help="where nnU-Net is installed")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help="begin no part after so many")
     parser.add_argument("--compile", action="store_true", help="try compiled networks, a minute or two for each")
     parser.add_argument("--tiny", action="store_true", help="small networks, to try the program")
     return parser.parse_args(arguments)
@@ -285,13 +320,14 @@ def build_settings(options: argparse.Namespace, device: torch.device, work: Path
         steps=1 if options.tiny else 20,
         is_tiny=options.tiny,
         compiles=options.compile,
+        end=time.perf_counter() + 60 * options.minutes,
         run=run_python,
     )
 
 
-def run_python(arguments: Sequence[str]) -> str:
-    """Runs this Python with arguments; returns what it printed."""
-    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False)
+def run_python(arguments: Sequence[str], interpreter: str = sys.executable) -> str:
+    """Runs Python with arguments; returns what it printed."""
+    done = subprocess.run([interpreter, *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
         msg = f"{' '.join(arguments[:3])} failed: {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else ''}"
         raise RuntimeError(msg)
@@ -303,9 +339,11 @@ def print_row(cells: Sequence[str]) -> None:
     print(f"| {' | '.join(cells)} |", flush=True)
 
 
-def _tell_missing(settings: GpuSettings, *, needs_peer: bool) -> None:
-    if needs_peer and not (settings.peer / "bin" / "nnUNetv2_train").is_file():
+def _has_peer(settings: GpuSettings) -> bool:
+    is_there = (settings.peer / "bin" / "nnUNetv2_train").is_file()
+    if not is_there:
         print(f"{settings.peer} holds no nnU-Net: it is not compared (name its environment with --peer)")
+    return is_there
 
 
 def _build(settings: GpuSettings, plan: ConfigurationPlan, execution: TrainingExecution) -> Learner:

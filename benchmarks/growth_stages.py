@@ -9,33 +9,24 @@ from typing import Final
 
 import nibabel
 import numpy as np
-import torch
 
 from autoseg.dataset import read_dataset
 from autoseg.dataset.folds import Splits, select_fold
 from autoseg.document import read_document
 from autoseg.fingerprint import Machine
-from autoseg.inference.options import PredictionOptions
+from autoseg.measurement import merge_channels, open_summary_store
+from autoseg.measurement.foreground import SUMMARY_VALUES, IntensitySummary
 from autoseg.plan.document import Plan
 from autoseg.preprocessing.cache import open_case
 from autoseg.processes.progress import SilentProgress
 from autoseg.run_folder import RunFolder, write_text
-from autoseg.training.data.batches import build_batch_source
-from autoseg.training.data.held_cases import measure_size
-from autoseg.training.data.randomness import BatchKey
 from autoseg.workflows.cases.references import find_reference
 from autoseg.workflows.evaluate.crossvalidation import collect_crossvalidation
 from autoseg.workflows.evaluate.evaluation import EvaluationJob, evaluate_jobs
-from autoseg.workflows.evaluate.validation_cost import ValidationCost, fit_validation
 from autoseg.workflows.folds.status import read_run_status
 from autoseg.workflows.plan.checking import CheckRequest, check_dataset
 from autoseg.workflows.plan.planning import PlanRequest, build_plan_rule, plan_dataset, preprocess_run
 from autoseg.workflows.plan.splitting import SplitRequest, describe_duplicates, divide_into_folds
-from autoseg.workflows.predict.prediction import PredictionRequest, predict_images
-from autoseg.workflows.report.reporting import write_report
-from autoseg.workflows.select.selection import SelectionRequest, select_models
-from autoseg.workflows.train.request import TrainingRequest
-from autoseg.workflows.train.training import train_run
 from benchmarks.stages import shorten
 from planners import PLANNERS
 
@@ -88,6 +79,20 @@ def write_dataset(folders: Folders, cases: int) -> None:
     )
 
 
+def pool_intensities(folders: Folders) -> None:
+    """Pools the foreground intensities of as many cases of the usual size, as planning does with what workers send."""
+    cases = len(list((folders.dataset / "labelsTr").iterdir()))
+    generator = np.random.default_rng(0)
+    values = np.sort(generator.normal(0, 300, SUMMARY_VALUES).astype(np.float32))
+    counts = np.full(SUMMARY_VALUES, 50, np.int32)
+    with open_summary_store() as store:
+        kept = [
+            store.keep([IntensitySummary(values=values + shift, counts=counts, mean=0, variance=1, min=0, max=1)])
+            for shift in generator.random(cases).astype(np.float32)
+        ]
+        merge_channels(kept, ["MR"])
+
+
 def check(folders: Folders) -> None:
     """Checks the dataset."""
     report = check_dataset(folders.dataset, CheckRequest(split=SplitRequest(), workers=WORKERS), progress=PROGRESS)
@@ -134,6 +139,9 @@ def preprocess(folders: Folders) -> None:
 
 def train(folders: Folders) -> None:
     """Trains one iteration on all cases; makes further models of the result, one for each fold."""
+    from autoseg.workflows.train.request import TrainingRequest
+    from autoseg.workflows.train.training import train_run
+
     request = TrainingRequest(configuration=CONFIGURATION, folds=("all",), device="cpu", workers=0, restart=True)
     for _ in train_run(folders.run.root, request, progress=PROGRESS):
         pass
@@ -141,6 +149,10 @@ def train(folders: Folders) -> None:
 
 def sample(folders: Folders) -> None:
     """Finds size and classes of the cases of a fold and draws one batch for every ten of them, in this process."""
+    from autoseg.training.data.batches import build_batch_source
+    from autoseg.training.data.held_cases import measure_size
+    from autoseg.training.data.randomness import BatchKey
+
     run = folders.run
     chosen = read_document(run.plan, Plan).configurations[CONFIGURATION]
     balanced = chosen.training.model_copy(update={"foreground_choice": "class_balanced", "batch_size": 2})
@@ -159,6 +171,8 @@ def sample(folders: Folders) -> None:
 
 def choose_validated_cases(folders: Folders) -> None:
     """Fits the validation of a fold into half of its time, as a budget does."""
+    from autoseg.workflows.evaluate.validation_cost import ValidationCost, fit_validation
+
     run = folders.run
     cases = select_fold(read_document(run.splits, Splits), "0").validation
     cost = ValidationCost(
@@ -216,17 +230,26 @@ def read_splits(folders: Folders) -> tuple[object, ...]:
 
 def select(folders: Folders) -> None:
     """Compares candidates and learns postprocessing."""
+    from autoseg.workflows.select.selection import SelectionRequest, select_models
+
     select_models(folders.run.root, SelectionRequest(ensembles=False, device="cpu"), progress=PROGRESS)
 
 
 def report(folders: Folders) -> None:
     """Writes the report."""
+    from autoseg.workflows.report.reporting import write_report
+
     (folders.run.root / "report.html").unlink(missing_ok=True)
     write_report(folders.run.root, progress=PROGRESS)
 
 
 def predict(folders: Folders) -> None:
     """Predicts all images with one network, without mirroring."""
+    import torch
+
+    from autoseg.inference.options import PredictionOptions
+    from autoseg.workflows.predict.prediction import PredictionRequest, predict_images
+
     torch.set_num_threads(1)
     shutil.rmtree(folders.predictions, ignore_errors=True)
     request = PredictionRequest(
@@ -239,6 +262,7 @@ def predict(folders: Folders) -> None:
 
 STAGES: Final[Mapping[str, Callable[[Folders], None]]] = {
     "check": check,
+    "intensities": pool_intensities,
     "plan": plan,
     "folds": divide,
     "preprocess": preprocess,
@@ -253,3 +277,8 @@ STAGES: Final[Mapping[str, Callable[[Folders], None]]] = {
     "report": report,
     "predict": predict,
 }
+SIMULATED: Final = (
+    *("intensities", "folds", "plan again", "train", "sample", "fit validation", "cross-validation"),
+    *("status, 10 times", "report"),
+)
+"""Stages that a simulated run shows; the others work on the files of every case, one after the other."""

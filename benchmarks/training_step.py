@@ -20,8 +20,8 @@ from typing import Any, Final
 import torch
 
 from autoseg.run_folder import ALL_CASES, RunFolder
+from autoseg.runtime.device_use import measure_device_use
 from autoseg.workflows.synthetic import write_synthetic_dataset
-from benchmarks.gpu_use import measure_gpu_use
 from benchmarks.machine import describe_machine
 from benchmarks.peer import PLANS_NAME, Peer
 from benchmarks.preprocessing import DEFAULT_DATA, DEFAULT_PEER, run_checked
@@ -255,12 +255,12 @@ def watch_training(
     with log.open("a", encoding="utf-8") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
         while device == "cuda" and process.poll() is None:
-            use.append((len(read_history(history)), measure_gpu_use()))
+            use.append((len(read_history(history)), measure_device_use()))
             time.sleep(SAMPLING_SECONDS)
     if process.wait() != 0:
         sys.exit(f"{' '.join(command)} failed:\n{log.read_text()[-3000:]}")
     epochs = read_history(history)
-    measured = [percent for done, percent in use if 1 <= done < len(epochs) and percent is not None]
+    measured = [100 * share for done, share in use if 1 <= done < len(epochs) and share is not None]
     return summarize(epochs[1:], measured)
 
 

@@ -31,10 +31,28 @@ def predict(
         list[str] | None,
         typer.Option(autocompletion=complete_fold, help="Fold (repeatable).  [default: as for --configuration]"),
     ] = None,
-    no_mirroring: Annotated[bool, typer.Option("--no-mirroring", help="Skip test-time augmentation.")] = False,
+    mirroring: Annotated[
+        bool | None,
+        typer.Option(
+            "--mirroring/--no-mirroring",
+            help="Average over mirrored views, or not.  [default: as autoseg select chose, else averaged]",
+        ),
+    ] = None,
     step_fraction: Annotated[
-        float, typer.Option(min=0.05, max=1.0, help="Step of the sliding window as a share of the patch.")
-    ] = 0.5,
+        float | None,
+        typer.Option(min=0.05, max=1.0, help="Step of the sliding window as a share of the patch.  [default: 0.5]"),
+    ] = None,
+    decoding: Annotated[
+        Literal["argmax", "dice"] | None,
+        typer.Option(
+            help="Most probable labels, or those of the highest expected Dice.  [default: as autoseg select chose, "
+            "else argmax]"
+        ),
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Time for an image, such as 30s: gives up what costs little Dice to fit."),
+    ] = None,
     no_postprocessing: Annotated[
         bool, typer.Option("--no-postprocessing", help="Skip the postprocessing that autoseg select accepted.")
     ] = False,
@@ -45,6 +63,10 @@ def predict(
         bool,
         typer.Option("--attention-maps", help="Also write what attention gates and shape streams weight (NIfTI)."),
     ] = False,
+    uncertainty: Annotated[
+        bool,
+        typer.Option("--uncertainty", help="Also write entropy and disagreement of folds and views (NIfTI, 8 bit)."),
+    ] = False,
     device: Annotated[
         str, typer.Option(autocompletion=complete_device, help="auto, cpu, cuda, cuda:N or mps.")
     ] = "auto",
@@ -53,8 +75,8 @@ def predict(
         typer.Option(help="Precision of the computation; float32 is the reference, auto the fastest."),
     ] = "auto",
     execution: Annotated[
-        Literal["auto", "eager", "compiled", "openvino"],
-        typer.Option(help="What runs networks on the CPU; auto takes what finishes first."),
+        Literal["auto", "eager", "compiled", "openvino", "captured", "fused"],
+        typer.Option(help="What runs networks; auto takes what finishes first (captured and fused: CUDA graphs)."),
     ] = "auto",
     series: Annotated[
         list[str] | None,
@@ -75,8 +97,7 @@ def predict(
     from dataclasses import replace
 
     from autoseg.cli.terminal.console import open_console
-    from autoseg.cli.terminal.options import parse_formats
-    from autoseg.inference.options import PredictionOptions
+    from autoseg.cli.terminal.options import parse_duration, parse_formats
     from autoseg.workflows.predict.model_source import open_model
     from autoseg.workflows.predict.prediction import PredictionRequest
 
@@ -84,10 +105,14 @@ def predict(
     request = PredictionRequest(
         configuration=configuration,
         folds=tuple(fold) if fold else None,
-        options=PredictionOptions(step_fraction=step_fraction, mirroring=not no_mirroring),
+        mirroring=mirroring,
+        step_fraction=step_fraction,
+        decoding=decoding,
+        budget_seconds=None if budget is None else parse_duration(budget),
         postprocessing=not no_postprocessing,
         save_probabilities=save_probabilities,
         attention_maps=attention_maps,
+        uncertainty=uncertainty,
         device=device,
         precision=precision,
         execution=execution,

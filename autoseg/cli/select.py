@@ -28,10 +28,17 @@ def select(
         bool,
         typer.Option("--no-ensembles", help="Exclude pairs of configurations, whose cases must be predicted first."),
     ] = False,
+    no_variants: Annotated[
+        bool,
+        typer.Option(
+            "--no-variants", help="Do not measure prediction without mirroring, with larger steps, other decoding."
+        ),
+    ] = False,
     device: Annotated[
         str,
         typer.Option(
-            autocompletion=complete_device, help="For pairs and pruned networks: auto, cpu, cuda, cuda:N or mps."
+            autocompletion=complete_device,
+            help="For pairs, pruned networks and variants: auto, cpu, cuda, cuda:N or mps.",
         ),
     ] = "auto",
 ) -> None:
@@ -45,6 +52,7 @@ def select(
         configurations=tuple(configuration) if configuration else None,
         folds=tuple(fold) if fold else None,
         ensembles=not no_ensembles,
+        variants=not no_variants,
         device=device,
     )
     selection = select_models(run, request, progress=console)

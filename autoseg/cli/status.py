@@ -24,16 +24,17 @@ def status(
     """Show every configuration and fold: state, epoch, remaining time, losses and Dice; from any terminal."""
     from autoseg.cli.terminal.console import UNLIMITED_WIDTH, open_console
     from autoseg.cli.terminal.training_table import print_trainings, show_trainings
+    from autoseg.run_folder import open_run
     from autoseg.workflows.folds.jobs import read_watched_status
 
     if as_json:
-        typer.echo(format_status_json(read_watched_status(run)[0]))
+        typer.echo(format_status_json(read_watched_status(open_run(run))[0]))
         return
     console = open_console(plain_width=UNLIMITED_WIDTH)
     if watch:
         show_trainings(console, watch_run(run))
     else:
-        statuses, notes = read_watched_status(run)
+        statuses, notes = read_watched_status(open_run(run))
         print_trainings(console, statuses)
         for note in notes:
             console.note(note)
@@ -43,10 +44,12 @@ def watch_run(run: Path) -> "Iterator[tuple[FoldStatus, ...]]":
     """Yields the status every two seconds, until every fold is finished."""
     import time
 
+    from autoseg.run_folder import open_run
     from autoseg.workflows.folds.jobs import read_watched_status
 
+    opened = open_run(run)
     while True:
-        statuses, _ = read_watched_status(run)
+        statuses, _ = read_watched_status(opened)
         yield statuses
         if all(status.state == "finished" for status in statuses):
             return

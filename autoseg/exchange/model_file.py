@@ -4,6 +4,7 @@
     README.md                                   model card; see `autoseg.exchange.model_card`
     plan.json                                   the decisions that prediction follows
     selection.json                              the averaged models and postprocessing, if they were selected
+    quality_calibration.json                    the calibration of estimates of their quality, if there is one
     models/<configuration>/fold_<k>/plan.json, checkpoint_final.safetensors
 
 Unpacked, it is a run that can predict. Its content is selected field by field, so that it never includes training data
@@ -30,6 +31,7 @@ from autoseg.files.temporary_files import make_temporary_folder
 from autoseg.inference.folds import find_trained_folds
 from autoseg.plan.document import ConfigurationPlan, Plan
 from autoseg.plan.values import ConfigurationName
+from autoseg.quality.calibration import CALIBRATION_NAME
 from autoseg.run_folder import FoldFolder, RunFolder, create_parent_folders, write_atomically
 from autoseg.untrusted.json_reading import read_json
 from autoseg.untrusted.names import FolderName
@@ -44,6 +46,7 @@ MEMBER_NAMES: Final = frozenset(
         RunFolder(NOWHERE).model_card.name,
         RunFolder(NOWHERE).plan.name,
         RunFolder(NOWHERE).selection.name,
+        CALIBRATION_NAME,
         FoldFolder(NOWHERE).plan.name,
         FoldFolder(NOWHERE).final_checkpoint.name,
     )

@@ -42,6 +42,16 @@ def find_version(path: Path) -> FileVersion:
     return _describe_version(path, path.stat())
 
 
+def find_present_version(path: Path) -> FileVersion:
+    """Finds the version of a file by opening it: unlike its name, an open file says it on network drives, too.
+
+    Raises:
+        OSError: It is missing or cannot be read.
+    """
+    with path.open("rb") as handle:
+        return _describe_version(path, os.fstat(handle.fileno()))
+
+
 def _describe_version(path: Path, found: os.stat_result) -> FileVersion:
     return FileVersion(path, found.st_ino, found.st_mtime_ns, found.st_size)
 
@@ -64,8 +74,7 @@ def compute_sha256(path: Path) -> str:
     Raises:
         OSError: It is missing or cannot be read.
     """
-    with path.open("rb") as handle:  # unlike its name, an open file says its present version on network drives, too
-        version = _describe_version(path, os.fstat(handle.fileno()))
+    version = find_present_version(path)
     return _read_sha256(path) if version.is_recent else _remember_sha256(version)
 
 

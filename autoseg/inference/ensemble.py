@@ -20,12 +20,12 @@ from autoseg.errors import PredictionError
 from autoseg.geometry import Grid
 from autoseg.inference.execution.preparation import ExecutionChoice
 from autoseg.inference.model import SegmentationModel, load_model
-from autoseg.inference.options import DEFAULT_OPTIONS, ONE_IMAGE, PredictionOptions, Workload
-from autoseg.inference.restoring.decoding import compute_probabilities, decode_probabilities
-from autoseg.inference.restoring.resample_logits import get_strip_bytes
+from autoseg.inference.options import DEFAULT_OPTIONS, ONE_IMAGE, Decoding, PredictionOptions, Workload
+from autoseg.inference.restoring.decoding import decode_probabilities
+from autoseg.inference.restoring.dice_decoding import restore_dice_label_map
 from autoseg.inference.restoring.restore_grid import (
     Location,
-    iterate_strips,
+    iterate_mean_probabilities,
     iterate_with_logits_in_ram,
     retry_with_logits_in_ram,
 )
@@ -90,13 +90,19 @@ class Ensemble:
         )
 
     def restore_label_map(
-        self, logits: Sequence[Float32[Tensor, "class _z _y _x"]], geometries: Sequence[CaseGeometry]
+        self,
+        logits: Sequence[Float32[Tensor, "class _z _y _x"]],
+        geometries: Sequence[CaseGeometry],
+        *,
+        decoding: Decoding = "argmax",
     ) -> Integer[np.ndarray, "file_z file_y file_x"]:
         """Restores the label map on the grid of the file with the values of the dataset's files."""
         if len(self.members) == 1:
-            return self.members[0].restore_label_map(logits[0], geometries[0])
+            return self.members[0].restore_label_map(logits[0], geometries[0], decoding=decoding)
         resamplings = [member.configuration_plan.resampling for member in self.members]
         labels = self.plan.labels
+        if decoding == "dice":
+            return labels.decode(restore_dice_label_map(logits, geometries, resamplings, labels=labels))
         restore = partial(restore_mean_label_map, geometries=geometries, resamplings=resamplings, labels=labels)
         return labels.decode(retry_with_logits_in_ram(restore, logits))
 
@@ -129,7 +135,8 @@ class Ensemble:
             PredictionError: The volume does not fit the models.
         """
         cases = self.preprocess(array, grid)
-        return self.restore_label_map(self.predict_case(cases, options=options), [case.geometry for case in cases])
+        logits = self.predict_case(cases, options=options)
+        return self.restore_label_map(logits, [case.geometry for case in cases], decoding=options.decoding)
 
     def describe(self) -> str:
         """Describes each member in one line."""
@@ -214,28 +221,14 @@ def restore_mean_label_map(
 
     Labels: the class of the highest mean, the lowest of them on a tie. Regions: those whose mean is above one half.
 
-    Args:
-        logits: Logits of each member on its own grid.
-        geometries: Geometry of the case for each member; the crop is the same for all.
-        resamplings: Resampling of each member.
-        labels: Label scheme of all members.
-        strip_bytes: Upper limit for the interpolated logits of a member that exist at a time (at least one row); None
-            for the default of the devices.
+    Arguments as in `iterate_mean_probabilities`.
     """
     first = geometries[0]
-    assert all(geometry.crop_box == first.crop_box for geometry in geometries), "of another image"
     volume = np.zeros(first.grid.shape_voxels, np.int16)
     cropped = first.reorientation.apply(volume)[slice_box(first.crop_box)]
-    limit = strip_bytes or get_strip_bytes(logits)
-    of_members = [
-        iterate_strips(*part, strip_bytes=limit) for part in zip(logits, geometries, resamplings, strict=True)
-    ]
-    for strips in zip(*of_members, strict=True):
-        total = compute_probabilities(strips[0].logits, labels)
-        for strip in strips[1:]:
-            total += compute_probabilities(strip.logits, labels).to(total.device)
-        decided = decode_probabilities(total / len(strips), labels)
-        cropped[strips[0].z, strips[0].rows] = decided.cpu().numpy()
+    strips = iterate_mean_probabilities(logits, geometries, resamplings, labels=labels, strip_bytes=strip_bytes)
+    for z, rows, probabilities in strips:
+        cropped[z, rows] = decode_probabilities(probabilities, labels).cpu().numpy()
     return volume
 
 

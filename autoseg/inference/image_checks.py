@@ -73,8 +73,7 @@ def check_grid(
     """
     if largest_voxels is None:
         return
-    depth, height, width = grid.shape_voxels
-    whole = _compute_geometry(grid, plan, configuration, box=((0, depth), (0, height), (0, width)))
+    whole = compute_whole_geometry(grid, plan, configuration)
     if _count(whole, plan, configuration) <= LARGEST_GROWTH * largest_voxels:
         return
     geometry = _compute_geometry(grid, plan, configuration, box=compute_nonzero_box(array))
@@ -102,6 +101,12 @@ def find_largest_training_grid(run: RunFolder, plan: Plan, configuration: str) -
             shapes = (compute_preprocessed_shape(case, plan, configuration) for case in cases)
             return max(prod(shape[-chosen.dimensions :]) for shape in shapes)
     return round(LARGEST_BY_MEDIAN * max(prod(chosen.median_shape_voxels), prod(chosen.patch_voxels)))
+
+
+def compute_whole_geometry(grid: Grid, plan: Plan, configuration: str) -> CaseGeometry:
+    """Computes the geometry of an image as if nothing were cropped, from its header alone."""
+    depth, height, width = grid.shape_voxels
+    return _compute_geometry(grid, plan, configuration, box=((0, depth), (0, height), (0, width)))
 
 
 def _count(geometry: CaseGeometry, plan: Plan, configuration: str) -> int:

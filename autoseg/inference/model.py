@@ -18,7 +18,8 @@ from autoseg.inference.execution.choice import Setting, prepare_networks
 from autoseg.inference.execution.preparation import Execution, ExecutionChoice
 from autoseg.inference.folds import find_configuration, find_folds, select_previous_folds
 from autoseg.inference.image_checks import check_grid, check_volume, find_largest_training_grid
-from autoseg.inference.options import DEFAULT_OPTIONS, ONE_IMAGE, PredictionOptions, Workload
+from autoseg.inference.options import DEFAULT_OPTIONS, ONE_IMAGE, Decoding, PredictionOptions, Workload
+from autoseg.inference.restoring.dice_decoding import restore_dice_label_map
 from autoseg.inference.restoring.restore_grid import (
     Location,
     iterate_probabilities,
@@ -174,10 +175,12 @@ class SegmentationModel:
         )
 
     def restore_label_map(
-        self, logits: Float32[Tensor, "class z y x"], geometry: CaseGeometry
+        self, logits: Float32[Tensor, "class z y x"], geometry: CaseGeometry, *, decoding: Decoding = "argmax"
     ) -> Integer[np.ndarray, "file_z file_y file_x"]:
         """Restores the label map on the grid of the file with the values of the dataset's files (smallest dtype)."""
         labels, resampling = self.plan.labels, self.configuration_plan.resampling
+        if decoding == "dice":
+            return labels.decode(restore_dice_label_map([logits], [geometry], [resampling], labels=labels))
         return labels.decode(restore_label_map(logits, geometry, labels=labels, resampling=resampling))
 
     def restore_probabilities(
@@ -197,10 +200,9 @@ class SegmentationModel:
     def describe(self) -> str:
         """Describes the model in one line."""
         count = self.inference_batch_size or compute_inference_batch_size(self.configuration_plan, self.device)
-        patches = f"{count} patch{'' if count == 1 else 'es'} at once"
-        numbers = f"{self.dtype} on {self.device}, {self.execution}"
+        numbers = f"{self.dtype} on {self.device}, {self.execution}, {count} patch{'' if count == 1 else 'es'} at once"
         pruned = "" if self.pruned_depth is None else f", pruned to depth {self.pruned_depth}"
-        return f"{self.configuration}{pruned}, folds {', '.join(self.folds)}: {numbers}, {patches}"
+        return f"{self.configuration}{pruned}, folds {', '.join(self.folds)}: {numbers}"
 
     def predict_volume(
         self, array: Float32[np.ndarray, "channel z y x"], grid: Grid, *, options: PredictionOptions = DEFAULT_OPTIONS
@@ -211,7 +213,8 @@ class SegmentationModel:
             PredictionError: The volume does not fit the model.
         """
         case = self.preprocess(array, grid)
-        return self.restore_label_map(self.predict_case(case, options=options), case.geometry)
+        logits = self.predict_case(case, options=options)
+        return self.restore_label_map(logits, case.geometry, decoding=options.decoding)
 
     def predict_probabilities(
         self, array: Float32[np.ndarray, "channel z y x"], grid: Grid, *, options: PredictionOptions = DEFAULT_OPTIONS

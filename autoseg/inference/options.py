@@ -1,9 +1,12 @@
 """Options of a prediction, and the expected workload of a model."""
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from autoseg.errors import PredictionError
+
+Decoding = Literal["argmax", "dice"]
+"""Ways to turn probabilities into labels: the most probable ones, or those with the highest expected Dice."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,10 +16,12 @@ class PredictionOptions:
     Attributes:
         step_fraction: Distance of neighbouring windows as a fraction of the patch, above 0 and at most 1.
         mirroring: Whether to average over mirrored views along the axes that were mirrored in training (8 in 3D).
+        decoding: Decoding of the label map.
     """
 
     step_fraction: float = 0.5
     mirroring: bool = True
+    decoding: Decoding = "argmax"
 
     def __post_init__(self) -> None:
         if not 0 < self.step_fraction <= 1:

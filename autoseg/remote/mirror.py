@@ -20,7 +20,7 @@ from autoseg.files.temporary_files import TEMPORARY_NAME, name_temporary
 from autoseg.processes.fold_lock import share_lock, wait_for_lock
 from autoseg.remote.cache_folder import find_cache, is_in_cache
 from autoseg.remote.store import RemoteVersion, Store
-from autoseg.run_folder import make_folder
+from autoseg.run_folder import make_folder, translate_write_errors
 from autoseg.runtime.measurement_cache import find_measurement
 
 ENDINGS_FETCHED_LATE: Final = (".safetensors", ".raw", ".zraw", ".raw.gz")
@@ -141,9 +141,10 @@ class UrlMirror:
         write_document(self.index_path, MirrorIndex(files=dict(files)), is_durable=False)
 
     def list_store(self, store: Store) -> dict[str, RemoteVersion]:
-        """Lists the files of the URL."""
+        """Lists the files of the URL, without preprocessed data of another computer."""
         if not self.record.is_file:
-            return store.list_files()
+            found = store.list_files()
+            return {name: version for name, version in found.items() if not name.startswith(f"{KEPT_LOCAL}/")}
         version = store.find_version(self.root.name)
         return {} if version is None else {self.root.name: version}
 
@@ -218,14 +219,15 @@ def is_placeholder(found: os.stat_result) -> bool:
 
 def write_placeholder(path: Path, version: RemoteVersion) -> None:
     """Writes a file of the size and time of one that is not fetched; it takes no space, and others may not read it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     temporary = name_temporary(path)
     try:
-        temporary.touch()
-        os.truncate(temporary, version.size_bytes)
-        os.utime(temporary, ns=(version.modified_ns, version.modified_ns))
-        temporary.chmod(0)
-        temporary.replace(path)
+        with translate_write_errors(path):
+            temporary.touch()
+            os.truncate(temporary, version.size_bytes)
+            os.utime(temporary, ns=(version.modified_ns, version.modified_ns))
+            temporary.chmod(0)
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 

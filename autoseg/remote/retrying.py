@@ -1,17 +1,20 @@
 """Repeats transfers that fail for a reason that may pass, and explains those that do not succeed."""
 
+import errno
 import time
 from collections.abc import Callable
 from typing import Final, TypeVar
 
 from autoseg.errors import RemoteError, UnreachableError
 from autoseg.remote.address import hide_secrets
+from autoseg.remote.cache_folder import SIZE_VARIABLE
 
 Result = TypeVar("Result")
 
-PAUSES_SECONDS: Final = (1.0, 2.0, 4.0, 8.0)
+PAUSES_SECONDS: Final = (1.0, 2.0, 4.0)
 """Pauses between the tries, of which there is one more; the libraries of the protocols try a few times themselves."""
 LASTING: Final = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
+ERRORS_OF_A_FULL_DISK: Final = frozenset([errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS])
 LASTING_NAMES: Final = frozenset(
     [
         *("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "ParamValidationError"),
@@ -66,7 +69,13 @@ def _is_failed_transfer(error: Exception) -> bool:
 
 
 def _lasts(error: Exception) -> bool:
-    return isinstance(error, LASTING) or not LASTING_NAMES.isdisjoint(kind.__name__ for kind in type(error).__mro__)
+    if isinstance(error, LASTING) or _is_of_disk(error):
+        return True
+    return not LASTING_NAMES.isdisjoint(kind.__name__ for kind in type(error).__mro__)
+
+
+def _is_of_disk(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno in ERRORS_OF_A_FULL_DISK
 
 
 def _describe(error: Exception, what: str) -> str:
@@ -74,6 +83,8 @@ def _describe(error: Exception, what: str) -> str:
     reason = hide_secrets(f"{type(error).__name__}: {lines[0]}")[:LONGEST_REASON]
     if _lasts(error):
         advice = "correct the URL, or what this computer may read and write there"
+        if _is_of_disk(error):
+            advice = f"free space for the cache, or let it hold less: export {SIZE_VARIABLE}=NUMBER"
         return f"cannot {what} ({reason}); {advice}"
     tries = len(PAUSES_SECONDS) + 1
     return f"cannot {what}, tried {tries} times ({reason}); nothing is lost: repeat the command when it can be reached"

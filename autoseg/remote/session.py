@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Final
 
 from autoseg.errors import AutosegError
-from autoseg.remote.mirror import open_mirror
+from autoseg.processes.fold_lock import try_lock
+from autoseg.remote.mirror import UrlMirror, open_mirror
 from autoseg.remote.syncing import Synchronizer
 from autoseg.remote.trimming import trim_cache
 
@@ -28,13 +29,11 @@ def open_to_read(url: str, *, refreshes: bool = False) -> Iterator[Path]:
     Raises:
         RemoteError: It cannot be read.
     """
-    mirror = open_mirror(url)
-    with mirror.keep():
-        synchronizer = Synchronizer(mirror)
-        synchronizer.pull()
-        trim_cache()
-        with _repeat(synchronizer.pull if refreshes else None):
-            yield mirror.root
+    with (
+        _open_mirror(open_mirror(url)) as (mirror, synchronizer),
+        _repeat(synchronizer.pull if refreshes else None),
+    ):
+        yield mirror.root
 
 
 @contextmanager
@@ -48,11 +47,7 @@ def open_to_write(url: str, *, is_file: bool = False) -> Iterator[Path]:
     Raises:
         RemoteError: It cannot be read or written; what could not be published is published by the next command.
     """
-    mirror = open_mirror(url, is_file=is_file)
-    with mirror.keep():
-        synchronizer = Synchronizer(mirror)
-        synchronizer.pull()
-        trim_cache()
+    with _open_mirror(open_mirror(url, is_file=is_file)) as (mirror, synchronizer):
         try:
             with _repeat(synchronizer.push):
                 yield mirror.root
@@ -66,12 +61,27 @@ def open_to_write(url: str, *, is_file: bool = False) -> Iterator[Path]:
 
 
 @contextmanager
+def _open_mirror(mirror: UrlMirror) -> Iterator[tuple[UrlMirror, Synchronizer]]:
+    """Brings a mirror up to date and keeps it."""
+    with try_lock(mirror.in_use) as is_alone:
+        pass
+    with mirror.keep():
+        synchronizer = Synchronizer(mirror, restores=is_alone)
+        synchronizer.pull()
+        trim_cache()
+        yield mirror, synchronizer
+
+
+@contextmanager
 def _repeat(action: Callable[[], object] | None) -> Iterator[None]:
-    """Calls a function from time to time in a thread, until the block ends."""
+    """Calls a function, if there is one, from time to time in a thread, until the block ends."""
+    if action is None:
+        yield
+        return
     is_over = threading.Event()
 
     def work() -> None:
-        while action is not None and not is_over.wait(timeout=SECONDS_BETWEEN):
+        while not is_over.wait(timeout=SECONDS_BETWEEN):
             try:
                 action()
             except AutosegError as error:

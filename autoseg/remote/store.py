@@ -14,6 +14,7 @@ from autoseg.errors import RemoteError
 from autoseg.files.temporary_files import name_temporary
 from autoseg.remote.address import EXTRAS, OBJECT_STORES, check_url, find_protocol
 from autoseg.remote.retrying import TruncatedTransferError, retry
+from autoseg.run_folder import make_folder
 
 TIME_KEYS: Final = ("LastModified", "last_modified", "mtime", "updated", "created")
 TAG_KEYS: Final = ("ETag", "etag", "generation", "md5Hash", "content_md5")
@@ -116,7 +117,7 @@ class Store:
             _compare_sizes(temporary.stat().st_size, version.size_bytes)
             return version
 
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         try:
             version = retry(transfer, what=f"read {self.describe(name)}")
             os.utime(temporary, ns=(version.modified_ns, version.modified_ns))

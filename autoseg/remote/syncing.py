@@ -1,6 +1,7 @@
 """Brings a mirror up to date with its URL, and publishes what was changed in it."""
 
 import filecmp
+import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,13 +22,19 @@ GUARDED: Final = "models/"
 class Synchronizer:
     """Keeps a mirror and its URL equal for the duration of a command."""
 
-    def __init__(self, mirror: UrlMirror) -> None:
+    def __init__(self, mirror: UrlMirror, *, restores: bool = True) -> None:
         """Opens the place of the files.
+
+        Args:
+            mirror: The mirror.
+            restores: Whether files that are missing in the mirror are fetched again. Not while another command uses it,
+                which may have removed them and not published that yet.
 
         Raises:
             RemoteError: The URL cannot be used.
         """
         self._mirror = mirror
+        self._restores = restores
         self._store = mirror.open_store()
         self._index: dict[str, SyncedFile] = {}
         self._seen: set[str] = set()
@@ -48,7 +55,7 @@ class Synchronizer:
                 write_placeholder(self._mirror.base / name, listed[name])
                 self._remember(name, listed[name], listed[name].modified_ns)
             _transfer(self._take, sorted(set(wanted) - set(late)))
-            self._seen |= set(listed)
+            self._seen |= set(wanted) | (set(listed) & set(local))
 
     def push(self) -> int:
         """Publishes what has changed in the mirror; returns the number of files.
@@ -63,9 +70,9 @@ class Synchronizer:
         with self._open_index():
             local = self._mirror.list_local()
             changed = [name for name, found in local.items() if self._is_changed(name, found)]
-            changed.sort(key=lambda name: local[name].st_mtime_ns)
-            documents = [name for name in changed if name.endswith(".json")]  # they tell that others are complete
-            for names in (sorted(set(changed) - set(documents), key=changed.index), documents):
+            changed.sort(key=lambda name: (name.endswith(".json"), local[name].st_mtime_ns))
+            for _, names in itertools.groupby(changed, key=lambda name: name.endswith(".json")):
+                # Documents come last, as they tell that other files are complete.
                 _transfer(lambda name: self._publish(name, local[name]), names)
             gone = [name for name in self._index if name in self._seen and name not in local]
             _transfer(self._retract, gone)
@@ -99,10 +106,10 @@ class Synchronizer:
 
     def _must_take(self, name: str, version: RemoteVersion, found: os.stat_result | None) -> bool:
         known = self._index.get(name)
+        if known is not None and known.is_same(version):
+            return found is None and self._restores
         if found is None:
             return True
-        if known is not None and known.is_same(version):
-            return False
         if not self._is_changed(name, found):
             return True
         if self._has_same_content(name, version, found):

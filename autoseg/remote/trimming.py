@@ -95,7 +95,7 @@ def trim_cache() -> None:
     Kept are files that are not published yet, those that a process reads, and preprocessed data of runs in use.
     """
     limit = read_size_limit()
-    size_bytes = sum(_count_bytes(found) for found in _walk(find_cache()))
+    size_bytes = measure_cache()
     if size_bytes <= limit:
         return
     removable = [entry for mirror in _list_mirrors() for entry in _list_removable(mirror)]
@@ -108,6 +108,11 @@ def trim_cache() -> None:
             "the cache %s holds %.1f GB, more than its %.1f GB: the rest is in use, not published yet, or small files",
             *(find_cache(), size_bytes / 1e9, limit / 1e9),
         )
+
+
+def measure_cache() -> int:
+    """Measures how many bytes the cache holds on the disk."""
+    return sum(_count_bytes(found) for found in _walk(find_cache()))
 
 
 @cache

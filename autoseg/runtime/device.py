@@ -96,6 +96,18 @@ def measure_free_memory(device: torch.device) -> int:
     return free_bytes + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
+def wait_for_device(device: torch.device) -> None:
+    """Waits until a CUDA device has done what it was given; other devices are waited for anyway."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def benchmark_kernels(device: torch.device) -> None:
+    """Has a CUDA device try, for the rest of the process, every kernel of a convolution when a shape is first seen."""
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Returns whether an error says that the memory of a device or of the computer does not suffice."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):

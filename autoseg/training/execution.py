@@ -8,6 +8,7 @@ from typing import Final
 import torch
 
 from autoseg.networks.blocks import CHANNELS_LAST
+from autoseg.networks.first_convolution import FirstConvolution
 from autoseg.runtime.measurement_cache import find_measurement_cache
 from autoseg.runtime.precision import DtypeName
 
@@ -29,17 +30,23 @@ class TrainingExecution:
         is_captured: Whether training steps are captured as a CUDA graph and replayed.
         is_norm_fused: Whether instance normalizations, with the activations after them, are computed by a kernel for
             channels last.
+        first_convolution: Form of the convolutions of the image; None: as all others.
+        dtype: The dtype in which the network computes; None: that of the options.
     """
 
     memory_format: torch.memory_format
     compiler: str | None = None
     is_captured: bool = False
     is_norm_fused: bool = False
+    first_convolution: FirstConvolution | None = None
+    dtype: DtypeName | None = None
 
     def describe(self) -> str:
         """Describes the execution in messages."""
         order = "channels first" if self.memory_format == torch.contiguous_format else "channels last"
         choices = {
+            f"first convolution {self.first_convolution}": self.first_convolution is not None,
+            f"{self.dtype}": self.dtype is not None,
             "fused normalization": self.is_norm_fused,
             "compiled": self.compiler is not None,
             "CUDA graph": self.is_captured,

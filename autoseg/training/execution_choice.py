@@ -1,17 +1,19 @@
 """Choice of the fastest execution on a GPU: measured at the start of a training, on real steps, and announced."""
 
 import gc
+import itertools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import torch
 
 from autoseg.document import Document, Part
 from autoseg.networks.blocks import CHANNELS_LAST, has_fused_normalization
+from autoseg.networks.first_convolution import FORMS, MOST_CHANNELS
 from autoseg.plan.document import ConfigurationPlan
 from autoseg.runtime.device import describe_error
 from autoseg.runtime.measurement_cache import (
@@ -31,6 +33,7 @@ from autoseg.training.step import run_training_step, run_validation_step
 
 WARMING_STEPS: Final = 3  # kernels are chosen, memory is reserved, a network is compiled, a step is captured
 MEASURED_STEPS: Final = 5
+BATCHES_OF_A_TRIAL: Final = 2
 COMPILER: Final = "inductor"
 COMPILING_PAYS_SECONDS: Final = 1200.0
 """Training time from which compiling pays. A guess: a U-Net compiles for 1 to 2 minutes and gains 3 % to a quarter."""
@@ -39,6 +42,10 @@ COMPILING_AGAIN_PAYS_SECONDS: Final = 120.0
 LOSS_TOLERANCE: Final = 0.02
 """Largest difference of the first losses of two executions. Those of 16 bits differ by less than 0.002 (measured on a
 CPU); a wrong kernel changes a loss by its size."""
+COURSE_TOLERANCE: Final = 0.1
+"""The same of the losses after steps on both batches (guess): weights that are rounded differently part slowly."""
+VARIANTS_PAY_SECONDS: Final = 120.0
+"""Training time from which further executions are tried (guess): each trial takes a second or two."""
 COMPILED_STEPS: Final = "compiled_steps"
 
 
@@ -75,11 +82,15 @@ class NotCapturedError(RuntimeError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """A way to execute the network, what a step took, and the loss of the first one."""
+    """A way to execute the network, what a step took, and the losses of the steps.
+
+    Attributes:
+        losses: Losses of steps on two batches in turn.
+    """
 
     execution: TrainingExecution
     step_seconds: float
-    first_loss: float
+    losses: tuple[float, ...]
 
     def describe(self) -> str:
         """Describes the execution and its time in messages."""
@@ -113,11 +124,23 @@ def decide_execution(
         announce=options.announce,
         compiler=COMPILER,
         pays_from_seconds=COMPILING_PAYS_SECONDS if before is None else COMPILING_AGAIN_PAYS_SECONDS,
+        variants=list_variants(plan, options),
     )
     if execution.compiler is not None:
         taken = CompiledStep(execution=execution.describe())
         write_measurement(stored, taken, what="whether compiled code is there")
     return execution
+
+
+def list_variants(plan: ConfigurationPlan, options: TrainingOptions) -> list[Mapping[str, Any]]:
+    """Lists changes of the fastest execution that are worth a trial on a GPU in 16 bits; the compiler has its own."""
+    if options.dtype == "float32":
+        return []
+    has_few_channels = plan.network.input_channels <= MOST_CHANNELS
+    variants: list[Mapping[str, Any]] = [{"first_convolution": form} for form in FORMS if has_few_channels]
+    if options.is_dtype_free and options.dtype == "bfloat16":
+        variants.append({"dtype": "float16"})
+    return variants
 
 
 def find_step_conditions(plan: ConfigurationPlan, options: TrainingOptions) -> StepConditions:
@@ -142,6 +165,7 @@ def choose_execution(
     seconds: float = math.inf,
     compiler: str = COMPILER,
     pays_from_seconds: float | None = None,
+    variants: Sequence[Mapping[str, Any]] = (),
 ) -> TrainingExecution:
     """Trains a few steps in every way, and takes the fastest.
 
@@ -156,21 +180,30 @@ def choose_execution(
         seconds: Seconds left to train.
         compiler: Backend of torch.compile.
         pays_from_seconds: Training time from which compiling pays; None: that of a network that never was compiled.
+        variants: Changes of the execution that are tried one after the other, each on the fastest one before it.
     """
     pays_from_seconds = COMPILING_PAYS_SECONDS if pays_from_seconds is None else pays_from_seconds
     formats = (CHANNELS_LAST[batch.label_map.ndim - 1], torch.contiguous_format)
     trials = _try_formats(build, formats, batch, announce)
     candidates = [trial.execution for trial in trials]
     candidates += _list_fused(candidates, batch)
-    captured, reasons = _try_captured(build, candidates, batch, reference=trials[0])
+    captured, reasons = _try_each(
+        build, [replace(each, is_captured=True) for each in candidates], batch, reference=trials[0]
+    )
     trials += captured
     best = min(trials, key=lambda trial: trial.step_seconds)
+    for variant in variants if min(seconds, iterations * best.step_seconds) >= VARIANTS_PAY_SECONDS else ():
+        if _fits(variant, best.execution):
+            tried, why = _try_each(build, [replace(best.execution, **variant)], batch, reference=trials[0])
+            trials, reasons = [*trials, *tried], [*reasons, *why]
+            best = min(trials, key=lambda trial: trial.step_seconds)
     if min(seconds, iterations * best.step_seconds) < pays_from_seconds:
         reasons += [f"not compiled, which pays from {pays_from_seconds / 60:.0f} minutes of training on"]
     else:
         announce("compiling the network, to see whether it is faster then (takes a minute or two)")
         # The compiler fuses normalization and activation by itself.
-        compiled, reason = _try_compiled(build, replace(best.execution, compiler=compiler, is_norm_fused=False), batch)
+        plain = replace(best.execution, compiler=compiler, is_norm_fused=False)
+        compiled, reason = _try_compiled(build, plain, batch, reference=trials[0])
         trials, reasons = [*trials, *compiled], [*reasons, reason]
     best = min(trials, key=lambda trial: trial.step_seconds)
     measured = ", ".join(trial.describe() for trial in trials)
@@ -196,14 +229,20 @@ def _try_formats(
     return trials
 
 
-def _try_captured(
+def _fits(variant: Mapping[str, Any], execution: TrainingExecution) -> bool:
+    """Returns whether a variant makes sense: channels first are no other form where everything has them."""
+    is_last = execution.memory_format != torch.contiguous_format
+    return is_last or "first_convolution" not in variant
+
+
+def _try_each(
     build: Callable[[TrainingExecution], Learner],
     executions: Sequence[TrainingExecution],
     batch: Batch,
     *,
     reference: Trial,
 ) -> tuple[list[Trial], list[str]]:
-    """Times each execution as a CUDA graph; returns those that can be captured, and why others cannot.
+    """Times each execution; returns those that run, and why others do not.
 
     No other is tried after one that cannot be captured: the reason is nearly always one for all. An execution whose
     losses are not those of the reference is left out: a kernel may be wrong on a card.
@@ -212,20 +251,30 @@ def _try_captured(
     reasons: list[str] = []
     for execution in executions:
         try:
-            trial = _try(build, replace(execution, is_captured=True), batch)
-            if math.isclose(trial.first_loss, reference.first_loss, rel_tol=LOSS_TOLERANCE, abs_tol=LOSS_TOLERANCE):
+            trial = _try(build, execution, batch)
+            difference = find_difference(trial, reference)
+            if difference is None:
                 trials.append(trial)
             else:
-                losses = f"{trial.first_loss:.4g} instead of {reference.first_loss:.4g}"
-                reasons.append(f"{trial.execution.describe()} is left out, because its loss is {losses}")
+                reasons.append(difference)
         except NotCapturedError as error:
             reasons.append(f"not captured as a CUDA graph, because {error}")
             break  # PyTorch keeps the memory of every failed capture until the process ends
         except RuntimeError as error:  # torch.OutOfMemoryError is one: a graph keeps the memory of a step
-            reasons.append(f"not captured as a CUDA graph, because that failed ({describe_error(error)})")
+            reasons.append(f"{execution.describe()} is left out, because that failed ({describe_error(error)})")
         finally:
             gc.collect()  # the memory of a graph
     return trials, list(dict.fromkeys(reasons))
+
+
+def find_difference(trial: Trial, reference: Trial) -> str | None:
+    """Finds the first loss that is not that of the reference, in words; None if there is none."""
+    for step, (found, expected) in enumerate(zip(trial.losses, reference.losses, strict=True), start=1):
+        tolerance = LOSS_TOLERANCE if step <= BATCHES_OF_A_TRIAL else COURSE_TOLERANCE
+        if not math.isclose(found, expected, rel_tol=tolerance, abs_tol=tolerance):
+            losses = f"{found:.4g} instead of {expected:.4g} in step {step}"
+            return f"{trial.execution.describe()} is left out, because its loss is {losses}"
+    return None
 
 
 def _list_fused(executions: Sequence[TrainingExecution], batch: Batch) -> list[TrainingExecution]:
@@ -237,14 +286,17 @@ def _list_fused(executions: Sequence[TrainingExecution], batch: Batch) -> list[T
 
 
 def _try_compiled(
-    build: Callable[[TrainingExecution], Learner], execution: TrainingExecution, batch: Batch
+    build: Callable[[TrainingExecution], Learner], execution: TrainingExecution, batch: Batch, *, reference: Trial
 ) -> tuple[list[Trial], str]:
     """Times a compiled network, without a CUDA graph if it cannot be captured; returns what was found, in words."""
     variants = dict.fromkeys((execution, replace(execution, is_captured=False)))
     reasons: list[str] = []
     for variant in variants:
         try:
-            return [_try(build, variant, batch)], "; ".join([*reasons, "the compiled network is compared"])
+            trial = _try(build, variant, batch)
+            difference = find_difference(trial, reference)
+            told = "; ".join([*reasons, difference or "the compiled network is compared"])
+            return [trial] if difference is None else [], told
         except NotCapturedError as error:
             reasons.append(f"compiled, it is not captured as a CUDA graph, because {error}")
         except Exception as error:  # whatever the compiler raises, the network can be trained without it
@@ -266,15 +318,22 @@ def _try(build: Callable[[TrainingExecution], Learner], execution: TrainingExecu
     learner.train()
     torch.manual_seed(0)  # losses are compared; the training sets a seed of its own for every step
     times, losses = [], []
+    batches = itertools.cycle((batch, _mirror(batch)))
     for _ in range(WARMING_STEPS + MEASURED_STEPS):
+        current = next(batches)
         begin = time.perf_counter()
-        losses.append(run_training_step(learner, batch))  # returns a loss, and so waits for the device
+        losses.append(run_training_step(learner, current))  # returns a loss, and so waits for the device
         times.append(time.perf_counter() - begin)
     _check_capture(learner)
     if execution.is_captured:  # beside the graph, which keeps its memory, there must be room for validation
         learner.train(is_training=False)
         run_validation_step(learner, batch)
-    return Trial(execution=execution, step_seconds=median(times[WARMING_STEPS:]), first_loss=losses[0])
+    return Trial(execution=execution, step_seconds=median(times[WARMING_STEPS:]), losses=tuple(losses))
+
+
+def _mirror(batch: Batch) -> Batch:
+    """Returns another batch of the same shape: a graph that is replayed must not keep the one it was captured with."""
+    return Batch(image=batch.image.flip(-1), label_map=batch.label_map.flip(-1))
 
 
 def _check_capture(learner: Learner) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from autoseg.labels import LabelScheme
 from autoseg.networks.blocks import fuse_normalization
 from autoseg.networks.families import build_network
+from autoseg.networks.first_convolution import reform_first_convolutions
 from autoseg.networks.initialization import initialize_outputs
 from autoseg.networks.network import SegmentationNetwork
 from autoseg.networks.pretrained import load_pretrained
@@ -71,6 +72,7 @@ def build_learner(
         ExchangeError: It is damaged.
     """
     execution = execution or find_execution(plan.dimensions, device, dtype)
+    dtype = execution.dtype or dtype
     generator = torch.Generator().manual_seed(seed)
     network = build_network(plan.network, generator)
     if initial is not None:
@@ -81,6 +83,8 @@ def build_learner(
     arrange_weights(network, execution.memory_format)
     if execution.is_norm_fused:
         fuse_normalization(network)
+    if execution.first_convolution is not None:
+        reform_first_convolutions(network, execution.first_convolution, execution.memory_format)
     training, part = plan.training, build_batch_part(process_group, plan.training.batch_size)
     objective = build_objective(plan, labels, network, part=part, seed=seed).to(device)
     optimizer = build_optimizer([network, objective], training)
@@ -103,7 +107,13 @@ def build_learner(
         dtype=dtype,
         memory_format=execution.memory_format,
         gradient_norm_limit=training.gradient_norm_limit,
-        graph=build_step_graph(objective, device, announce, problem=find_scaling_problem(optimizer, scaler))
+        graph=build_step_graph(
+            objective,
+            device,
+            announce,
+            problem=find_scaling_problem(optimizer, scaler),
+            is_rehearsed=execution.compiler is None,
+        )
         if execution.is_captured
         else None,
     )

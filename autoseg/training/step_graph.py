@@ -7,11 +7,12 @@ capture is announced, and steps are then run as they are.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from autoseg.runtime.cuda_graphs import CapturedWork, CudaGraphs, GraphBackend
+from autoseg.runtime.cuda_graphs import CapturedWork, CudaGraphs, GraphBackend, rehearse
 from autoseg.runtime.device import describe_error
 from autoseg.training.data.batch import Batch
 from autoseg.training.objectives.objective import Objective
@@ -27,12 +28,14 @@ class StepGraph:
         backend: Captures it.
         announce: Called with the reason, in words, if steps are not replayed.
         steps_before: Number of steps that are still run before one is captured.
+        is_rehearsed: Whether the last of them is looked at for what prevents a capture.
         problem: The reason why steps are not captured; None while they are or will be.
     """
 
     backend: GraphBackend
     announce: Callable[[str], None]
     steps_before: int = 2
+    is_rehearsed: bool = True
     problem: str | None = None
     _inputs: Batch | None = None
     _captured: CapturedWork | None = None
@@ -50,7 +53,7 @@ class StepGraph:
             return step(batch)
         if self.steps_before > 0:
             self.steps_before -= 1
-            return self.backend.warm_up(lambda: step(batch))
+            return self.backend.warm_up(partial(self._run_before, batch, step))
         if self._captured is None:
             self._capture(batch, step, forget)
         if self._captured is None or self._inputs is None or not self._fits(batch, self._inputs):
@@ -59,13 +62,24 @@ class StepGraph:
         self._captured.replay()
         return self._captured.result.clone()
 
+    def _run_before(self, batch: Batch, step: Step) -> Tensor:
+        if self.steps_before > 0 or not self.is_rehearsed:
+            return step(batch)
+        loss, obstacle = rehearse(partial(step, batch), batch.image.device)
+        if obstacle is not None:
+            self._give_up(obstacle)
+        return loss
+
+    def _give_up(self, problem: str) -> None:
+        self.problem = problem
+        self.announce(f"training steps are not replayed as a CUDA graph: {problem}")
+
     def _capture(self, batch: Batch, step: Step, forget: Callable[[], None]) -> None:
         inputs = Batch(image=batch.image.clone(), label_map=batch.label_map.clone())
         try:
             self._captured = self.backend.capture(lambda: step(inputs))
         except Exception as error:  # whatever is raised, the step can be run without a graph
-            self.problem = f"capturing one failed ({describe_error(error)})"
-            self.announce(f"training steps are not replayed as a CUDA graph: {self.problem}")
+            self._give_up(f"capturing one failed ({describe_error(error)})")
             forget()
         else:
             self._inputs = inputs
@@ -81,7 +95,12 @@ class StepGraph:
 
 
 def build_step_graph(
-    objective: Objective, device: torch.device, announce: Callable[[str], None], *, problem: str | None = None
+    objective: Objective,
+    device: torch.device,
+    announce: Callable[[str], None],
+    *,
+    problem: str | None = None,
+    is_rehearsed: bool = True,
 ) -> StepGraph:
     """Prepares the graph of the steps of a learner; its `problem` tells if there can be none.
 
@@ -90,7 +109,8 @@ def build_step_graph(
         device: Device that trains.
         announce: Called with the reason, in words, if steps are not replayed.
         problem: A known reason why there can be none.
+        is_rehearsed: Whether a step is looked at before one is captured; a compiled one cannot be.
     """
     if problem is None:
         problem = objective.find_capture_problem() if device.type == "cuda" else f"{device.type} has no CUDA graphs"
-    return StepGraph(backend=CudaGraphs(device=device), announce=announce, problem=problem)
+    return StepGraph(backend=CudaGraphs(device=device), announce=announce, problem=problem, is_rehearsed=is_rehearsed)

@@ -7,6 +7,8 @@ made to exhaust memory or the stack is refused within a second, by name.
 import json
 import math
 import stat
+from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,13 +23,16 @@ LONGEST_SHOWN_NUMBER: Final = 24  # digits
 LONGEST_SHOWN_KEY: Final = 80
 
 
-def read_json(path: Path, *, most_bytes: int = MOST_BYTES, accepts_nan: bool = False) -> Any:
+def read_json(
+    path: Path, *, most_bytes: int = MOST_BYTES, accepts_nan: bool = False, leaves_out: Collection[str] = ()
+) -> Any:
     """Reads any JSON file, with or without a byte order mark.
 
     Args:
         path: A regular file.
         most_bytes: Larger files are refused before they are read.
         accepts_nan: Whether NaN and Infinity are numbers, as Python writes them and other tools may.
+        leaves_out: Keys whose values become None while the file is parsed, so that they take no memory.
 
     Raises:
         DocumentError: The file is missing, unreadable, no JSON in UTF-8, too large or too deep, holds a number that is
@@ -41,10 +46,10 @@ def read_json(path: Path, *, most_bytes: int = MOST_BYTES, accepts_nan: bool = F
     except OSError as error:
         msg = f"{path} cannot be read: {error.strerror or error}"
         raise DocumentError(msg) from error
-    return parse_json(content, where=str(path), accepts_nan=accepts_nan)
+    return parse_json(content, where=str(path), accepts_nan=accepts_nan, leaves_out=leaves_out)
 
 
-def parse_json(content: bytes | str, *, where: str, accepts_nan: bool = False) -> Any:
+def parse_json(content: bytes | str, *, where: str, accepts_nan: bool = False, leaves_out: Collection[str] = ()) -> Any:
     """Parses JSON by the rules of `read_json`; `where` names its place in messages.
 
     Raises:
@@ -53,7 +58,8 @@ def parse_json(content: bytes | str, *, where: str, accepts_nan: bool = False) -
     try:
         text = content if isinstance(content, str) else content.decode("utf-8-sig")
         constant = float if accepts_nan else _refuse_constant
-        parsed = json.loads(text, object_pairs_hook=_build_object, parse_constant=constant)
+        build = partial(_build_object, leaves_out=leaves_out) if leaves_out else _build_object
+        parsed = json.loads(text, object_pairs_hook=build, parse_constant=constant)
         _check_values(parsed, accepts_infinity=accepts_nan)
         _check_surrogates(text, parsed)
     except UnicodeDecodeError as error:
@@ -98,7 +104,7 @@ def _describe_kind(mode: int) -> str:
     return "a folder" if stat.S_ISDIR(mode) else "a device or pipe"
 
 
-def _build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _build_object(pairs: list[tuple[str, Any]], leaves_out: Collection[str] = ()) -> dict[str, Any]:
     """Builds an object; of a key that stands twice, `json` would silently keep the last value."""
     content = dict(pairs)
     if len(content) < len(pairs):
@@ -106,7 +112,7 @@ def _build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
         msg = f"the key {_shorten(twice)!r} stands twice in the same object; rename or remove one"
         raise _UnusableContentError(msg)
-    return content
+    return {key: None if key in leaves_out else value for key, value in pairs} if leaves_out else content
 
 
 def _refuse_constant(name: str) -> float:

@@ -94,7 +94,7 @@ def _draw_image(
     label_map: UInt8[np.ndarray, "z y x"], grid: Grid, random: np.random.Generator
 ) -> Float32[np.ndarray, "z y x"]:
     positions = _compute_positions(grid.shape_voxels, grid.spacing_mm)
-    body = Ellipsoid(centre_mm=(0, 0, 0), radii_mm=(500.0, 29.0, 31.0)).contains(positions)
+    body = Ellipsoid(centre_mm=(0.0, 0.0, 0.0), radii_mm=(500.0, 29.0, 31.0)).contains(positions)
     image = np.where(body, BODY_HU, AIR_HU)
     image[label_map == 1] = LIVER_HU
     image[label_map == 2] = KIDNEY_HU

@@ -15,6 +15,8 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 REMARKS_ON_WEBGL = ("software WebGL", "GPU stall due to ReadPixels")
 """Warnings of a machine without GPU, of which the page knows nothing."""
 LONGEST_SECONDS = 240
+KEY_CODES = {"Escape": 27}
+"""Codes of keys on which the browser itself acts."""
 
 
 def find_browser() -> str | None:
@@ -83,7 +85,11 @@ class Tab:
         """Presses a key."""
         for kind in ("keyDown", "keyUp"):
             self.call(
-                "Input.dispatchKeyEvent", type=kind, key=key, text=key if kind == "keyDown" and len(key) == 1 else ""
+                "Input.dispatchKeyEvent",
+                type=kind,
+                key=key,
+                text=key if kind == "keyDown" and len(key) == 1 else "",
+                windowsVirtualKeyCode=KEY_CODES.get(key, 0),
             )
 
     def take_screenshot(self, path: Path, *, quality: int = 80) -> None:

@@ -87,7 +87,10 @@ class Done:
 
 
 AUTOSEG = (sys.executable, "-m", "autoseg")
-READ_WHEN_USED = {"XDG_CACHE_HOME", "USER", "LOGNAME", "HOSTNAME"}
+READ_WHEN_USED = {
+    *("XDG_CACHE_HOME", "USER", "LOGNAME", "HOSTNAME"),
+    *("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"),
+}
 """Variables that no library reads when it is loaded; others that change need a process of their own."""
 
 

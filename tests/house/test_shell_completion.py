@@ -15,6 +15,7 @@ import pytest
 
 from autoseg.cli.terminal import completion
 from autoseg.dataset.layouts import LAYOUTS
+from autoseg.places import PLACES
 from autoseg.plan import PREFERRED_CONFIGURATIONS
 from planners import ARCHITECTURES, PLANNERS
 from planners.losses import LOSS_RULES
@@ -71,8 +72,10 @@ def test_commands_and_flags_are_completed() -> None:
         (("train", "nowhere", "--precision", "b"), ["bfloat16"]),
         (("predict", "a", "b", "c", "--precision", "float"), ["float32", "float16"]),
         (("predict", "a", "b", "c", "--device", "c"), ["cpu", "cuda"]),
+        (("predict", "a", "b", "c", "--decoding", ""), ["argmax", "dice"]),
         (("select", "a", "--device", "m"), ["mps"]),
         (("train", "a", "--device", "a"), ["auto"]),
+        (("train", "a", "--on", "s"), ["slurm"]),
         (("export", "a", "--format", ""), ["autoseg", "nnunet"]),
         (("export", "a", "--fold", "a"), ["all"]),
         (("import", "a", "b", "--checkpoint", "b"), ["best"]),
@@ -118,6 +121,7 @@ def test_the_names_offered_are_those_that_exist() -> None:
     assert list(completion.ARCHITECTURES) == list(ARCHITECTURES)
     assert list(completion.LOSSES) == list(LOSS_RULES)
     assert list(completion.LAYOUTS) == list(LAYOUTS)
+    assert list(completion.PLACES) == list(PLACES)
     assert sorted(completion.CONFIGURATIONS) == sorted(PREFERRED_CONFIGURATIONS)
     assert get_args(Precision) == completion.PRECISIONS
 

@@ -127,6 +127,25 @@ def test_the_page_about_reports_runs(place: Path) -> None:
         assert (place / page).read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
 
 
+def test_the_page_about_clusters_runs(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dry runs need no Slurm."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(place))
+    (settings,) = list_blocks("docs/how-to/cluster.md", "json")
+    (place / "abdomen.autoseg" / "slurm.json").write_text(settings)
+    lines = [line for block in list_blocks("docs/how-to/cluster.md", "sh") for line in block.splitlines()]
+    scripts = []
+    for command in map(shlex.split, lines):
+        assert command[0] == "autoseg"
+        done = run_autoseg(*command[1:], cwd=place)
+        assert done.code == 0, done.err
+        scripts += [done.out] if "--dry-run" in command else []
+    whole, one, several = scripts
+    assert whole.count("#SBATCH --array=0-4%5") == 1
+    assert "#SBATCH --job-name=autoseg-select" in whole
+    assert {"#SBATCH --partition=long", "#SBATCH --time=2880"} <= set(one.splitlines())
+    assert {"#SBATCH --nodes=2", "#SBATCH --gres=gpu:4", "#SBATCH --account=radiology"} <= set(several.splitlines())
+
+
 def test_the_demonstration_takes_the_commands_of_the_page() -> None:
     page = (ROOT / "docs" / "how-to" / "first-hour.md").read_text(encoding="utf-8")
     targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)

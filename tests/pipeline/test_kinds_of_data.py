@@ -1,5 +1,6 @@
 """Whole runs on data other than plain volumes of NIfTI: regions with an ignore label, pictures in colour, VTK."""
 
+import gzip
 import json
 import re
 from pathlib import Path
@@ -10,8 +11,11 @@ import SimpleITK
 from builders.balls import AFFINE, make_case, save
 from builders.command_line import run_autoseg
 from builders.datasets import describe_dataset, write_dataset
+from builders.dicom_series import BIRTH_DATE, PATIENT, convert_with_itk, write_series
 from builders.plans import shorten
 from PIL import Image
+
+from autoseg.volume_io import read_grid, write_label_map
 
 
 def run_everything(dataset: Path, run: Path, configuration: str, *, images: Path, out: Path) -> None:
@@ -99,3 +103,44 @@ def test_volumes_of_vtk_are_predicted_onto_their_own_grid(tmp_path: Path) -> Non
     assert label_map.GetSpacing() == image.GetSpacing() == (1.25, 0.9, 2.0)
     assert label_map.GetOrigin() == image.GetOrigin() == (7.5, -20.25, 1 / 3)
     assert set(np.unique(SimpleITK.GetArrayFromImage(label_map))) <= {0, 2, 5}
+
+
+def find_secrets(root: Path, *secrets: str) -> list[str]:
+    """Names the files below a folder whose paths or contents hold one of the texts, packed ones unpacked."""
+    found = []
+    for path in (path for path in root.rglob("*") if path.is_file()):
+        content = path.read_bytes()
+        content = (gzip.decompress(content) if path.suffix == ".gz" else content).lower()
+        texts = [str(path.relative_to(root)).lower().encode(), content]
+        found += [str(path) for secret in secrets if any(secret.lower().encode() in text for text in texts)]
+    return found
+
+
+def test_nothing_that_a_run_of_dicom_writes_tells_the_patient(tmp_path: Path) -> None:
+    """Plans, trains, validates and reports on folders of slices, and searches all files and what is printed."""
+    dataset, run, random = tmp_path / "Dataset008_Slices", tmp_path / "run", np.random.default_rng(0)
+    (dataset / "labelsTr").mkdir(parents=True)
+    for number in (1, 2):
+        mask = np.zeros((4, 16, 16), np.uint8)
+        mask[1:3, 3 + number : 11, 4:12] = 1
+        folder = dataset / "imagesTr" / f"case{number}_0000.dcm"
+        write_series(folder, random.integers(-200, 200, mask.shape) + 500 * (mask > 0), number=number)
+        series = convert_with_itk(folder, tmp_path / "converted.nii.gz")
+        grid = read_grid(series)
+        write_label_map(dataset / "labelsTr" / f"case{number}.nii.gz", mask, grid=grid, like=series)
+    labels = {"background": 0, "square": 1}
+    describe_dataset(dataset, channel_names={"0": "CT"}, labels=labels, numTraining=2, file_ending=".dcm")
+    secrets = (PATIENT, PATIENT.split("^")[0], PATIENT.split("^")[1], BIRTH_DATE)
+    assert find_secrets(dataset / "imagesTr", *secrets)
+    for arguments in (
+        ("plan", dataset, "--run", run, "--configuration", "2d", "--workers", 1),
+        ("train", run, "--configuration", "2d", "--fold", "0", "--device", "cpu", "--workers", 0),
+        ("report", run),
+    ):
+        if arguments[0] == "train":
+            shorten(run, "2d", epochs=1, iterations=2)
+        done = run_autoseg(*arguments)
+        assert done.code == 0, done.err
+        assert not [secret for secret in secrets if secret.lower() in (done.out + done.err).lower()]
+    assert (run / "models" / "2d" / "fold_0" / "checkpoint_final.safetensors").is_file()
+    assert find_secrets(run, *secrets) == []

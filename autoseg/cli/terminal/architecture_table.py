@@ -16,11 +16,12 @@ COST_HEADINGS: Final = ("architecture", "parameters (M)", "multiply-adds (G)", "
 
 
 def print_architectures(architectures: "Mapping[str, Architecture]") -> None:
-    """Prints the name, the sentence and the source of each."""
+    """Prints the name, the sentence, the source and the year of the first publication of each."""
     width = max(map(len, architectures))
     for name, architecture in architectures.items():
         typer.echo(f"{name:<{width}}  {architecture.sentence}")
-        typer.echo(f"{'':<{width}}  ({architecture.source})")
+        year = "" if str(architecture.year) in architecture.source else f"; first in {architecture.year}"
+        typer.echo(f"{'':<{width}}  ({architecture.source}{year})")
 
 
 def print_costs(

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from autoseg.plan.document import Plan
     from autoseg.workflows.plan.checking import CheckReport
     from autoseg.workflows.plan.class_counts import ClassCount
+    from autoseg.workflows.select.prediction_choice import PredictionChoice
     from autoseg.workflows.select.selection_document import Selection
 
 COLUMNS = ("Dice", "IoU", "HD95", "NSD", "volume_difference_ml")
@@ -178,6 +179,23 @@ def print_selection(console: "Console", selection: "Selection") -> None:
     if shown:
         console.show_table(table)
     console.note(f"postprocessing: {len(steps)} steps tried, {len(steps) - len(shown)} of them change nothing\n")
+    if selection.prediction is not None:
+        _print_variants(console, selection.prediction)
+
+
+def _print_variants(console: "Console", choice: "PredictionChoice") -> None:
+    """Prints the ways to predict that were measured, and what was chosen."""
+    from rich.table import Table
+
+    table = Table(title="Ways to predict, before postprocessing", title_justify="left")
+    table.add_column("variant")
+    table.add_column("Dice")
+    table.add_column("passes per case", justify="right")
+    for variant in choice.variants:
+        table.add_row(variant.describe(), _format_statistic(variant.foreground), f"{variant.passes_per_case:.4g}")
+    console.show_table(table)
+    console.note(f"mirroring {'kept' if choice.mirroring else 'dropped'}: {choice.mirroring_because}")
+    console.note(f"decoding {choice.decoding}: {choice.decoding_because}\n")
 
 
 def _format_statistic(values: "Statistic") -> str:

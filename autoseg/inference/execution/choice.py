@@ -1,4 +1,4 @@
-"""Choice of the fastest way to run a network on a CPU: eager PyTorch, compiled PyTorch, or OpenVINO.
+"""Choice of the fastest way to run a network: eager PyTorch, compiled PyTorch, or OpenVINO; on a GPU CUDA graphs.
 
 Compiling and converting take seconds before the first patch, which small jobs never make up for. A large job times
 every way that is installed on a few patches, stores the figures, and takes the one with the shortest total time. A way
@@ -27,22 +27,38 @@ from autoseg.inference.execution.batch_size import (
     find_inference_conditions,
     time_pass,
 )
+from autoseg.inference.execution.captured_network import PASSES_BEFORE, CapturedNetwork, capture_networks
 from autoseg.inference.execution.compiled_network import compile_networks, find_compiler
 from autoseg.inference.execution.openvino_network import convert_network, find_openvino_version
 from autoseg.inference.execution.preparation import Execution, ExecutionChoice, prepare_network
 from autoseg.inference.options import Workload
 from autoseg.inference.sliding_window.windows import compute_window_plan
+from autoseg.networks.blocks import has_fused_normalization
 from autoseg.networks.fusion import fuse_modules
 from autoseg.networks.network import SegmentationNetwork
 from autoseg.plan.document import ConfigurationPlan
+from autoseg.runtime.cuda_graphs import CudaGraphs, GraphBackend
+from autoseg.runtime.device import benchmark_kernels, wait_for_device
 from autoseg.runtime.measurement_cache import find_measurement_cache
 from autoseg.runtime.precision import DtypeName
 
-SMALLEST_WORK_VOXELS: Final = 2**29
-"""Voxels of all patches together below which only eager PyTorch is considered: eight minutes of a U-Net of 32 to 256
-features in bfloat16 on two cores (measured)."""
-TRIAL_SECONDS: Final[Mapping[Execution, float]] = {"compiled": 20.0, "openvino": 5.0}
-"""Approximate duration of a trial (measured on two cores: 9 to 16 and 3 to 5 seconds to start, then a few patches)."""
+SMALLEST_WORK_VOXELS: Final[Mapping[str, int]] = {"cpu": 2**29, "cuda": 2**31}
+"""By type of device, voxels of all patches together below which only eager PyTorch is considered: eight minutes of a
+U-Net of 32 to 256 features in bfloat16 on two cores (measured); about 24 seconds of one of 32 to 320 on an H100."""
+TRIAL_SECONDS: Final[Mapping[str, Mapping[Execution, float]]] = {
+    "cpu": {"compiled": 20.0, "openvino": 5.0},
+    "cuda": {"captured": 1.0, "fused": 10.0, "compiled": 90.0},
+}
+"""Approximate duration of a trial (measured on two cores: 9 to 16 and 3 to 5 seconds to start, then a few patches; on a
+GPU guesses: the fused kernel is compiled for every number of channels)."""
+MISSING: Final[Mapping[Execution, str]] = {
+    "compiled": "PyTorch needs a C++ compiler to compile networks, found none (g++, clang++, or what CXX names); for a "
+    "GPU it needs Triton, too; install them, or use --execution eager",
+    "openvino": "OpenVINO is not installed, or the device is no CPU; install it with: pip install autoseg[openvino], "
+    "or use --execution eager",
+    "captured": "CUDA graphs need a CUDA device; use --execution eager",
+    "fused": "the fused normalization needs a CUDA device, Triton and 16 bits; use --execution eager",
+}
 TRIAL_SHARE: Final = 0.05
 """A trial may cost this part of the time that the job is expected to take."""
 TOLERANCES: Final[Mapping[DtypeName, float]] = {"float32": 1e-3, "bfloat16": 0.05, "float16": 0.05}
@@ -118,19 +134,14 @@ def prepare_networks(
     """
     for network in networks:
         fuse_modules(network)
-    if setting.device.type != "cpu":
-        if choice not in ("auto", "eager"):
-            msg = f"the execution {choice} is for CPUs, but the device is {setting.device}; use --execution eager"
-            raise DeviceError(msg)
+    is_short = choice == "auto" and not is_large(workload, setting, len(networks))
+    if choice == "eager" or is_short:
         prepared = _build("eager", networks, setting, inference_batch_size=1)
-        return PreparedNetworks(networks=prepared, execution="eager", inference_batch_size=None)
-    if choice == "eager" or (choice == "auto" and not is_large(workload, setting.configuration, len(networks))):
-        prepared = _build("eager", networks, setting, inference_batch_size=1)
-        return PreparedNetworks(
-            networks=prepared, execution="eager", inference_batch_size=_find_batch_size(prepared[0], setting)
-        )
+        count = _find_batch_size(prepared[0], setting) if setting.device.type == "cpu" else None
+        return PreparedNetworks(networks=prepared, execution="eager", inference_batch_size=count)
     if choice != "auto":
-        check_available(choice)
+        check_available(choice, setting)
+    benchmark_kernels(setting.device)
     probe = prepare_network(copy.deepcopy(networks[0]), device=setting.device, dtype=setting.dtype)
     count = _find_batch_size(probe, setting)
     trials = _Trials(original=networks[0], probe=probe, setting=setting, inference_batch_size=count)
@@ -155,32 +166,39 @@ def count_patches(workload: Workload, configuration: ConfigurationPlan, folds: i
     return int(workload.images * len(plan.windows) * 2 ** len(mirrored) * folds)
 
 
-def is_large(workload: Workload, configuration: ConfigurationPlan, folds: int) -> bool:
-    """Returns whether a job is long enough for trials."""
+def is_large(workload: Workload, setting: Setting, folds: int) -> bool:
+    """Returns whether a job is long enough for trials; on a device without other ways, none is."""
+    configuration = setting.configuration
     voxels = count_patches(workload, configuration, folds) * math.prod(configuration.patch_voxels)
-    return voxels >= SMALLEST_WORK_VOXELS
+    return voxels >= SMALLEST_WORK_VOXELS.get(setting.device.type, math.inf)
 
 
-def list_available() -> dict[Execution, str]:
-    """Lists the ways to run a network on this CPU beside eager PyTorch, with versions."""
-    found = {"compiled": find_compiler() and torch.__version__, "openvino": find_openvino_version()}
-    return {name: made_by for name, made_by in found.items() if made_by}  # type: ignore[misc]
+def list_available(setting: Setting) -> dict[Execution, str]:
+    """Lists the ways to run a network on a device beside eager PyTorch, with versions."""
+    compiler, triton = find_compiler() is not None, has_fused_normalization()
+    found: dict[Execution, str | None] = {}
+    if setting.device.type == "cpu":
+        found = {"compiled": torch.__version__ if compiler else None, "openvino": find_openvino_version()}
+    if setting.device.type == "cuda":
+        is_there = {"captured": True, "fused": triton and setting.dtype != "float32", "compiled": triton and compiler}
+        found = {name: torch.__version__ if is_there[name] else None for name in TRIAL_SECONDS["cuda"]}
+    return {name: made_by for name, made_by in found.items() if made_by}
 
 
-def check_available(execution: Execution) -> None:
+def build_graphs(device: torch.device) -> GraphBackend:
+    """Builds what captures passes on a device."""
+    return CudaGraphs(device=device)
+
+
+def check_available(execution: Execution, setting: Setting) -> None:
     """Checks that an execution exists here.
 
     Raises:
         DeviceError: It does not; the message says how to install it.
     """
-    missing = {
-        "compiled": "PyTorch needs a C++ compiler to compile networks, found none (g++, clang++, or what CXX names); "
-        "install one, or use --execution eager",
-        "openvino": "OpenVINO is not installed; install it with: pip install autoseg[openvino], or use "
-        "--execution eager",
-    }
-    if execution not in list_available():
-        raise DeviceError(missing[execution])
+    if execution not in list_available(setting):
+        msg = f"{MISSING[execution]} (the device is {setting.device}, the precision {setting.dtype})"
+        raise DeviceError(msg)
 
 
 def find_fastest(records: Sequence[ExecutionRecord], patches: int) -> ExecutionRecord:
@@ -208,9 +226,10 @@ class _Trials:
         assert eager is not None, "eager PyTorch needs nothing else"
         expected_seconds = eager.estimate_seconds(patches)
         records = [eager]
-        for execution, made_by in list_available().items():
+        seconds = TRIAL_SECONDS.get(self.setting.device.type, {})
+        for execution, made_by in list_available(self.setting).items():
             record = self._recall(execution, made_by)
-            if record is None and TRIAL_SECONDS[execution] <= TRIAL_SHARE * expected_seconds:
+            if record is None and seconds[execution] <= TRIAL_SHARE * expected_seconds:
                 record = self._try_and_remember(execution, made_by)
             records += [] if record is None else [record]
         chosen = find_fastest(records, patches)
@@ -228,6 +247,9 @@ class _Trials:
         """
         try:
             prepared = _build(execution, networks, self.setting, inference_batch_size=self.inference_batch_size)
+            if execution == "captured":
+                _start(prepared[0], self._draw_patches(seed=0))
+                _check_captured(prepared[0])
             difference = self._compare(prepared[0])
         except RuntimeError as error:  # of which the errors of compilers and OpenVINO are kinds
             msg = f"{execution} does not work here: {_get_first_line(error)}; use --execution eager"
@@ -245,7 +267,7 @@ class _Trials:
         return self._recall(execution, made_by) or self._try_and_remember(execution, made_by)
 
     def _recall(self, execution: Execution, made_by: str) -> ExecutionRecord | None:
-        circumstances = find_inference_conditions(self.setting.configuration, self.setting.dtype)
+        circumstances = self._find_conditions()
         path = _get_path(circumstances, execution)
         try:
             record = read_document(path, ExecutionRecord)
@@ -276,11 +298,13 @@ class _Trials:
         else:
             source = copy.deepcopy(self.original)
             (network,) = _build(execution, [source], self.setting, inference_batch_size=self.inference_batch_size)
-        patches = self._draw_patches()
-        network(patches)
+        patches = self._draw_patches(seed=0)
+        _start(network, patches)
+        if execution == "captured":
+            _check_captured(network)
         start_seconds = 0.0 if execution == "eager" else time.perf_counter() - started
         return ExecutionRecord(
-            circumstances=find_inference_conditions(self.setting.configuration, self.setting.dtype),
+            circumstances=self._find_conditions(),
             execution=execution,
             made_by=made_by,
             inference_batch_size=self.inference_batch_size,
@@ -290,13 +314,37 @@ class _Trials:
         )
 
     def _compare(self, network: nn.Module) -> float:
-        patches = self._draw_patches()
+        """Compares with other patches than those with which the network was started, which a graph must not keep."""
+        patches = self._draw_patches(seed=1)
         expected, found = self.probe(patches)[0], network(patches)[0]
         return float((found - expected).abs().mean() / expected.std())
 
-    def _draw_patches(self) -> torch.Tensor:
+    def _draw_patches(self, *, seed: int) -> torch.Tensor:
         channels, patch = self.setting.configuration.network.input_channels, self.setting.configuration.patch_voxels
-        return torch.randn((self.inference_batch_size, channels, *patch), generator=torch.Generator().manual_seed(0))
+        generator = torch.Generator().manual_seed(seed)
+        drawn = torch.randn((self.inference_batch_size, channels, *patch), generator=generator)
+        return drawn.to(self.setting.device)
+
+    def _find_conditions(self) -> InferenceConditions:
+        return find_inference_conditions(self.setting.configuration, self.setting.dtype, self.setting.device)
+
+
+def _start(network: nn.Module, patches: torch.Tensor) -> None:
+    """Runs a network until it runs as it will from then on."""
+    for _ in range(PASSES_BEFORE + 1 if isinstance(network, CapturedNetwork) else 1):
+        network(patches)
+    wait_for_device(patches.device)
+
+
+def _check_captured(network: nn.Module) -> None:
+    """Checks that passes are replayed.
+
+    Raises:
+        RuntimeError: They are not.
+    """
+    problem = network.problem if isinstance(network, CapturedNetwork) else None
+    if problem is not None:
+        raise RuntimeError(problem)
 
 
 def _build(
@@ -308,13 +356,28 @@ def _build(
         return tuple(
             convert_network(network, channels=channels, patch_voxels=patch, dtype=dtype) for network in networks
         )
-    prepared = tuple(prepare_network(network, device=setting.device, dtype=setting.dtype) for network in networks)
-    return prepared if execution == "eager" else compile_networks(prepared, inference_batch_size=inference_batch_size)
+    prepared: tuple[nn.Module, ...] = tuple(
+        prepare_network(network, device=setting.device, dtype=setting.dtype, is_norm_fused=execution == "fused")
+        for network in networks
+    )
+    is_compiled = execution == "compiled"
+    if is_compiled:
+        prepared = compile_networks(prepared, inference_batch_size=inference_batch_size)
+    if execution == "eager" or (is_compiled and setting.device.type == "cpu"):
+        return prepared
+    return capture_networks(
+        prepared,
+        build_graphs(setting.device),
+        inference_batch_size=inference_batch_size,
+        is_rehearsed=not is_compiled,
+    )
 
 
 def _find_batch_size(network: nn.Module, setting: Setting) -> int:
     memory = find_measurement_cache("inference_batch_size")
-    return find_inference_batch_size(network, setting.configuration, dtype=setting.dtype, memory=memory)
+    return find_inference_batch_size(
+        network, setting.configuration, dtype=setting.dtype, memory=memory, device=setting.device
+    )
 
 
 def _get_path(circumstances: InferenceConditions, execution: Execution) -> Path:

@@ -12,14 +12,15 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
-from autoseg.networks.blocks import CHANNELS_LAST, NORM_EPSILON, InstanceNormalization
+from autoseg.networks.blocks import CHANNELS_LAST, NORM_EPSILON, InstanceNormalization, fuse_normalization
 from autoseg.networks.fusion import fuse_modules
 from autoseg.networks.network import SegmentationNetwork
 from autoseg.runtime.precision import DTYPES, DtypeName
 
-Execution = Literal["eager", "compiled", "openvino"]
-"""Ways to run a network: eager PyTorch, PyTorch compiled for the CPU, or OpenVINO."""
-ExecutionChoice = Literal["auto", "eager", "compiled", "openvino"]
+Execution = Literal["eager", "compiled", "openvino", "captured", "fused"]
+"""Ways to run a network: eager PyTorch, compiled PyTorch, OpenVINO on a CPU; on a GPU as a CUDA graph (captured), and
+as one with channels last and a kernel for normalization and activation (fused)."""
+ExecutionChoice = Literal["auto", "eager", "compiled", "openvino", "captured", "fused"]
 """Values that the user may choose."""
 
 CONVOLUTIONS: Final = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -154,15 +155,21 @@ class AutocastNetwork(nn.Module):
         return (logits.float(),)
 
 
-def prepare_network(network: SegmentationNetwork, *, device: torch.device, dtype: DtypeName) -> nn.Module:
+def prepare_network(
+    network: SegmentationNetwork, *, device: torch.device, dtype: DtypeName, is_norm_fused: bool = False
+) -> nn.Module:
     """Moves a network to a device and converts it to predict in a dtype; the given network must not be used afterwards.
 
     Args:
         network: Network from `build_network`.
         device: A reduced dtype on a CPU also means channels last, for which its convolutions and `ChannelsLastNorm`
-            are made. A GPU's normalization is not, so there the layout stays (not measured).
+            are made. A GPU's normalization is not, so there the layout stays.
         dtype: The dtype of convolutions. For float32 on a GPU, convolutions of this process no longer round
             their input to the 10 bits of TF32, which PyTorch has them do.
+        is_norm_fused: Whether a GPU normalizes by the kernel for channels last, in a reduced dtype.
+
+    Raises:
+        RuntimeError: The kernel was asked for, and the network has no form that it fits.
     """
     network = network.to(device).eval().requires_grad_(requires_grad=False)
     fuse_modules(network)
@@ -170,8 +177,12 @@ def prepare_network(network: SegmentationNetwork, *, device: torch.device, dtype
         if device.type == "cuda":
             torch.backends.cudnn.allow_tf32 = False
         return network
-    layout = CHANNELS_LAST[network.plan.dimensions] if device.type == "cpu" else torch.contiguous_format
+    is_last = device.type == "cpu" or is_norm_fused
+    layout = CHANNELS_LAST[network.plan.dimensions] if is_last else torch.contiguous_format
     kept = network.single_precision_modules
+    if is_norm_fused and (kept is None or not fuse_normalization(network)):
+        msg = "the network has no normalization that is computed by the fused kernel"
+        raise RuntimeError(msg)
     if kept is None:
         return AutocastNetwork(network, device, dtype)
     replaced = {id(network.get_submodule(name)): _keep_single(network.get_submodule(name)) for name in kept}
@@ -201,7 +212,7 @@ def _convert(
         elif isinstance(module, CONVOLUTIONS):
             module.to(dtype=dtype, memory_format=layout)  # type: ignore[call-overload]
         elif isinstance(module, InstanceNormalization):
-            if layout != torch.contiguous_format:
+            if layout != torch.contiguous_format and not module.is_fused:
                 setattr(parent, name, ChannelsLastNorm(module, layout))
         elif isinstance(module, POOLINGS) or _has_own_tensors(module):
             setattr(parent, name, SinglePrecision(module))

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from autoseg.inference.restoring.decoding import compute_probabilities
 from autoseg.inference.restoring.resample_labels import iterate_label_slabs
-from autoseg.inference.restoring.resample_logits import Strip, iterate_resampled_strips
+from autoseg.inference.restoring.resample_logits import Strip, get_strip_bytes, iterate_resampled_strips
 from autoseg.labels import LabelScheme
 from autoseg.nonzero_region import slice_box
 from autoseg.plan.preprocessing import ResamplingPlan
@@ -206,6 +206,36 @@ def iterate_strips(
         is_nearest=_find_nearest_axes(logits, geometry, resampling),
         strip_bytes=strip_bytes,
     )
+
+
+def iterate_mean_probabilities(
+    logits: Sequence[Float[Tensor, "class _z _y _x"]],
+    geometries: Sequence[CaseGeometry],
+    resamplings: Sequence[ResamplingPlan],
+    *,
+    labels: LabelScheme,
+    strip_bytes: int | None = None,
+    compute: Callable[[Tensor, LabelScheme], Tensor] = compute_probabilities,
+) -> Iterator[tuple[int, slice, Float32[Tensor, "row new_x class"]]]:
+    """Yields slice, rows and mean probabilities of one or more models on the cropped grid of the file, in plan axes.
+
+    Args:
+        logits: Logits of each model on its own grid.
+        geometries: Geometry of the case for each model; the crop is the same for all.
+        resamplings: Resampling of each model.
+        labels: Label scheme of all models.
+        strip_bytes: Upper limit for the interpolated logits of a model that exist at a time (at least one row); None
+            for the default of the devices.
+        compute: Computes the probabilities of a strip.
+    """
+    assert all(geometry.crop_box == geometries[0].crop_box for geometry in geometries), "of another image"
+    limit = strip_bytes or get_strip_bytes(logits)
+    of_models = [iterate_strips(*part, strip_bytes=limit) for part in zip(logits, geometries, resamplings, strict=True)]
+    for strips in zip(*of_models, strict=True):
+        total = compute(strips[0].logits, labels)
+        for strip in strips[1:]:
+            total += compute(strip.logits, labels).to(total.device)
+        yield strips[0].z, strips[0].rows, total / len(strips)
 
 
 def _find_nearest_axes(logits: Tensor, geometry: CaseGeometry, resampling: ResamplingPlan) -> tuple[bool, bool, bool]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations, product
+from itertools import combinations, groupby, product
 
 import torch
 from jaxtyping import Float, Float32
@@ -26,8 +26,8 @@ class ChannelExchange:
     order: tuple[int, ...]
 
 
-LEADING_AXES = 1
-"""The channel comes before the axes of a patch."""
+LEADING_AXES = 2
+"""Batch and channel come before the axes of a patch."""
 
 
 def list_mirrored_axes(axes: Sequence[int]) -> Iterator[tuple[int, ...]]:
@@ -58,12 +58,13 @@ def predict_mirrored(
     total: Tensor | None = None
     for first in range(0, len(passes), inference_batch_size):
         adapt_threads()
-        batch = passes[first : first + inference_batch_size]
-        outputs = network(torch.stack([flip(patches[index], axes) for axes, index in batch]))[0]
+        runs = _list_runs(passes[first : first + inference_batch_size])
+        outputs = network(torch.cat([flip(patches[run], axes) for axes, run in runs]))[0]
         if total is None:
             total = torch.zeros((len(patches), *outputs.shape[1:]), device=outputs.device)
-        for (axes, index), output in zip(batch, outputs, strict=True):
-            total[index] += restore_view(output, axes, exchange)
+        parts = outputs.split([run.stop - run.start for _, run in runs])
+        for (axes, run), part in zip(runs, parts, strict=True):
+            total[run].add_(restore_views(part, axes, exchange))
     assert total is not None, "there is no patch"
     return total.div_(len(views))
 
@@ -77,19 +78,27 @@ def find_channel_exchange(training: TrainingPlan, labels: LabelScheme) -> Channe
     return ChannelExchange(axis=training.mirror_pairs.axis, order=order)
 
 
-def restore_view(
-    output: Float[Tensor, "channel ..."], axes: Sequence[int], exchange: ChannelExchange | None
-) -> Float[Tensor, "channel ..."]:
-    """Mirrors the output for a mirrored view back, with the channels that belong to the other side.
+def _list_runs(passes: Sequence[tuple[tuple[int, ...], int]]) -> list[tuple[tuple[int, ...], slice]]:
+    """Lists neighbouring passes of the same view, which are mirrored together: the axes, and which patches."""
+    runs = [(axes, [index for _, index in run]) for axes, run in groupby(passes, key=lambda entry: entry[0])]
+    return [(axes, slice(indices[0], indices[-1] + 1)) for axes, indices in runs]
+
+
+def restore_views(
+    outputs: Float[Tensor, "patch channel ..."], axes: Sequence[int], exchange: ChannelExchange | None
+) -> Float[Tensor, "patch channel ..."]:
+    """Mirrors the outputs for mirrored views back, with the channels that belong to the other side.
 
     Channels after those of the classes, such as attention maps, stay where they are.
     """
-    restored = flip(output, axes)
+    restored = flip(outputs, axes)
     if exchange is None or exchange.axis not in axes:
         return restored
-    return restored[[*exchange.order, *range(len(exchange.order), len(restored))]]
+    # A list of channels as an index would be copied to the device each time.
+    order = (*exchange.order, *range(len(exchange.order), restored.shape[1]))
+    return torch.stack([restored[:, channel] for channel in order], dim=1)
 
 
-def flip(patch: Float[Tensor, "channel ..."], axes: Sequence[int]) -> Float[Tensor, "channel ..."]:
-    """Reverses the given axes of a patch."""
-    return torch.flip(patch, [LEADING_AXES + axis for axis in axes]) if axes else patch
+def flip(patches: Float[Tensor, "patch channel ..."], axes: Sequence[int]) -> Float[Tensor, "patch channel ..."]:
+    """Reverses the given axes of patches."""
+    return torch.flip(patches, [LEADING_AXES + axis for axis in axes]) if axes else patches

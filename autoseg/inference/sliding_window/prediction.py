@@ -9,7 +9,7 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
 
@@ -20,16 +20,18 @@ from torch.nn import functional
 
 from autoseg.errors import PredictionError
 from autoseg.geometry import Border, find_border_sources
+from autoseg.inference.execution.captured_network import release_captured
 from autoseg.inference.sliding_window.mirroring import (
     ChannelExchange,
     list_mirrored_axes,
     predict_mirrored,
-    restore_view,
+    restore_views,
 )
 from autoseg.inference.sliding_window.windows import Window, WindowPlan, compute_blending_weights, compute_window_plan
 from autoseg.plan.document import ConfigurationPlan
 from autoseg.runtime.cpu_threads import adaptive_cpu_threads
 from autoseg.runtime.device import is_out_of_memory, measure_free_memory, translate_memory_errors
+from autoseg.runtime.streams import copy_to_device, start_copy_to_cpu
 
 OnWindow = Callable[[int, int], None]
 
@@ -145,6 +147,7 @@ def _blend_in_memory(job: _Job) -> Tensor:
             job.device,
             job.inference_batch_size,
         )
+        release_captured(job.networks)
         _release_memory()
     return retry_in_ram(partial(_blend_windows, job), select_storage_device(job.device, _count_stored_bytes(job)))
 
@@ -196,10 +199,10 @@ def _blend_windows(job: _Job, storage: torch.device) -> Tensor:
     extents = (sum(counts) + extent for counts, extent in zip(plan.padding_voxels, job.image.shape[1:], strict=True))
     logits = torch.zeros((job.configuration.network.output_channels, *extents), device=storage)
     shares = [
-        torch.from_numpy(compute_blending_weights(starts, extent)).to(job.device)
+        copy_to_device(torch.from_numpy(compute_blending_weights(starts, extent)), job.device)
         for starts, extent in zip(plan.starts, plan.window_voxels, strict=True)
     ]
-    done = 0
+    done, late = 0, _LateSums(logits=logits)
     for windows, predictions in _predict_windows(job, image, seen=padded):
         for window, prediction in zip(windows, predictions, strict=True):
             z, y, x = (axis[index] for axis, index in zip(shares, window, strict=True))
@@ -207,11 +210,31 @@ def _blend_windows(job: _Job, storage: torch.device) -> Tensor:
             if storage == job.device:
                 logits[plan.locate(window)].addcmul_(prediction, share)
             else:
-                logits[plan.locate(window)] += prediction.mul_(share).to(storage)
+                late.add(plan.locate(window), prediction.mul_(share))
+        late.finish(but=len(windows))
         done += len(windows)
         if job.on_window is not None:
             job.on_window(done, len(plan.windows))
+    late.finish()
     return logits
+
+
+@dataclass(slots=True, kw_only=True)
+class _LateSums:
+    """Adds what the device computed to logits in RAM while it computes the next windows, in their order."""
+
+    logits: Tensor
+    _waiting: list[tuple[tuple[slice, ...], Callable[[], Tensor]]] = field(default_factory=list)
+
+    def add(self, place: tuple[slice, ...], values: Tensor) -> None:
+        """Starts to copy values that are to be added."""
+        self._waiting.append((place, start_copy_to_cpu(values)))
+
+    def finish(self, *, but: int = 0) -> None:
+        """Adds all values but the last ones."""
+        while len(self._waiting) > but:
+            place, wait = self._waiting.pop(0)
+            self.logits[place].add_(wait().to(self.logits.device))
 
 
 def _predict_windows(job: _Job, image: Tensor, *, seen: Tensor) -> Iterator[tuple[list[Window], Tensor]]:
@@ -250,7 +273,8 @@ def _find_constants(patch: Tensor) -> tuple[float, ...] | None:
 
 
 def _cut(job: _Job, image: Tensor, windows: Sequence[Window]) -> Tensor:
-    return torch.stack([image[job.window_plan.locate_patch(window)] for window in windows]).to(job.device)
+    patches = torch.stack([image[job.window_plan.locate_patch(window)] for window in windows])
+    return copy_to_device(patches, job.device)
 
 
 def _predict_patches(job: _Job, patches: Tensor) -> Tensor:
@@ -272,8 +296,8 @@ def _predict_constant(job: _Job, patch: Tensor) -> Tensor:
     inputs = patch.squeeze(2) if is_slice else patch
     views = list(list_mirrored_axes(job.mirror_axes))
     logits = _average(
-        _average(restore_view(plain, axes, job.exchange)[None] for axes in views)
-        for plain in (network(inputs)[0][0] for network in job.networks)
+        _average(restore_views(plain, axes, job.exchange) for axes in views)
+        for plain in (network(inputs)[0] for network in job.networks)
     )
     return logits.unsqueeze(2) if is_slice else logits
 
@@ -313,7 +337,8 @@ def _check_finite_output(job: _Job, logits: Tensor) -> None:
     Raises:
         PredictionError: Some logit is infinite or not a number.
     """
-    broken = [index for index, volume in enumerate(logits) if not bool(torch.isfinite(volume.sum()))]
+    sums = torch.stack([volume.sum() for volume in logits])  # read at once, so that a GPU is waited for once
+    broken = [index for index, is_finite in enumerate(torch.isfinite(sums).tolist()) if not is_finite]
     if broken:
         msg = (
             f"the network's output must be finite, found infinite values or NaN in channel(s) {broken}; "

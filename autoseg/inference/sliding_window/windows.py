@@ -119,6 +119,11 @@ class WindowPlan:
         return (slice(None), *inside)
 
 
+def count_windows(shape_voxels: Sequence[int], configuration: ConfigurationPlan, step_fraction: float) -> int:
+    """Counts the windows of a volume."""
+    return math.prod(len(starts) for starts in compute_window_plan(shape_voxels, configuration, step_fraction).starts)
+
+
 def compute_window_plan(
     shape_voxels: Sequence[int], configuration: ConfigurationPlan, step_fraction: float
 ) -> WindowPlan:

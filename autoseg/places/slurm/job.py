@@ -25,6 +25,7 @@ SECONDS_TO_BE_KILLED: Final = 600.0
 STOPPED_CODES: Final = frozenset([128 + signal.SIGTERM, 128 + signal.SIGINT, -signal.SIGTERM])
 # All processes of a step receive the warning before the limit, by which only this one knows what to do.
 IGNORE_WARNING: Final = ("sh", "-c", 'trap "" USR2; exec "$@"', "sh")
+THREADS: Final = "OMP_NUM_THREADS"
 FIRST_PORT: Final = 20_000
 PORTS: Final = 20_000
 MOST_RESTARTS: Final = 3
@@ -62,7 +63,7 @@ class JobCommand:
         self.child = start_child(
             [*IGNORE_WARNING, *self.build_command()],
             log=self.task.find_log(int(os.environ.get("SLURM_NODEID", "0"))),
-            environment=RENDEZVOUS_ENVIRONMENT if self.is_distributed else {},
+            environment=self._build_environment(),
             is_continued=restarts > 0,
         )
         code = _wait_for(self.child)
@@ -93,6 +94,12 @@ class JobCommand:
         if not self.is_distributed:
             return [sys.executable, *self.task.command[1:]]
         return [sys.executable, "-m", "torch.distributed.run", *self._list_rendezvous(), *self.task.command[1:]]
+
+    def _build_environment(self) -> dict[str, str]:
+        """Builds environment variables: as many threads as the job has cores, on whatever node it continues."""
+        cores = int(os.environ.get("SLURM_CPUS_PER_TASK", "0")) // self.processes
+        threads = {THREADS: str(cores)} if cores and THREADS not in os.environ else {}
+        return threads | (RENDEZVOUS_ENVIRONMENT if self.is_distributed else {})
 
     def _list_rendezvous(self) -> list[str]:
         job = os.environ.get("SLURM_JOB_ID", "0")

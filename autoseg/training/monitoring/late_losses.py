@@ -6,20 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-
-def _copy_to_host(losses: Tensor) -> Callable[[], list[float]]:
-    """Starts to copy losses to the CPU; returns a function that waits for the copy and returns it."""
-    if not losses.is_cuda:
-        return losses.tolist
-    host = torch.empty(losses.shape, pin_memory=True)
-    host.copy_(losses, non_blocking=True)
-    copied = torch.cuda.current_stream(losses.device).record_event()
-
-    def wait() -> list[float]:
-        copied.synchronize()
-        return host.tolist()
-
-    return wait
+from autoseg.runtime.streams import start_copy_to_cpu
 
 
 @dataclass(slots=True, kw_only=True)
@@ -35,7 +22,7 @@ class LateLosses:
 
     read_together: int
     _waiting: list[Tensor] = field(default_factory=list)
-    _copied: list[Callable[[], list[float]]] = field(default_factory=list)
+    _copied: list[Callable[[], Tensor]] = field(default_factory=list)
 
     def add(self, loss: Tensor) -> list[float]:
         """Adds the loss of a step; returns those of earlier steps that are known now, in their order."""
@@ -55,10 +42,10 @@ class LateLosses:
 
     def _start_copy(self) -> None:
         if self._waiting:
-            self._copied.append(_copy_to_host(torch.stack(self._waiting)))
+            self._copied.append(start_copy_to_cpu(torch.stack(self._waiting)))
             self._waiting.clear()
 
     def _read_copied(self) -> list[float]:
-        known = [loss for read in self._copied for loss in read()]
+        known = [loss for read in self._copied for loss in read().tolist()]
         self._copied.clear()
         return known

@@ -1,5 +1,7 @@
 """The content of a DICOM result, and what its formats share: segments, the algorithm, the images they were made of."""
 
+import logging
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,8 +22,15 @@ PATIENT_AND_STUDY: Final = (
     *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyInstanceUID", "StudyDate", "StudyTime"),
     *("ReferringPhysicianName", "StudyID", "AccessionNumber"),
 )
+IDENTIFIERS: Final = ("StudyInstanceUID", "FrameOfReferenceUID")  # those of series and instance are checked on reading
+GENERIC_UID: Final = "2.25.0"
+SEXES: Final = ("", "M", "F", "O")
+PATIENT_GROUP: Final = 0x0010
+DECIMAL_TEXT: Final = ("DS", "IS")  # numbers that are stored as text
 LARGEST_NUMBER: Final = 2**31 - 1  # of an integer string
 SERIES_OFFSET: Final = 9000  # guess: scanners do not number that high
+
+logger = logging.getLogger(__name__)
 
 
 class Code(NamedTuple):
@@ -84,17 +93,20 @@ def translate_header_errors() -> Iterator[None]:
     """Translates the exceptions of libraries that repeat or refuse the headers of a source into a VolumeError.
 
     Their texts may hold a value, such as the date of birth, which is none of a log's business; those about elements
-    that are missing hold names of elements alone.
+    that are missing hold names of elements alone. Warnings hold values, too, such as a name of one word, and are not
+    shown or logged.
     """
+    from pydicom.config import disable_value_validation
+
     try:
-        yield
+        with warnings.catch_warnings(), disable_value_validation():  # what it would log, `_drop_invalid` finds
+            warnings.simplefilter("ignore")
+            yield
     except (AutosegError, MemoryError):
         raise
     except Exception as error:
         what = (
-            f" ({error})"
-            if isinstance(error, AttributeError)
-            else ", such as FrameOfReferenceUID, PatientBirthDate or PatientSex"
+            f" ({error})" if isinstance(error, AttributeError) else ", such as FrameOfReferenceUID or StudyInstanceUID"
         )
         msg = (
             f"the headers of the series do not have the form that DICOM demands: an element is missing or not valid"
@@ -106,9 +118,14 @@ def translate_header_errors() -> Iterator[None]:
 def read_sources(stack: SliceStack) -> list[Any]:
     """Reads the headers of all files of a series, along z, with pydicom.
 
-    What results must repeat of patient and study is empty where the source lacks it.
+    What results must repeat of patient and study is empty where the source lacks it, or has a value that DICOM does not
+    allow; other values about the patient that it does not allow are left out. A warning names their elements.
+
+    Raises:
+        VolumeError: An identifier is not valid.
     """
     import pydicom
+    from pydicom.uid import UID
 
     with use_local(*(header.path for header in stack.slices)):
         sources = [pydicom.dcmread(header.path, stop_before_pixels=True) for header in stack.slices]
@@ -118,7 +135,51 @@ def read_sources(stack: SliceStack) -> list[Any]:
                 setattr(source, keyword, "")
         if "NumberOfFrames" not in source and not source.get("SliceThickness"):
             source.SliceThickness = stack.grid.spacing_mm[0]
+    for keyword in IDENTIFIERS:
+        if not sources[0].get(keyword, UID(GENERIC_UID)).is_valid:
+            msg = f"the {keyword} of the series is not valid: expected digits and dots; restore the header"
+            raise VolumeError(msg)
+    dropped = _drop_invalid(sources[0])
+    if dropped:
+        logger.warning(
+            "series %s: the values of %s have not the form that DICOM demands, and are left out of its results",
+            stack.slices[0].series,
+            ", ".join(dropped),
+        )
     return sources
+
+
+def _drop_invalid(source: Any) -> list[str]:
+    """Empties or removes invalid values about patient and study; returns the keywords of their elements."""
+    from pydicom.datadict import keyword_for_tag
+
+    dropped = []
+    for tag in list(source.keys()):
+        keyword = keyword_for_tag(tag)
+        is_repeated = keyword in PATIENT_AND_STUDY and not keyword.endswith("UID")
+        if (is_repeated or tag.group == PATIENT_GROUP) and not _is_valid(source, tag, keyword):
+            dropped.append(keyword or str(tag))
+            del source[tag]
+            if is_repeated:
+                setattr(source, keyword, "")
+    return dropped
+
+
+def _is_valid(source: Any, tag: Any, keyword: str) -> bool:
+    from pydicom.config import RAISE
+    from pydicom.multival import MultiValue
+    from pydicom.valuerep import validate_value
+
+    try:
+        element = source[tag]
+        if keyword in PATIENT_AND_STUDY and element.VM > 1:
+            return False
+        values = element.value if isinstance(element.value, MultiValue) else [element.value]
+        for value in values if element.VR != "SQ" else []:
+            validate_value(element.VR, str(value) if element.VR in DECIMAL_TEXT else value, RAISE)
+    except (ValueError, TypeError, OverflowError):
+        return False
+    return keyword != "PatientSex" or element.value in SEXES
 
 
 def choose_series_number(source: Any) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import torch
 from jaxtyping import Float32
 from torch import Tensor
 
@@ -21,18 +22,25 @@ from autoseg.processes.case_pool import Failure, build_failure, list_problems, w
 from autoseg.processes.overlap import overlap_steps
 from autoseg.processes.progress import Progress
 from autoseg.run_folder import RunFolder
+from autoseg.runtime.streams import postpone_on_gpu
 from autoseg.stages.training_cases import open_training_case, read_network_input
 
 Item = TypeVar("Item")
 Read = TypeVar("Read")
+Logits = TypeVar("Logits")
 Predicted = TypeVar("Predicted")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class CaseOutput:
-    """Output of one model for a preprocessed case."""
+    """Output of one model for a preprocessed case.
+
+    Attributes:
+        image: Input of the network.
+    """
 
     model: SegmentationModel
+    image: Float32[np.ndarray, "channel z y x"]
     logits: Float32[Tensor, "class z y x"]
     geometry: CaseGeometry
 
@@ -42,19 +50,31 @@ def predict_each(
     *,
     get_name: Callable[[Item], str],
     read: Callable[[Item], Read],
-    predict: Callable[[Item, Read], Predicted],
+    predict: Callable[[Item, Read], Logits],
+    finish: Callable[[Item, Logits], Predicted],
     write: Callable[[Item, Predicted], None],
+    device: torch.device,
 ) -> Iterator[Failure | None]:
-    """Takes every case through three steps; yields None for a case that is written, else why it is not.
+    """Takes every case through four steps; yields None for a case that is written, else why it is not.
 
     Args:
         cases: Cases in the order of prediction.
         get_name: Returns the name of a case, for reports.
         read: Runs in a thread of its own.
-        predict: Runs in the caller's thread; alone may use the device.
+        predict: Runs in the caller's thread.
+        finish: Turns what was predicted into what is written. It runs in the caller's thread on a CPU, whose cores are
+            busy; on a CUDA device beside the prediction of the next case.
         write: Runs in a thread of its own.
+        device: Device that predicts.
     """
-    for case, error in overlap_steps(cases, read=read, work=predict, write=write):
+
+    def work(case: Item, contents: Read) -> Callable[[], Predicted]:
+        return postpone_on_gpu(partial(finish, case, predict(case, contents)), device)
+
+    def write_finished(case: Item, finished: Callable[[], Predicted]) -> None:
+        write(case, finished())
+
+    for case, error in overlap_steps(cases, read=read, work=work, write=write_finished):
         failure = None if error is None else build_failure(get_name(case), error)
         del error  # its frames hold arrays, which may lie on a GPU
         yield failure
@@ -76,7 +96,7 @@ def predict_preprocessed_cases(
         run: Run with the cases, preprocessed for all models.
         models: Each predicts every case.
         cases: Names.
-        finish: Turns the outputs of the models, in their order, into what is written; runs in the caller's thread.
+        finish: Turns the outputs of the models, in their order, into what is written.
         write: Runs in a thread of its own.
         progress: Shows the windows.
         options: Prediction options of all models.
@@ -85,16 +105,18 @@ def predict_preprocessed_cases(
     def read(case: str) -> list[tuple[CaseGeometry, np.ndarray]]:
         return [_read(run, model, case) for model in models]
 
-    def predict(case: str, inputs: list[tuple[CaseGeometry, np.ndarray]]) -> Predicted:
+    def predict(case: str, inputs: list[tuple[CaseGeometry, np.ndarray]]) -> list[CaseOutput]:
         outputs = []
         for model, (geometry, image) in zip(models, inputs, strict=True):
             label = case if len(models) == 1 else f"{case}, {model.configuration}"
             show = partial(progress.show_part, label)
             logits = model.predict_preprocessed(image, options=options, on_window=show)
-            outputs.append(CaseOutput(model=model, logits=logits, geometry=geometry))
-        return finish(case, outputs)
+            outputs.append(CaseOutput(model=model, image=image, logits=logits, geometry=geometry))
+        return outputs
 
-    return predict_each(cases, get_name=str, read=read, predict=predict, write=write)
+    return predict_each(
+        cases, get_name=str, read=read, predict=predict, finish=finish, write=write, device=models[0].device
+    )
 
 
 def _read(run: RunFolder, model: SegmentationModel, case: str) -> tuple[CaseGeometry, np.ndarray]:

@@ -46,6 +46,7 @@ from autoseg.workflows.doctor.memory import (
     check_swap,
     measure_memory,
 )
+from autoseg.workflows.doctor.remote_cache import check_remote_cache, measure_remote_cache
 from autoseg.workflows.doctor.run_needs import check_needs, check_planned_memory, check_space, measure_needs
 from autoseg.workflows.doctor.system import (
     check_clock,
@@ -103,6 +104,7 @@ CHECKS: Final = (
     Check(check_writing, (measure_disk,)),
     Check(check_temporary_folder, (measure_disk,)),
     Check(check_cache, (measure_disk,)),
+    Check(check_remote_cache, (measure_remote_cache,)),
     Check(check_open_files, (measure_system,)),
     Check(check_processes, (measure_system,)),
     Check(check_encoding, (measure_system,)),

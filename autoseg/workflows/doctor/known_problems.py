@@ -8,6 +8,7 @@ TESTED: Final[Mapping[str, str]] = {
     "blosc2": "4.14.1",
     "connected-components-3d": "4.1.1",
     "edt": "3.1.2",
+    "fsspec": "2026.9.0",
     "isal": "1.9.1",
     "jaxtyping": "0.3.11",
     "jinja2": "3.1.6",

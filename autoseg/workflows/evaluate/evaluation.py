@@ -16,6 +16,7 @@ from autoseg.places.place import Place
 from autoseg.plan.document import Plan
 from autoseg.processes.case_pool import compute_worker_count, list_problems, write_failure_log
 from autoseg.processes.progress import Progress
+from autoseg.remote.mirror import find_location
 from autoseg.run_folder import RunFolder, check_writable, open_run
 from autoseg.validation_conditions import ValidationConditions
 from autoseg.volume_io import READABLE_ENDINGS, LabelVolume, check_same_grid, read_label_map, turn_like_image
@@ -126,8 +127,8 @@ def evaluate_job(job: EvaluationJob) -> CaseEvaluation:
     )
     return CaseEvaluation(
         case=job.case,
-        prediction_file=str(job.prediction),
-        reference_file=str(job.reference),
+        prediction_file=find_location(job.prediction),
+        reference_file=find_location(job.reference),
         distance_unit=find_distance_unit([grid]),
         metrics=metrics,
     )

@@ -17,6 +17,7 @@ from autoseg.networks.network import SegmentationNetwork
 from autoseg.plan.document import Plan
 from autoseg.preprocessing.cache import CachedCase
 from autoseg.processes.progress import Progress
+from autoseg.quality.features import NetworkFeatures
 from autoseg.run_folder import FoldFolder, RunFolder, make_folder, remove_folder
 from autoseg.stages.training_cases import open_training_case, read_network_input
 from autoseg.training.checkpoint import read_description
@@ -28,6 +29,7 @@ from autoseg.workflows.cases.loop import (
     complete_cases,
     predict_preprocessed_cases,
 )
+from autoseg.workflows.cases.network_features import StoredFeatures, find_sources, measure_output, write_features
 from autoseg.workflows.cases.references import find_reference
 from autoseg.workflows.evaluate.evaluation import EvaluationJob, evaluate_jobs
 from autoseg.workflows.folds.status import ValidationChoice
@@ -169,12 +171,15 @@ def _predict_cases(
     options: PredictionOptions,
     progress: Progress,
 ) -> None:
-    def restore(case: str, predicted: Sequence[CaseOutput]) -> tuple[np.ndarray, Grid]:
+    def restore(case: str, predicted: Sequence[CaseOutput]) -> tuple[np.ndarray, Grid, NetworkFeatures]:
         (output,) = predicted
-        return model.restore_label_map(output.logits, output.geometry), output.geometry.grid
+        label_map = model.restore_label_map(output.logits, output.geometry)
+        return label_map, output.geometry.grid, measure_output(output)
 
-    def write(case: str, restored: tuple[np.ndarray, Grid]) -> None:
-        label_map, grid = restored
+    def write(case: str, restored: tuple[np.ndarray, Grid, NetworkFeatures]) -> None:
+        label_map, grid, features = restored
+        sources = tuple(find_sources(run, model.plan, model.configuration, model.folds[0], case=case))
+        write_features(outputs[case].parent, case, StoredFeatures(sources=sources, features=features))
         write_label_map(outputs[case], label_map, grid=grid, like=find_reference(run, case))
 
     events = predict_preprocessed_cases(

@@ -71,6 +71,10 @@ def _describe_lost_selection(run: RunFolder) -> Iterator[str]:
         yield f"the selected postprocessing is not exported, nnU-Net will not apply it: {rules}"
     if len(selection.members) > 1:
         yield f"{selection.name} was selected, whose probabilities are averaged; exported are single models"
+    if selection.prediction is not None and selection.prediction.decoding == "dice":
+        yield "decoding with the highest expected Dice was selected, nnU-Net will take the most probable labels instead"
+    if selection.prediction is not None and not selection.prediction.mirroring:
+        yield "prediction without mirrored views was selected; with nnU-Net: --disable_tta"
 
 
 def _describe_export(run: RunFolder, configuration: str, output: Path, request: ExportRequest) -> ExchangedModel:

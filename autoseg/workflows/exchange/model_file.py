@@ -29,6 +29,7 @@ from autoseg.inference.model import check_stages_compatible, load_network, read_
 from autoseg.networks.weights import serialize_weights
 from autoseg.plan.document import ConfigurationPlan, Plan
 from autoseg.processes.progress import Progress
+from autoseg.quality.calibration import CALIBRATION_NAME, QualityCalibration
 from autoseg.run_folder import RunFolder, check_writable, open_run
 from autoseg.runtime.provenance import TrainingRecord
 from autoseg.untrusted.json_reading import read_json
@@ -91,6 +92,7 @@ def export_model_file(
         writer.add_document(inside.plan, shared.plan)
         if selection is not None:
             writer.add_document(inside.selection, selection)
+            _add_calibration(writer, run, shared.selection, selection)
         writer.add_document(inside.model_record, record)
         rules = () if selection is None else selection.postprocessing.rules
         writer.add(inside.model_card, format_model_card(record, shared.plan, rules).encode())
@@ -98,6 +100,17 @@ def export_model_file(
         ExchangedModel(configuration=name, folds=folds, written=folds, folder=output)
         for name, folds in shared.folds.items()
     )
+
+
+def _add_calibration(writer: ModelFileWriter, run: RunFolder, selection: Selection | None, exported: Selection) -> None:
+    """Adds the calibration of the selected models, with the digests that their weights have in the file."""
+    path = run.root / CALIBRATION_NAME
+    if selection is None or not path.is_file():
+        return
+    calibration = read_document(path, QualityCalibration)
+    if calibration.weights_sha256 == selection.weights_sha256:
+        exported_calibration = calibration.model_copy(update={"weights_sha256": exported.weights_sha256})
+        writer.add_document(Path(CALIBRATION_NAME), exported_calibration)
 
 
 def list_exported(run: RunFolder, plan: Plan, request: ExportRequest) -> tuple[str, ...]:
@@ -238,6 +251,7 @@ def _share_selection(shared: ModelFileContent, selection: Selection, digests: Di
         postprocessing=Postprocessing(
             rules=postprocessing.rules, steps=(), before=postprocessing.before, after=postprocessing.after
         ),
+        prediction=selection.prediction,
     )
 
 

@@ -6,20 +6,19 @@ from pathlib import Path
 from autoseg.errors import WorkerError
 from autoseg.places.place import States, TaskState
 from autoseg.places.slurm.jobs import cancel_jobs, find_jobs_folder, read_task_states
-from autoseg.run_folder import open_run
-from autoseg.workflows.folds.status import FoldStatus, apply_task_state, read_run_status
+from autoseg.run_folder import RunFolder, open_run
+from autoseg.workflows.folds.status import FoldStatus, apply_task_state, read_run_status, read_statuses
 
 
-def read_watched_status(run_root: Path) -> tuple[tuple[FoldStatus, ...], tuple[str, ...]]:
+def read_watched_status(run: RunFolder) -> tuple[tuple[FoldStatus, ...], tuple[str, ...]]:
     """Reads the status of every fold, with what the cluster knows of its job, and notes on other jobs.
 
     Raises:
-        RunError: There is no run.
         DocumentError: Its plan, splits or list of jobs cannot be read.
     """
-    statuses = read_run_status(run_root)
+    statuses = read_statuses(run)
     try:
-        states = read_task_states(find_jobs_folder(run_root))
+        states = read_task_states(find_jobs_folder(run.root))
     except WorkerError as error:
         return statuses, (f"jobs of this run cannot be shown: {error}",)
     names = {name_task(status) for status in statuses}

@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Final, Literal
 
 from autoseg.dataset.folds import Splits, select_fold
 from autoseg.document import MOST_RESULT_BYTES, parse_part, read_document
 from autoseg.errors import DocumentError
+from autoseg.files.checksums import FileVersion, find_present_version
 from autoseg.inference.folds import find_trained_folds, is_imported_run
 from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions
 from autoseg.places.place import TaskState
@@ -135,7 +137,15 @@ def read_run_status(run_root: Path) -> tuple[FoldStatus, ...]:
         RunError: There is no run.
         DocumentError: Its plan or splits cannot be read.
     """
-    run = open_run(run_root)
+    return read_statuses(open_run(run_root))
+
+
+def read_statuses(run: RunFolder) -> tuple[FoldStatus, ...]:
+    """Reads the same of a run that was opened, as often as wanted.
+
+    Raises:
+        DocumentError: Its plan or splits cannot be read.
+    """
     plan = read_document(run.plan, Plan)
     if is_imported_run(run, plan):
         return tuple(
@@ -198,13 +208,10 @@ def has_final_model(folder: FoldFolder) -> bool:
 
 def read_validation(folder: FoldFolder, cases: Sequence[str]) -> Validation | None:
     """Reads the result of a validation; None unless it covers all given cases, or those that a budget left."""
-    try:
-        content = read_json(folder.summary, most_bytes=MOST_RESULT_BYTES)
-        validated = tuple(entry["case"] for entry in content["metric_per_case"])
-        dice, made = content["foreground_mean"]["Dice"], content.get("validation")
-        conditions = None if made is None else parse_part(made, ValidationConditions, where=folder.summary.name)
-    except (DocumentError, KeyError, TypeError):
+    found = _find_scores(folder.summary)
+    if found is None:
         return None
+    validated, dice, conditions = found.cases, found.dice, found.conditions
     if conditions is None:
         whole = ValidationChoice(cases=validated, held_out_cases=len(validated))
         return Validation(dice=dice, choice=whole) if validated == tuple(cases) else None
@@ -216,6 +223,43 @@ def read_validation(folder: FoldFolder, cases: Sequence[str]) -> Validation | No
     counts = (conditions.validated_cases, conditions.held_out_cases)
     covers = counts == (len(validated), len(cases)) and is_selection(validated, cases)
     return Validation(dice=dice, choice=choice, warnings=conditions.list_warnings()) if covers else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Scores:
+    """The part of a summary that does not grow with its metrics."""
+
+    cases: tuple[str, ...]
+    dice: float | None
+    conditions: ValidationConditions | None
+
+
+def _find_scores(path: Path) -> _Scores | None:
+    """Finds the scores of a summary, whose file is read once for each version of it."""
+    if not path.is_file():
+        return _read_scores(path)  # which asks a network drive again
+    version = find_present_version(path)
+    return _read_scores(path) if version.is_recent else _remember_scores(version)
+
+
+@lru_cache(maxsize=64)
+def _remember_scores(version: FileVersion) -> _Scores | None:
+    return _read_scores(version.path)
+
+
+def _read_scores(path: Path) -> _Scores | None:
+    """Reads the scores, without the metrics of the cases; None if the file is missing or has another form."""
+    try:
+        content = read_json(path, most_bytes=MOST_RESULT_BYTES, leaves_out=("metrics",))
+        cases = tuple(entry["case"] for entry in content["metric_per_case"])
+        made = content.get("validation")
+        return _Scores(
+            cases=cases,
+            dice=content["foreground_mean"]["Dice"],
+            conditions=None if made is None else parse_part(made, ValidationConditions, where=path.name),
+        )
+    except (DocumentError, KeyError, TypeError):
+        return None
 
 
 def is_selection(chosen: Sequence[str], cases: Sequence[str]) -> bool:

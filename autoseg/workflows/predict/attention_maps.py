@@ -24,10 +24,9 @@ from autoseg.plan.document import Plan
 from autoseg.plan.network.base import NetworkPlan
 from autoseg.run_folder import RunFolder
 from autoseg.stages.staged_case import StagedCase
-from autoseg.volume_io import write_label_map
+from autoseg.workflows.predict.recorded_maps import MAP_ENDING, Maps
 
 MAPS_FOLDER: Final = "attention_maps"
-MAP_ENDING: Final = ".nii.gz"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,20 +50,13 @@ class MapRecorder:
         return tuple(self.out / MAPS_FOLDER / f"{case}_{title}{MAP_ENDING}" for title in self.titles)
 
     def predict_case(
-        self, case: str, read: StagedCase, *, options: PredictionOptions, on_window: OnWindow
-    ) -> Float32[Tensor, "class z y x"]:
-        """Computes the logits of a case, and writes its maps on the grid of the image, in steps of 1 / 255.
-
-        Raises:
-            VolumeError: NIfTI cannot hold the grid.
-            RunError: A file cannot be written.
-        """
-        recorded = self.model.predict_case(read, options=options, on_window=on_window)
-        resampling, grid = self.model.configuration_plan.resampling, read.geometry.grid
-        for path, values in zip(self.find_paths(case), recorded[self.classes :], strict=True):
-            restored = restore_maps(values[None], read.geometry, resampling=resampling)
-            write_label_map(path, restored[0], grid=grid, like=None)
-        return recorded[: self.classes]
+        self, case: str, read: Sequence[StagedCase], *, options: PredictionOptions, on_window: OnWindow
+    ) -> tuple[tuple[Float32[Tensor, "class z y x"], ...], Maps]:
+        """Computes the logits of a case, and its maps on the grid of the image, in steps of 1 / 255."""
+        recorded = self.model.predict_case(read[0], options=options, on_window=on_window)
+        resampling, geometry = self.model.configuration_plan.resampling, read[0].geometry
+        restored = restore_maps(recorded[self.classes :], geometry, resampling=resampling)
+        return (recorded[: self.classes],), dict(zip(self.find_paths(case), restored, strict=True))
 
 
 def build_recorder(model: SegmentationModel, out: Path) -> MapRecorder:
@@ -115,26 +107,3 @@ def _explain_no_maps(configuration: str, network: NetworkPlan) -> str:
         f"--attention-maps, or train one that does, such as those of autoseg plan --architecture attention_unet or "
         f"sau_net"
     )
-
-
-def remove_old_maps(out: Path, *, kept: Sequence[str]) -> None:
-    """Removes the maps in a folder of predictions, but for those of the cases that are kept."""
-    beginnings = tuple(f"{case}_" for case in kept)
-    for path in (out / MAPS_FOLDER).glob(f"*{MAP_ENDING}"):
-        if not path.name.startswith(beginnings):
-            path.unlink()
-
-
-def check_no_maps(out: Path) -> None:
-    """Checks that a folder holds no attention maps, which would not be those of new label maps.
-
-    Raises:
-        PredictionError: It holds some.
-    """
-    folder = out / MAPS_FOLDER
-    if folder.exists():
-        msg = (
-            f"{folder} holds the attention maps of an earlier prediction, which label maps of this one would not "
-            f"belong to; predict with --attention-maps, move the folder away, or choose another folder"
-        )
-        raise PredictionError(msg)

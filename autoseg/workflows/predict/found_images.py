@@ -21,7 +21,7 @@ from autoseg.plan.document import Plan
 from autoseg.processes.progress import Progress
 from autoseg.remote.mirror import find_location
 from autoseg.run_folder import RunFolder
-from autoseg.volume_io import Volume, check_same_grid, label_map_ending, read_image, write_label_map
+from autoseg.volume_io import Volume, check_same_grid, label_map_ending, read_grid, read_image, write_label_map
 from autoseg.volume_io.dicom import (
     RESULT_FORMATS,
     Code,
@@ -66,6 +66,10 @@ class ImageFiles:
         """Names an image in the record, within `source`."""
         return case.image_paths[0].name
 
+    def read_grid(self, case: Case) -> Grid:
+        """Reads the grid of an image from the header of its first channel."""
+        return read_grid(case.image_paths[0])
+
     def read(self, case: Case) -> Volume:
         """Reads all channels."""
         return read_image(case.image_paths, channel_count=self.channel_count)
@@ -108,6 +112,12 @@ class SeriesImages:
     def describe(self, case: Case) -> str:
         """Returns the UID of the first series."""
         return case.name
+
+    def read_grid(self, case: Case) -> Grid:
+        """Returns the grid of the series of the first channel, from the headers of its slices."""
+        series = self.series[case.name][0]
+        with _name_series(series):
+            return stack_slices(series).grid
 
     def read(self, case: Case) -> Volume:
         """Reads the series of all channels."""

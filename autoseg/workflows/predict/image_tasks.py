@@ -60,7 +60,7 @@ def predict_images_in_tasks(
     """Writes one label map per image, as `predict_images` does, by a task per image.
 
     Raises:
-        OptionError: The images are series of DICOM.
+        OptionError: The images are series of DICOM, or there is a budget.
         RunError: The run does not exist.
         PredictionError: There is no trained model, or there are no images for it, or `out` is their folder.
         CasesFailedError: Some images failed, or lack channels; the others are written.
@@ -68,6 +68,9 @@ def predict_images_in_tasks(
     """
     run = open_run(run_root)
     check_other_folder(images, out)
+    if request.budget_seconds is not None:
+        msg = "--budget is fitted to the speed of one computer, and --on uses several; leave out one of them"
+        raise OptionError(msg)
     resolve_models(
         run,
         configuration=request.configuration,

@@ -1,24 +1,21 @@
 """Segments a folder of images with a trained model; one failing image does not stop the others."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from autoseg import __version__
 from autoseg.dataset import Case
 from autoseg.dataset.label_entries import warn_of_region_order
 from autoseg.document import write_document
-from autoseg.errors import PlanError, PredictionError, Problem, group_problems
+from autoseg.errors import PredictionError, Problem, group_problems
 from autoseg.file_endings import strip_ending
-from autoseg.geometry import Grid
 from autoseg.inference.ensemble import Ensemble, load_ensemble
 from autoseg.inference.execution.preparation import ExecutionChoice
-from autoseg.inference.options import PredictionOptions, Workload
-from autoseg.postprocessing.application import postprocess_label_map
+from autoseg.inference.options import Decoding, PredictionOptions, Workload
+from autoseg.plan.document import Plan
 from autoseg.postprocessing.rules import Rule
 from autoseg.processes.case_pool import Failure
 from autoseg.processes.progress import Progress
@@ -27,18 +24,13 @@ from autoseg.runtime.cpu_threads import adaptive_cpu_threads
 from autoseg.runtime.device import find_device
 from autoseg.runtime.precision import Precision
 from autoseg.runtime.provenance import read_versions
-from autoseg.stages.staged_case import StagedCase
-from autoseg.volume_io import PROBABILITIES_ENDING, write_probabilities
-from autoseg.volume_io.dicom import DicomFormat, SegmentedBy
-from autoseg.workflows.cases.loop import check_failures, collect_failures, predict_each
-from autoseg.workflows.predict.attention_maps import (
-    MapRecorder,
-    build_recorder,
-    check_attention_maps,
-    check_no_maps,
-    remove_old_maps,
-)
+from autoseg.volume_io import PROBABILITIES_ENDING
+from autoseg.volume_io.dicom import DicomFormat
+from autoseg.workflows.cases.loop import check_failures, collect_failures
+from autoseg.workflows.predict.attention_maps import MAPS_FOLDER, build_recorder, check_attention_maps
+from autoseg.workflows.predict.budget import Way, describe_duration, fit_budget
 from autoseg.workflows.predict.found_images import FoundImages, find_predicted_images
+from autoseg.workflows.predict.image_steps import ImageSteps, Recorder
 from autoseg.workflows.predict.prediction_folder import (
     PLAN_NAME,
     RECORD_NAME,
@@ -47,9 +39,20 @@ from autoseg.workflows.predict.prediction_folder import (
     complete_record,
     lock_record,
     prepare_folder,
-    write_recorded,
 )
-from autoseg.workflows.select.model_choice import check_weights, hash_ensemble, resolve_models
+from autoseg.workflows.predict.quality import (
+    QualityEstimator,
+    build_estimator,
+    describe_quality,
+    merge_quality,
+    read_quality,
+)
+from autoseg.workflows.predict.recorded_maps import check_no_maps, remove_old_maps
+from autoseg.workflows.predict.uncertainty_maps import (
+    UNCERTAINTY_FOLDER,
+    build_uncertainty_recorder,
+)
+from autoseg.workflows.select.model_choice import ModelChoice, check_weights, hash_ensemble, resolve_models
 from autoseg.workflows.select.selection_document import NAMES_JOINED_BY
 
 LoadEnsemble = Callable[..., Ensemble]
@@ -63,24 +66,49 @@ class PredictionRequest:
         configuration: None takes what was selected (selection.json), else the one that is trained. One that is named,
             like a fold, leaves the selection aside.
         folds: None takes those that were selected, else every trained one.
+        options: Options of the prediction; None takes what was selected, else the usual ones.
+        mirroring: Changes `options`; None leaves it as it is, and so do the next two.
+        budget_seconds: Time for an image on average, into which the prediction is fitted; None for no limit.
         postprocessing: Whether the postprocessing that was selected is applied.
         attention_maps: Whether the attention maps of the networks are written, too.
+        uncertainty: Whether maps of entropy and disagreement are written, too.
         series: DICOM series to segment, each by UID, number or description; empty for all.
         formats: Formats of DICOM in which the results of series are written besides NIfTI.
     """
 
     configuration: str | None = None
     folds: tuple[str, ...] | None = None
-    options: PredictionOptions
+    options: PredictionOptions | None = None
+    mirroring: bool | None = None
+    step_fraction: float | None = None
+    decoding: Decoding | None = None
+    budget_seconds: float | None = None
     postprocessing: bool = True
     save_probabilities: bool = False
     attention_maps: bool = False
+    uncertainty: bool = False
     device: str = "auto"
     precision: Precision = "auto"
     execution: ExecutionChoice = "auto"
     overwrite: bool = False
     series: tuple[str, ...] = ()
     formats: tuple[DicomFormat, ...] = ()
+
+    def choose_options(self, selected: PredictionOptions) -> PredictionOptions:
+        """Chooses the options of the prediction: those of the request before those that were selected.
+
+        Raises:
+            PredictionError: The step is not above 0, or above 1.
+        """
+        named = {"mirroring": self.mirroring, "step_fraction": self.step_fraction, "decoding": self.decoding}
+        changes: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
+        return replace(self.options or selected, **changes)
+
+    @property
+    def named_options(self) -> tuple[str, ...]:
+        """Names of the options that the user chose, and that no budget changes."""
+        named = {"mirroring": self.mirroring, "step_fraction": self.step_fraction}
+        return tuple(name for name, value in named.items() if self.options is not None or value is not None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,58 +167,48 @@ def _predict_images(
         postprocessing=request.postprocessing,
         progress=progress,
     )
-    if request.attention_maps:
-        check_attention_maps(run, choice.members, execution=request.execution)
-    else:
-        check_no_maps(out)
+    _check_maps(run, choice, out, request)
     found = find_predicted_images(images, run, series=request.series, formats=request.formats, progress=progress)
-    model = load(
-        run.root,
-        choice.members,
-        device=request.device,
-        precision=request.precision,
-        execution="eager" if request.attention_maps else request.execution,
-        workload=Workload(images=len(found.cases), options=request.options),
-    )
-    weights = hash_ensemble(run, model)
-    check_weights(run, choice, weights)
+    way, weights = _choose_way(run, choice, found, request=request, load=load, progress=progress)
+    model = way.model
     progress.note(model.describe())
     for warning in warn_of_region_order(model.plan.labels):
         progress.note(warning)
     cases = found.cases
     outputs = {path: found.describe(case) for case in cases for path in _find_outputs(case, out, found, request)}
     check_inputs_are_kept(cases, tuple(outputs))
-    record = _describe_model(model, run, found.source, request, weights=weights, rules=choice.rules)
+    estimator = build_estimator(run, model.plan, choice, weights=weights, options=way.options)
+    record = _describe_way(way, run, found.source, request, weights=weights, rules=choice.rules)
     record = record.model_copy(update={"outputs": {path.name: image for path, image in outputs.items()}})
-    with lock_record(out):
-        record = prepare_folder(out, record, overwrite=request.overwrite)
-        write_document(out / RECORD_NAME, record)  # first: a plan alone would be taken for a run's
-        write_document(out / PLAN_NAME, model.plan)
-    if request.overwrite:
-        others = record.outputs.keys() - {path.name for path in outputs}
-        remove_old_maps(out, kept=[strip_ending(name) for name in others])
-    recorder = build_recorder(model.members[0], out) if request.attention_maps else None
+    record = _open_folder(out, record, model.plan, estimator, overwrite=request.overwrite)
+    recorder = _build_recorder(model, out, request)
     waiting = [case for case in cases if not _is_finished(case, out, found, request, recorder=recorder)]
     failures = list_incomplete(found.problems)
     total = len(cases) + len(failures)
     odd: list[Problem] = []
-    read = partial(_read, model, odd, found)
-    events = _predict_images_of(
-        waiting,
-        out,
-        model,
+    steps = ImageSteps(
+        out=out,
+        model=model,
         found=found,
-        request=request,
         record=record,
-        progress=progress,
-        read=read,
         recorder=recorder,
+        estimator=estimator,
+        save_probabilities=request.save_probabilities,
+        progress=progress,
+        warn=odd.append,
     )
+    events = steps.predict(waiting)
+    started = time.perf_counter()
     try:
         failures += collect_failures(events, progress=progress, label="Predicting", total=len(waiting), unit="image")
     finally:
         with lock_record(out):
             complete_record(out)
+            quality = merge_quality(out, estimator, model=record.model)
+    for line in describe_quality(quality):
+        progress.note(line)
+    if request.budget_seconds is not None and waiting:
+        progress.note(describe_duration(time.perf_counter() - started, len(waiting), request.budget_seconds))
     for problem in group_problems(odd):
         progress.note(f"warning: {problem.describe()}")
     check_failures(failures, total=total, log=out / "prediction.log", unit="image")
@@ -206,8 +224,80 @@ def list_incomplete(problems: Sequence[Problem]) -> list[Failure]:
     return [Failure(case=name, problems=tuple(found)) for name, found in of_case.items()]
 
 
-def _describe_model(
-    model: Ensemble,
+def _check_maps(run: RunFolder, choice: ModelChoice, out: Path, request: PredictionRequest) -> None:
+    """Checks that the maps that are asked for can be made, and that there are no others."""
+    if request.attention_maps and request.uncertainty:
+        msg = "attention maps and maps of uncertainty cannot be recorded at once; leave out --attention-maps"
+        raise PredictionError(msg)
+    if request.attention_maps:
+        check_attention_maps(run, choice.members, execution=request.execution)
+    else:
+        check_no_maps(out / MAPS_FOLDER, kind="attention maps", flag="--attention-maps")
+    if not request.uncertainty:
+        check_no_maps(out / UNCERTAINTY_FOLDER, kind="maps of uncertainty", flag="--uncertainty")
+
+
+def _build_recorder(model: Ensemble, out: Path, request: PredictionRequest) -> Recorder | None:
+    if request.attention_maps:
+        return build_recorder(model.members[0], out)
+    return build_uncertainty_recorder(model, out) if request.uncertainty else None
+
+
+def _open_folder(
+    out: Path, record: PredictionRecord, plan: Plan, estimator: QualityEstimator, *, overwrite: bool
+) -> PredictionRecord:
+    """Prepares the folder for a prediction; returns the record with everything that it is to hold."""
+    wanted = record.outputs.keys()
+    with lock_record(out):
+        read_quality(out)  # before anything is removed or written
+        record = prepare_folder(out, record, overwrite=overwrite)
+        write_document(out / RECORD_NAME, record)  # first: a plan alone would be taken for a run's
+        write_document(out / PLAN_NAME, plan)
+        merge_quality(out, estimator, model=record.model)
+    if overwrite:
+        kept = [strip_ending(name) for name in record.outputs.keys() - wanted]
+        for folder in (MAPS_FOLDER, UNCERTAINTY_FOLDER):
+            remove_old_maps(out / folder, kept=kept)
+    return record
+
+
+def _choose_way(
+    run: RunFolder,
+    choice: ModelChoice,
+    found: FoundImages,
+    *,
+    request: PredictionRequest,
+    load: LoadEnsemble,
+    progress: Progress,
+) -> tuple[Way, tuple[tuple[str, ...], ...]]:
+    """Loads the models, and fits them into the budget, if there is one; returns also the digests of their weights."""
+    options = request.choose_options(choice.options)
+    model = load(
+        run.root,
+        choice.members,
+        device=request.device,
+        precision=request.precision,
+        execution="eager" if request.attention_maps else request.execution,
+        workload=Workload(images=len(found.cases), options=options),
+    )
+    weights = hash_ensemble(run, model)
+    check_weights(run, choice, weights)
+    usual = Way(model=model, options=options)
+    if request.budget_seconds is None:
+        return usual, weights
+    way = fit_budget(
+        usual,
+        found,
+        budget_seconds=request.budget_seconds,
+        measured=None if choice.selection is None else choice.selection.prediction,
+        kept=request.named_options,
+        progress=progress,
+    )
+    return way, hash_ensemble(run, way.model)
+
+
+def _describe_way(
+    way: Way,
     run: RunFolder,
     source: str,
     request: PredictionRequest,
@@ -215,6 +305,7 @@ def _describe_model(
     weights: Sequence[tuple[str, ...]],
     rules: tuple[Rule, ...],
 ) -> PredictionRecord:
+    model, options = way.model, way.options
     members = tuple(EnsembleMember(configuration=part.configuration, folds=part.folds) for part in model.members)
     return PredictionRecord(
         autoseg_version=__version__,
@@ -223,8 +314,11 @@ def _describe_model(
         configuration=NAMES_JOINED_BY.join(member.configuration for member in members),
         folds=tuple(dict.fromkeys(fold for member in members for fold in member.folds)),
         weights_sha256=tuple(digest for of_member in weights for digest in of_member),
-        mirroring=request.options.mirroring,
-        step_fraction=request.options.step_fraction,
+        mirroring=options.mirroring,
+        step_fraction=options.step_fraction,
+        decoding=options.decoding,
+        budget_seconds=request.budget_seconds,
+        given_up=way.given_up,
         number_type=model.members[0].dtype,
         execution=tuple(stage.execution for member in model.members for stage in member.stages),
         probabilities=request.save_probabilities,
@@ -268,58 +362,7 @@ def _find_outputs(case: Case, out: Path, found: FoundImages, request: Prediction
 
 
 def _is_finished(
-    case: Case, out: Path, found: FoundImages, request: PredictionRequest, *, recorder: MapRecorder | None
+    case: Case, out: Path, found: FoundImages, request: PredictionRequest, *, recorder: Recorder | None
 ) -> bool:
     maps = () if recorder is None else recorder.find_paths(case.name)
     return all(path.is_file() for path in (*_find_outputs(case, out, found, request), *maps))
-
-
-def _predict_images_of(
-    cases: Sequence[Case],
-    out: Path,
-    model: Ensemble,
-    *,
-    found: FoundImages,
-    request: PredictionRequest,
-    record: PredictionRecord,
-    progress: Progress,
-    read: Callable[[Case], tuple[StagedCase, ...]],
-    recorder: MapRecorder | None,
-) -> Iterator[Failure | None]:
-    made_by = SegmentedBy(version=record.autoseg_version, model=record.model, weights=record.weights_sha256[0])
-
-    def segment(case: Case, read: Sequence[StagedCase]) -> tuple[NDArray[np.integer], Grid]:
-        show = partial(progress.show_part, case.name)
-        if recorder is None:
-            logits = model.predict_case(read, options=request.options, on_window=show)
-        else:
-            logits = (recorder.predict_case(case.name, read[0], options=request.options, on_window=show),)
-        geometries, grid = [member.geometry for member in read], read[0].geometry.grid
-        if request.save_probabilities:
-            path, shape = out / f"{case.name}{PROBABILITIES_ENDING}", (len(logits[0]), *grid.shape_voxels)
-            with write_recorded(path, record) as temporary:
-                write_probabilities(temporary, shape, model.iterate_probabilities(logits, geometries))
-        return model.restore_label_map(logits, geometries), grid
-
-    def write(case: Case, segmented: tuple[NDArray[np.integer], Grid]) -> None:
-        label_map, grid = segmented
-        rules, labels = record.postprocessing, model.plan.labels
-        finished = postprocess_label_map(label_map, rules, labels=labels, spacing_mm=grid.spacing_mm)
-        for name in found.list_outputs(case):
-            with write_recorded(out / name, record) as temporary:
-                found.write(temporary, finished, grid, case=case, made_by=made_by)
-
-    return predict_each(cases, get_name=lambda case: case.name, read=read, predict=segment, write=write)
-
-
-def _read(model: Ensemble, warnings: list[Problem], found: FoundImages, case: Case) -> tuple[StagedCase, ...]:
-    volume = found.read(case)
-    try:
-        return model.preprocess(
-            volume.array,
-            volume.grid,
-            warn=lambda text: warnings.append(Problem(text=text, cases=(case.name,))),
-        )
-    except (PlanError, PredictionError) as error:
-        msg = f"{found.name_files(case, volume.array)}: {error}"
-        raise PredictionError(msg) from error

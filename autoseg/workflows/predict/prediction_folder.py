@@ -22,6 +22,7 @@ from autoseg.file_endings import COMPANION_ENDINGS, WRITABLE_ENDINGS, list_parts
 from autoseg.files.checksums import compute_sha256
 from autoseg.files.temporary_files import name_temporary, remove_leftovers_once
 from autoseg.inference.execution.preparation import Execution
+from autoseg.inference.options import Decoding
 from autoseg.postprocessing.rules import FillHoles, LargestComponent, MinimumSize, Rule
 from autoseg.processes.fold_lock import wait_for_lock
 from autoseg.remote.address import is_url, join_url
@@ -37,6 +38,7 @@ from autoseg.volume_io.dicom import RESULT_ENDINGS
 
 RECORD_NAME: Final = "prediction.json"
 PLAN_NAME: Final = "plan.json"
+QUALITY_NAME: Final = "quality.json"
 LOCK_NAME: Final = ".prediction.lock"
 FINISHED_NAME: Final = ".prediction.jsonl"
 """Files that were finished since the record was written, one line each; the record takes them over at the end."""
@@ -47,7 +49,7 @@ OUTPUT_ENDINGS: Final = (*WRITABLE_ENDINGS, PROBABILITIES_ENDING, *RESULT_ENDING
 PART_ENDINGS: Final = (*OUTPUT_ENDINGS, *dict.fromkeys(end for ends in COMPANION_ENDINGS.values() for end in ends))
 WHAT_MAKES_LABEL_MAPS: Final = (
     *("configuration", "folds", "ensemble", "weights_sha256", "pruned_depth"),
-    *("mirroring", "step_fraction", "number_type", "postprocessing"),
+    *("mirroring", "step_fraction", "decoding", "number_type", "postprocessing"),
 )
 
 logger = logging.getLogger(__name__)
@@ -67,6 +69,8 @@ class PredictionRecord(Document):
         configuration: Name of the configuration; for an ensemble, all names.
         folds: Folds; for an ensemble, those of all members, each once.
         weights_sha256: Digests of every checkpoint: for each member, of every stage the folds.
+        decoding: Decoding of the probabilities; that of earlier versions is argmax.
+        budget_seconds, given_up: Time for an image on average, and what was left out for it; None without a budget.
         execution: Execution of the networks, one for each stage of each member; empty in records of earlier versions.
         ensemble: The members where there are several, else empty.
         pruned_depth: Depth to which the networks were pruned; None for whole ones.
@@ -87,6 +91,9 @@ class PredictionRecord(Document):
     weights_sha256: tuple[str, ...]
     mirroring: bool
     step_fraction: float
+    decoding: Decoding = "argmax"
+    budget_seconds: float | None = None
+    given_up: tuple[str, ...] = ()
     number_type: DtypeName
     execution: tuple[Execution, ...] = ()
     probabilities: bool
@@ -317,7 +324,7 @@ def _find_name_problem(name: str, endings: tuple[str, ...]) -> str | None:
     ending = max((end for end in endings if name.lower().endswith(end)), key=len, default=None)
     if ending is None:
         return "it has no ending of a label map"
-    taken = next((part for part in list_parts(name) if part in (RECORD_NAME, PLAN_NAME)), None)
+    taken = next((part for part in list_parts(name) if part in (RECORD_NAME, PLAN_NAME, QUALITY_NAME)), None)
     return find_name_problem(name[: -len(ending)]) if taken is None else f"{taken} has another meaning there"
 
 

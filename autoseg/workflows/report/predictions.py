@@ -1,7 +1,7 @@
 """The section about predictions of new images, those that a person should look at first on top."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -14,12 +14,14 @@ from autoseg.fingerprint import Fingerprint
 from autoseg.labels import LabelScheme
 from autoseg.plan import Plan
 from autoseg.processes.progress import Progress
+from autoseg.quality.estimates import CaseQuality
 from autoseg.report.blocks import Cell, Gallery, Section, Table
 from autoseg.report.page import ShownCase
 from autoseg.report.volumes import CaseVolumes
 from autoseg.volume_io import LabelVolume, read_label_map
 from autoseg.volume_io.dicom import RESULT_ENDINGS, DicomSeries, find_series, read_stack, stack_slices
 from autoseg.workflows.predict.prediction_folder import DICOM_SOURCE, RECORD_NAME, PredictionRecord
+from autoseg.workflows.predict.quality import read_quality
 from autoseg.workflows.report.cases import PREDICTION, add_views, build_volumes, join_image
 from autoseg.workflows.report.dataset import compute_class_volumes, measure_voxel_ml
 
@@ -40,8 +42,10 @@ class PredictedCase:
         image: The image, if it is known: its file, or its series of DICOM slices.
         volumes_ml: Volume of every class by name, in ml (thousands of voxels without spacing).
         unit: The unit of the volumes in words.
-        urgency: Largest difference from the volumes of the training cases, in robust standard deviations.
+        urgency: A key that sorts cases, those that a person should look at first in front: by the largest deviation
+            from the training cases, then by the expected Dice.
         concerns: Everything unusual, in words.
+        quality: Estimated quality; None if quality.json does not tell.
     """
 
     name: str
@@ -49,8 +53,9 @@ class PredictedCase:
     image: Path | DicomSeries | None
     volumes_ml: Mapping[str, float]
     unit: str
-    urgency: float
+    urgency: tuple[float, float]
     concerns: tuple[str, ...]
+    quality: CaseQuality | None = None
 
     @property
     def key(self) -> str:
@@ -61,13 +66,16 @@ class PredictedCase:
     def details(self) -> list[tuple[str, str]]:
         """Returns what a page says of it."""
         volumes = [(name, f"{volume:.2f} {self.unit}") for name, volume in self.volumes_ml.items()]
-        return [*volumes, *(("unusual", concern) for concern in self.concerns)]
+        estimates = [] if self.quality is None else list(_list_estimates(self.quality))
+        return [*volumes, *estimates, *(("unusual", concern) for concern in self.concerns)]
 
 
 def read_predictions(
     folder: Path, plan: Plan, fingerprint: Fingerprint | None, *, image_folder: Path | None = None
 ) -> tuple[PredictedCase, ...]:
-    """Reads all label maps of a folder; those whose volumes are least like the training cases come first.
+    """Reads all label maps of a folder; those that are least like the training cases come first.
+
+    Where the folder has estimates of quality, their flags and expected Dice say so, else the volumes.
 
     Args:
         folder: The label maps.
@@ -83,8 +91,30 @@ def read_predictions(
     images = _find_images(folder, image_folder)
     usual = {} if fingerprint is None else find_usual_volumes(fingerprint)
     unit = find_volume_unit(plan)
-    cases = [_read(path, images.get(path.name), plan.labels, usual, unit=unit) for path in _list_label_maps(folder)]
-    return tuple(sorted(cases, key=lambda case: (-case.urgency, case.name)))
+    qualities = {case.label_map: case for case in read_quality(folder)}
+    cases = [
+        _add_quality(
+            _read(path, images.get(path.name), plan.labels, usual, unit=unit),
+            qualities.get(path.name),
+        )
+        for path in _list_label_maps(folder)
+    ]
+    return tuple(sorted(cases, key=lambda case: (*case.urgency, case.name)))
+
+
+def _add_quality(case: PredictedCase, quality: CaseQuality | None) -> PredictedCase:
+    if quality is None:
+        return case
+    concerns = tuple(flag.text for flag in quality.flags)
+    return replace(case, quality=quality, urgency=quality.urgency, concerns=concerns)
+
+
+def _list_estimates(quality: CaseQuality) -> Iterator[tuple[str, str]]:
+    """Yields the expected scores of every class that has some, with their intervals."""
+    for name, entry in quality.classes.items():
+        for title, found in (("Dice", entry.dice), ("NSD", entry.nsd)):
+            if found is not None:
+                yield f"{name}, expected {title}", f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
 
 
 def find_volume_unit(plan: Plan) -> str:
@@ -133,18 +163,36 @@ def describe_predictions(cases: Sequence[PredictedCase], plan: Plan) -> Section:
     """Describes the volumes of all predictions."""
     unit = find_volume_unit(plan)
     names = plan.labels.class_names
-    columns = ["image", *(f"{name} ({unit})" for name in names), "unusual"]
+    estimated = [name for name in names if any(_find_dice(case, name) is not None for case in cases)]
+    columns = ["image", *(f"{name} ({unit})" for name in names), *map(_name_estimate, estimated), "unusual"]
     rows: list[Sequence[Cell]] = [
-        (case.name, *(case.volumes_ml[name] for name in names), "; ".join(case.concerns) or None) for case in cases
+        (
+            case.name,
+            *(case.volumes_ml[name] for name in names),
+            *(_find_dice(case, name) for name in estimated),
+            "; ".join(case.concerns) or None,
+        )
+        for case in cases
     ]
     unusual = sum(bool(case.concerns) for case in cases)
+    found = "something" if any(case.quality for case in cases) else "a volume"
     lead = (
-        f"{len(cases)} predicted images, {unusual} with a volume unlike those of the training cases; these come first."
+        f"{len(cases)} predicted images, {unusual} with {found} unlike those of the training cases; these come first."
     )
     pictures = [(case.key, "unusual" if case.concerns else "") for case in cases[:MOST_THUMBNAILS]]
-    formats = dict.fromkeys(columns[1:-1], ".2f")
-    table = Table(columns, rows, cases=[case.key for case in cases], title="Volumes", formats=formats)
+    formats = dict.fromkeys(columns[1:-1], ".2f") | {_name_estimate(name): ".3f" for name in estimated}
+    title = "Volumes and expected Dice" if estimated else "Volumes"
+    table = Table(columns, rows, cases=[case.key for case in cases], title=title, formats=formats)
     return Section("predictions", "Predictions", lead, [Gallery("", pictures), table])
+
+
+def _name_estimate(name: str) -> str:
+    return f"{name}, expected Dice"
+
+
+def _find_dice(case: PredictedCase, name: str) -> float | None:
+    found = None if case.quality is None else case.quality.classes.get(name)
+    return None if found is None or found.dice is None else found.dice.value
 
 
 def show_predictions(
@@ -226,7 +274,7 @@ def _read(
     urgency, concerns = find_concerns(volumes_ml, usual, unit=unit)
     name = strip_ending(path.name)
     return PredictedCase(
-        name=name, path=path, image=image, volumes_ml=volumes_ml, unit=unit, urgency=urgency, concerns=concerns
+        name=name, path=path, image=image, volumes_ml=volumes_ml, unit=unit, urgency=(-urgency, 1.0), concerns=concerns
     )
 
 

@@ -8,6 +8,7 @@ from autoseg.errors import SelectionError
 from autoseg.inference.ensemble import Ensemble, MemberChoice
 from autoseg.inference.folds import find_folds, find_trained_folds
 from autoseg.inference.model import SegmentationModel
+from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions
 from autoseg.networks.weights import hash_weights
 from autoseg.plan.document import Plan
 from autoseg.postprocessing.rules import FillHoles, Rule
@@ -29,6 +30,12 @@ class ModelChoice:
     members: tuple[MemberChoice, ...]
     rules: tuple[Rule, ...]
     selection: Selection | None
+
+    @property
+    def options(self) -> PredictionOptions:
+        """The options that were selected, else the usual ones."""
+        chosen = None if self.selection is None else self.selection.prediction
+        return DEFAULT_OPTIONS if chosen is None else chosen.options
 
 
 def resolve_models(
@@ -60,6 +67,8 @@ def resolve_models(
     rules = selection.postprocessing.rules if postprocessing else ()
     progress.note(f"as {run.selection.name} says: {describe_selection(selection)}")
     progress.note(_describe_rules(selection, rules))
+    if selection.prediction is not None:
+        progress.note(selection.prediction.describe())
     _note_new_folds(run, selection, progress)
     return ModelChoice(
         members=tuple(

@@ -17,6 +17,7 @@ from autoseg.errors import SelectionError
 from autoseg.evaluation.crossvalidation import FEWEST_CASES, Statistic, Table, compute_statistics
 from autoseg.evaluation.gain import compute_column_means, compute_gain, find_scored_classes
 from autoseg.evaluation.summary import MetricValues, list_class_keys
+from autoseg.inference.options import DEFAULT_OPTIONS
 from autoseg.labels import LabelScheme
 from autoseg.postprocessing.effects import Counts
 from autoseg.processes.progress import Progress
@@ -36,7 +37,9 @@ from autoseg.workflows.select.held_out import (
 from autoseg.workflows.select.model_choice import list_weights
 from autoseg.workflows.select.pair_predictions import Pair, PairJob, predict_pairs
 from autoseg.workflows.select.postprocessing import LearnedPostprocessing, learn_postprocessing
+from autoseg.workflows.select.prediction_choice import PredictionChoice
 from autoseg.workflows.select.pruning import LARGEST_DICE_LOSS, PruningJob, find_smallest, predict_pruned
+from autoseg.workflows.select.quality import calibrate_quality
 from autoseg.workflows.select.selection_document import (
     NAMES_JOINED_BY,
     CandidateScores,
@@ -45,6 +48,7 @@ from autoseg.workflows.select.selection_document import (
     Selection,
     name_pruned,
 )
+from autoseg.workflows.select.variants import VariantJob, choose_prediction
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,13 +59,16 @@ class SelectionRequest:
         configurations: Configurations to compare; None compares all that have finished folds.
         folds: Folds to use; None uses every finished fold.
         ensembles: Whether pairs of configurations are candidates, too; their held-out cases are predicted for this.
-        device: Device for predicting with pairs and pruned networks, and completing validations; "auto", "cpu", "cuda",
-            "cuda:1" or "mps".
+        variants: Whether to measure prediction without mirrored views, with larger steps and other decodings, and to
+            choose among them.
+        device: Device for predicting with pairs, pruned networks and variants, and completing validations; "auto",
+            "cpu", "cuda", "cuda:1" or "mps".
     """
 
     configurations: tuple[str, ...] | None = None
     folds: tuple[str, ...] | None = None
     ensembles: bool = True
+    variants: bool = True
     device: str = "auto"
 
 
@@ -130,7 +137,8 @@ def select_models(run_root: Path, request: SelectionRequest, *, progress: Progre
     if chosen is not ranked[0]:
         because = f"{because}; {_explain_pruning(chosen, ranked[0], is_scored)}"
         ranked.insert(0, chosen)
-    learned = learn_postprocessing(ranked[0].jobs, blocks=_make_blocks(ranked[0].members[0], cases), progress=progress)
+    prediction, jobs = _choose_prediction(run, ranked, is_scored, request=request, progress=progress)
+    learned = learn_postprocessing(jobs, blocks=_make_blocks(ranked[0].members[0], cases), progress=progress)
     selection = Selection(
         autoseg_version=__version__,
         cases=cases,
@@ -140,7 +148,18 @@ def select_models(run_root: Path, request: SelectionRequest, *, progress: Progre
         members=tuple(_describe_member(run, member, ranked[0].pruned_depth) for member in ranked[0].members),
         because=because,
         postprocessing=_describe_postprocessing(learned, is_scored),
+        prediction=prediction,
     )
+    calibration = calibrate_quality(
+        run,
+        ranked[0].members,
+        ranked[0].jobs,
+        selection,
+        blocks=_make_blocks(ranked[0].members[0], cases),
+        device=request.device,
+        progress=progress,
+    )
+    progress.note(f"quality: {calibration.describe()}")
     write_document(run.selection, selection)
     return selection
 
@@ -198,6 +217,27 @@ def _describe_depth(job: PruningJob, entry: _Entry, is_scored: Bool[np.ndarray, 
         f"{entry.name}: mean Dice {_compute_mean(entry, is_scored):.4f}, {cost.parameter_count:,} parameters, "
         f"{cost.multiply_adds / 1e6:,.1f} million multiply-adds per patch"
     )
+
+
+def _choose_prediction(
+    run: RunFolder,
+    ranked: Sequence[_Entry],
+    is_scored: Bool[np.ndarray, " class"],
+    *,
+    request: SelectionRequest,
+    progress: Progress,
+) -> tuple[PredictionChoice | None, tuple[EvaluationJob, ...]]:
+    """Chooses the options of prediction; returns them, and the label maps that postprocessing is learned on."""
+    best = ranked[0]
+    cases = tuple(job.case for job in best.jobs)
+    job = VariantJob(run=run, members=best.members, cases=cases, pruned_depth=best.pruned_depth, device=request.device)
+    alone = {entry.configurations[0]: entry.dice for entry in ranked if len(entry.members) == 1}
+    choice = None
+    if request.variants:
+        choice = choose_prediction(job, best.dice, alone=alone, is_scored=is_scored, progress=progress)
+    if choice is None or choice.options == DEFAULT_OPTIONS:
+        return choice, best.jobs
+    return choice, job.list_jobs(choice.options)
 
 
 def _list_jobs(run: RunFolder, labels: LabelScheme, predictions: Mapping[str, Path]) -> tuple[EvaluationJob, ...]:

@@ -13,6 +13,7 @@ from autoseg.postprocessing.learning import Step
 from autoseg.postprocessing.rules import Rule
 from autoseg.run_folder import RunFolder
 from autoseg.untrusted.names import FolderName
+from autoseg.workflows.select.prediction_choice import PredictionChoice
 
 NAMES_JOINED_BY = " + "
 
@@ -86,6 +87,7 @@ class Selection(Document):
         candidates: Scores of all candidates, the best one first; before it the best one pruned, if that is selected.
         members: Models of the first candidate, which prediction uses. Only a single one may be pruned.
         because: Reason for the selection, with the numbers.
+        prediction: Mirroring and decoding; None where they were not measured, as by earlier versions.
     """
 
     schema_version: Literal[1] = 1
@@ -97,11 +99,17 @@ class Selection(Document):
     members: Annotated[tuple[Member, ...], Field(min_length=1)]
     because: str
     postprocessing: Postprocessing
+    prediction: PredictionChoice | None = None
 
     @property
     def name(self) -> str:
         """Returns the name of the selected candidate."""
         return NAMES_JOINED_BY.join(member.name for member in self.members)
+
+    @property
+    def weights_sha256(self) -> tuple[str, ...]:
+        """Returns the digests of the weights of all members."""
+        return tuple(digest for member in self.members for digest in member.weights_sha256)
 
     @model_validator(mode="after")
     def _check_pruned(self) -> "Selection":

@@ -3,7 +3,7 @@
 An interrupted call continues, and a training that was repeated makes exactly its cases anew.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -14,10 +14,10 @@ from autoseg.document import Document, read_document, write_document
 from autoseg.errors import DocumentError
 from autoseg.file_endings import label_map_ending
 from autoseg.geometry import Grid
-from autoseg.networks.weights import hash_weights
 from autoseg.run_folder import RunFolder
-from autoseg.stages.stored_maps import PredictionSource, read_source
+from autoseg.stages.stored_maps import PredictionSource
 from autoseg.volume_io import write_label_map
+from autoseg.workflows.cases.network_features import find_sources
 from autoseg.workflows.cases.references import find_reference
 from autoseg.workflows.select.held_out import HeldOut
 
@@ -76,12 +76,8 @@ def _find_record(folder: Path, case: str) -> Path:
 
 
 def _find_sources(run: RunFolder, members: Sequence[HeldOut], case: str) -> tuple[PredictionSource, ...]:
-    return tuple(source for member in members for source in _find_member_sources(run, member, case))
-
-
-def _find_member_sources(run: RunFolder, member: HeldOut, case: str) -> Iterator[PredictionSource]:
-    if member.plan.configurations[member.configuration].previous_stage is not None:
-        yield read_source(run.preprocessed(member.configuration), case)
-    fold = member.holders[case]
-    weights = hash_weights(run.fold(member.configuration, fold).final_checkpoint)
-    yield PredictionSource(configuration=member.configuration, fold=fold, weights_sha256=weights)
+    return tuple(
+        source
+        for member in members
+        for source in find_sources(run, member.plan, member.configuration, member.holders[case], case=case)
+    )

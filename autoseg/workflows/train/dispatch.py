@@ -15,6 +15,7 @@ from autoseg.workflows.evaluate.crossvalidation import collect_crossvalidation
 from autoseg.workflows.folds.status import FoldStatus
 from autoseg.workflows.train.detached import build_detached_queue, check_place, discard_trainings
 from autoseg.workflows.train.device_groups import find_device_groups, is_main_process, is_one_process
+from autoseg.workflows.train.device_watch import DeviceWatch, describe_shared_devices
 from autoseg.workflows.train.job import TrainedFold, TrainingOutcome
 from autoseg.workflows.train.queue import TrainingQueue, build_queue
 from autoseg.workflows.train.request import TrainingRequest
@@ -71,9 +72,9 @@ def train_folds(
     else:
         check_trackers(request.log_to)
         queue = build_queue(run_root, units, request, groups, autoseg=autoseg, stop=stop)
-        for line in _describe_queue(queue, request.budget_seconds, places=len(groups)):
+        for line in _describe_queue(queue, request.budget_seconds, groups):
             progress.note(line)
-        failures = _run_queue(queue, request, show_statuses, stop=stop)
+        failures = _run_queue(queue, request, show_statuses, progress=progress, stop=stop)
     if not is_main_process(parallel=request.parallel):
         return TrainingOutcome(is_main_process=False)
     return TrainingOutcome(is_main_process=True, failures=failures, crossvalidation=collect_crossvalidation(run_root))
@@ -122,22 +123,29 @@ def _train_detached(
 
 
 def _run_queue(
-    queue: TrainingQueue, request: TrainingRequest, show_statuses: ShowStatuses, *, stop: StopRequest
+    queue: TrainingQueue,
+    request: TrainingRequest,
+    show_statuses: ShowStatuses,
+    *,
+    progress: Progress,
+    stop: StopRequest,
 ) -> tuple[str, ...]:
     try:
         with stop.handle_signals(), closing(queue.run_all()) as snapshots:
-            show_statuses(snapshots)
+            show_statuses(DeviceWatch(announce=progress.note).follow(snapshots))
     except KeyboardInterrupt as interruption:
         raise Stopped(queue.describe_interruption(request)) from interruption
     return queue.list_failures()
 
 
-def _describe_queue(queue: TrainingQueue, budget_seconds: float | None, *, places: int) -> list[str]:
+def _describe_queue(
+    queue: TrainingQueue, budget_seconds: float | None, device_groups: Sequence[tuple[str, ...]]
+) -> list[str]:
     lines = [f"{len(queue.tasks)} of {len(queue.units)} folds to train; their output goes to {queue.run.logs}"]
     if budget_seconds is not None and queue.tasks:
-        rounds = -(-len(queue.tasks) // places)
+        rounds = -(-len(queue.tasks) // len(device_groups))
         lines.append(
             f"each of them gets {format_duration(budget_seconds)}, so all take up to "
             f"{format_duration(rounds * budget_seconds)}"
         )
-    return lines
+    return [*lines, *describe_shared_devices([name for group in device_groups for name in group])]

@@ -55,6 +55,7 @@ def build_training_options(
         length=request.length,
         budget=budget,
         dtype=dtype,
+        is_dtype_free=request.precision == "auto",
         measure_dice=partial(
             measure_volume_dice,
             run=job.run,

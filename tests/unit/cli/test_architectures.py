@@ -28,8 +28,8 @@ def test_every_architecture_is_listed_with_its_sentence_and_source(capsys: pytes
     for name, architecture in ARCHITECTURES.items():
         assert f"{name} " in output
         assert architecture.sentence in output
-        assert architecture.source in output
-        assert str(architecture.year)[:2] == "20"
+        lines = [line for line in output.splitlines() if f"({architecture.source}" in line]
+        assert any(str(architecture.year) in line for line in lines)
 
 
 def test_the_networks_are_counted_and_measured_for_the_patch_of_a_run(

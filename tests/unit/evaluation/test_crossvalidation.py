@@ -94,6 +94,35 @@ def test_the_bootstrap_draws_the_same_every_time_and_ignores_what_is_not_defined
     assert not np.isnan(average_classes(means)).any()
 
 
+def test_scores_that_are_drawn_together_get_the_means_that_each_gets_alone():
+    generator = np.random.default_rng(0)
+    tables = [np.where(generator.random((9, 2)) < 0.2, np.nan, generator.random((9, 2))) for _ in range(3)]
+    together = draw_class_means(tables, np.random.default_rng(1))
+    for table, means in zip(tables, together, strict=True):
+        (alone,) = draw_class_means([table], np.random.default_rng(1))
+        assert np.array_equal(means, alone, equal_nan=True)
+
+
+def test_of_more_cases_fewer_samples_are_in_memory_and_they_are_the_same(monkeypatch):
+    table = np.random.default_rng(0).random((40, 2))
+    (means,) = draw_class_means([table], np.random.default_rng(1))
+    monkeypatch.setattr(crossvalidation, "WEIGHTS_AT_ONCE", 1000)
+    (few_at_once,) = draw_class_means([table], np.random.default_rng(1))
+    assert few_at_once == pytest.approx(means, rel=1e-12)
+
+
+def test_the_cases_are_drawn_once_for_all_scores(monkeypatch):
+    draw, calls = crossvalidation.draw_class_means, []
+
+    def count_and_draw(tables, generator):
+        calls.append(len(tables))
+        return draw(tables, generator)
+
+    monkeypatch.setattr(crossvalidation, "draw_class_means", count_and_draw)
+    score_configuration({"0": build_summary({"a": {"1": 0.8}, "b": {"1": 0.9}})})
+    assert calls == [4]
+
+
 @pytest.mark.parametrize("summaries", [{}, {"0": {"a": {"1": 0.5}}, "1": {"b": {"2": 0.5}}}])
 def test_folds_without_common_classes_are_refused(summaries):
     with pytest.raises(EvaluationError, match="same classes"):

@@ -21,7 +21,7 @@ from builders.nnunet_models import (
 )
 from builders.plans import build_transforms
 from builders.progress import Notes
-from builders.selections import build_selection
+from builders.selections import build_prediction_choice, build_selection
 from builders.volumes import save_nifti
 
 from autoseg.cli.export import export
@@ -688,9 +688,13 @@ def test_what_was_selected_and_nnunet_will_not_do_is_warned_of(source: Path, tmp
     import_model(source, run, progress=TELLER)
     rules = (FillHoles(name="liver", values=(1,), fill_value=1),)
     members = tuple(Member(configuration=name, folds=("0",), weights_sha256=("0",)) for name in ("3d_fullres", "2d"))
-    write_document(RunFolder(run).selection, build_selection(members, rules))
+    prediction = build_prediction_choice((), mirroring=False, decoding="dice")
+    chosen = build_selection(members, rules).model_copy(update={"prediction": prediction})
+    write_document(RunFolder(run).selection, chosen)
     notes = Notes()
     export_model(run, tmp_path / "exported", progress=notes)
     warnings = [note for note in notes.lines if note.startswith("warning: ")]
     assert any("nnU-Net will not apply it: fill holes of liver" in note for note in warnings)
     assert any("3d_fullres + 2d was selected" in note and "single models" in note for note in warnings)
+    assert any("highest expected Dice was selected, nnU-Net will take the most probable" in note for note in warnings)
+    assert any("without mirrored views was selected; with nnU-Net: --disable_tta" in note for note in warnings)

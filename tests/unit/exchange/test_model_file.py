@@ -19,7 +19,7 @@ from builders.networks import build_small_network_plan
 from builders.nnunet_models import build_foreign_configuration, build_foreign_plans, write_foreign_model
 from builders.plans import build_configuration, build_plan
 from builders.progress import Notes
-from builders.selections import build_selection
+from builders.selections import build_prediction_choice, build_selection, build_variant
 from builders.volumes import save_nifti
 from PIL import Image, PngImagePlugin
 from safetensors.torch import load_file, save_file
@@ -100,7 +100,8 @@ def select() -> Callable[..., Selection]:
             Member(configuration=name, folds=folds, weights_sha256=list_weights(run, plan, name, folds))
             for name in names
         )
-        selection: Selection = build_selection(members, RULES)
+        choice = build_prediction_choice((build_variant(*names),), mirroring=False, decoding="dice")
+        selection: Selection = build_selection(members, RULES).model_copy(update={"prediction": choice})
         write_document(run.selection, selection)
         return selection
 
@@ -197,6 +198,7 @@ def test_a_selected_pair_and_its_postprocessing_predict_what_the_run_predicts(
     expected, single = segment(run, images), segment(run, images, configuration="3d_fullres")
     assert not are_equal(expected, single)
     assert not are_equal(expected, segment(run, images, no_postprocessing=True))
+    assert not are_equal(expected, segment(run, images, decoding="argmax"))
     assert are_equal(segment(path, images), expected)
     assert are_equal(segment(path, images, configuration="3d_fullres"), single)
 

@@ -14,11 +14,12 @@ from builders.progress import Notes
 from autoseg.cli.terminal.options import parse_formats
 from autoseg.dataset import DatasetRecord
 from autoseg.document import read_document, write_document
-from autoseg.errors import AutosegError, CasesFailedError, OptionError, PredictionError
+from autoseg.errors import AutosegError, CasesFailedError, OptionError, PredictionError, VolumeError
 from autoseg.inference.options import PredictionOptions
 from autoseg.labels import ClassTerms, CodedTerm
 from autoseg.plan.document import Plan
 from autoseg.volume_io import check_same_grid, read_label_map
+from autoseg.volume_io.dicom import segmentation
 from autoseg.workflows.evaluate.evaluation import pair_label_maps
 from autoseg.workflows.predict.prediction import PredictionRequest, predict_images
 
@@ -130,7 +131,8 @@ def test_every_channel_of_a_study_is_a_series_that_is_named(tmp_path):
 def test_nothing_that_a_prediction_writes_tells_the_patient(run, tmp_path, caplog):
     pytest.importorskip("highdicom", reason="highdicom is not installed (pip install 'autoseg[dicom]')")
     caplog.set_level(logging.DEBUG)
-    write_series(tmp_path / "scans" / PATIENT, VOXELS, number=1)
+    sex = {"0010|0040": "Female"}  # not valid, and hinders no result
+    write_series(tmp_path / "scans" / PATIENT, VOXELS, number=1, change=lambda _, tags: tags.update(sex))
     write_series(tmp_path / "scans" / PATIENT, VOXELS, number=2, place=lambda index: (0, 0, index // 2))
     (tmp_path / "scans" / PATIENT / f"{PATIENT}.dcm").write_bytes(b"junk" * 100)
     with pytest.raises(CasesFailedError):
@@ -147,7 +149,23 @@ def test_nothing_that_a_prediction_writes_tells_the_patient(run, tmp_path, caplo
         for secret in ("quakenbush", "ottilie", BIRTH_DATE):
             assert secret not in f"{path.relative_to(tmp_path)}".lower()
             assert secret.encode() not in known, path
-    assert "quakenbush" not in caplog.text.lower()
+    assert "the values of PatientSex have not the form that DICOM demands" in caplog.text
+    assert not [secret for secret in ("quakenbush", "female", BIRTH_DATE) if secret in caplog.text.lower()]
+
+
+def test_a_result_that_is_refused_keeps_no_other_away(run, tmp_path, monkeypatch):
+    pytest.importorskip("highdicom", reason="highdicom is not installed (pip install 'autoseg[dicom]')")
+
+    def refuse(*_, **__):
+        msg = "no segmentation of this one"
+        raise VolumeError(msg)
+
+    monkeypatch.setattr(segmentation, "write", refuse)
+    write_series(tmp_path / "scans", VOXELS[:3])
+    with pytest.raises(CasesFailedError, match="no segmentation of this one"):
+        predict(run, tmp_path / "scans", formats=("dicom-seg", "rtstruct"))
+    written = {path.name for path in (run.parent / "out").iterdir() if path.name.startswith(STUDY)}
+    assert written == {f"{STUDY}.1.nii.gz", f"{STUDY}.1.rtstruct.dcm"}
 
 
 def test_a_folder_of_files_and_series_tells_what_is_left_out(run, tmp_path):

@@ -3,6 +3,7 @@ import logging
 import pytest
 import torch
 from builders.clocks import Clock
+from builders.graphs import TapeGraphs
 from builders.networks import build_small_network_plan
 from builders.plans import build_configuration
 
@@ -104,9 +105,16 @@ def test_patches_of_a_job_are_images_times_windows_times_views_times_folds():
 
 
 def test_only_long_jobs_try_anything(configuration):
-    assert not is_large(Workload(images=16_000), configuration, 1)
-    assert is_large(Workload(images=16_400), configuration, 1)
-    assert is_large(Workload(images=3300), configuration, 5)
+    on_cpu, on_gpu, elsewhere = (
+        Setting(configuration=configuration, device=torch.device(name), dtype="bfloat16")
+        for name in ("cpu", "cuda", "mps")
+    )
+    assert not is_large(Workload(images=16_000), on_cpu, 1)
+    assert is_large(Workload(images=16_400), on_cpu, 1)
+    assert is_large(Workload(images=3300), on_cpu, 5)
+    assert not is_large(Workload(images=64_000), on_gpu, 1)
+    assert is_large(Workload(images=65_600), on_gpu, 1)
+    assert not is_large(Workload(images=10**9), elsewhere, 1)
 
 
 def test_a_short_job_takes_pytorch_as_it_is_and_remembers_no_trial(prepare, build):
@@ -133,7 +141,7 @@ def install(monkeypatch):
                 return usual(execution, networks, setting, inference_batch_size=inference_batch_size)
             return tuple(build(execution, network) for network in networks)
 
-        monkeypatch.setattr(execution_choice, "list_available", lambda: available)
+        monkeypatch.setattr(execution_choice, "list_available", lambda setting: available)
         monkeypatch.setattr(execution_choice, "_build", build_any)
 
     return install
@@ -223,9 +231,60 @@ def test_what_is_not_installed_is_refused_with_the_way_to_install_it(prepare, in
 
 def test_other_devices_have_no_other_execution(configuration, build):
     setting = Setting(configuration=configuration, device=torch.device("meta"), dtype="float32")
-    with pytest.raises(DeviceError, match="is for CPUs"):
-        prepare_networks([build()], setting, choice="compiled", workload=ONE_IMAGE)
+    for choice in ("compiled", "openvino", "captured", "fused"):
+        with pytest.raises(DeviceError, match="the device is meta, the precision float32"):
+            prepare_networks([build()], setting, choice=choice, workload=ONE_IMAGE)
     assert prepare_networks([build()], setting, choice="auto", workload=ONE_IMAGE).inference_batch_size is None
+
+
+@pytest.mark.parametrize(
+    ("dtype", "has_triton", "expected"),
+    [
+        ("bfloat16", True, ["captured", "fused", "compiled"]),
+        ("float32", True, ["captured", "compiled"]),
+        ("bfloat16", False, ["captured"]),
+    ],
+)
+def test_a_gpu_has_ways_of_its_own(configuration, monkeypatch, *, dtype, has_triton, expected):
+    monkeypatch.setattr(execution_choice, "has_fused_normalization", lambda: has_triton)
+    monkeypatch.setattr(execution_choice, "find_compiler", lambda: "g++")
+    setting = Setting(configuration=configuration, device=torch.device("cuda"), dtype=dtype)
+    assert list(execution_choice.list_available(setting)) == expected
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    """Takes the place of CUDA graphs; the CPU passes for a GPU that has them."""
+    graphs = TapeGraphs()
+    monkeypatch.setattr(execution_choice, "build_graphs", lambda device: graphs)
+    monkeypatch.setattr(execution_choice, "list_available", lambda setting: {"captured": "1"})
+    monkeypatch.setitem(execution_choice.TRIAL_SECONDS, "cpu", {"captured": 1.0})
+    return graphs
+
+
+@pytest.mark.usefixtures("clock")
+@torch.inference_mode()
+def test_passes_that_are_captured_are_tried_compared_and_taken_where_they_are_faster(prepare, build, graphs, *, caplog):
+    caplog.set_level(logging.INFO)
+    prepared = prepare([build(), build(1)], "auto", images=100_000)
+    assert prepared.execution == "eager"  # every pass takes as long as any other
+    assert "captured" in caplog.text
+    assert graphs.calls.count("capture") == 1
+    chosen = prepare([build(), build(1)], "captured")
+    assert chosen.execution == "captured"
+    patches = torch.randn(chosen.inference_batch_size, 1, 16, 16, 16)
+    for network, expected in zip(chosen.networks, prepared.networks, strict=True):
+        for factor in range(5):
+            assert torch.equal(network(factor * patches)[0], expected(factor * patches)[0])
+
+
+@pytest.mark.usefixtures("clock")
+def test_passes_that_cannot_be_captured_are_no_choice(prepare, build, graphs, *, caplog):
+    graphs.failure = RuntimeError("no memory for it")
+    assert prepare([build()], "auto", images=100_000).execution == "eager"
+    assert "captured does not work here and is not used: capturing one failed (RuntimeError: no memory" in caplog.text
+    with pytest.raises(DeviceError, match="captured does not work here: capturing one failed"):
+        prepare([build()], "captured")
 
 
 def test_the_compiler_is_the_one_that_cxx_names_or_a_usual_one(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ from autoseg.inference.sliding_window.mirroring import (
     find_channel_exchange,
     list_mirrored_axes,
     predict_mirrored,
-    restore_view,
+    restore_views,
 )
 
 
@@ -105,15 +105,15 @@ def test_mirroring_with_exchanged_channels_changes_nothing_for_a_network_that_te
 
 
 def test_a_view_that_is_restored_twice_is_itself():
-    output = torch.randn(3, 4, 5, 6)
+    output = torch.randn(2, 3, 4, 5, 6)
     for axes in list_mirrored_axes((0, 2)):
-        assert torch.equal(restore_view(restore_view(output, axes, SIDES), axes, SIDES), output)
+        assert torch.equal(restore_views(restore_views(output, axes, SIDES), axes, SIDES), output)
 
 
 def test_channels_beyond_the_exchanged_ones_stay_in_their_places():
-    output = torch.randn(5, 4, 5, 6)
-    restored = restore_view(output, (2,), SIDES)
-    assert torch.equal(restored, output[[0, 2, 1, 3, 4]].flip(3))
+    output = torch.randn(2, 5, 4, 5, 6)
+    restored = restore_views(output, (2,), SIDES)
+    assert torch.equal(restored, output[:, [0, 2, 1, 3, 4]].flip(4))
 
 
 def test_the_plan_says_which_channels_are_exchanged():

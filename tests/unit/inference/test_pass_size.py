@@ -56,6 +56,39 @@ def test_the_faster_of_two_passes_counts(start):
     assert measure_inference_batch_size(slow, channels=1, patch_voxels=(512, 512))[0] == pytest.approx(1.0)
 
 
+META = torch.device("meta")
+
+
+def use_gpu(monkeypatch, allocated_bytes):
+    """Makes the meta device a GPU of 100 bytes."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 100))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: next(allocated_bytes))
+
+
+def test_on_a_gpu_patches_of_any_size_are_tried_while_half_of_its_memory_holds_twice_as_many(start, monkeypatch):
+    use_gpu(monkeypatch, iter([1, 5, 25, 26]))
+    slow = start(lambda count: 1.0)
+    measure_inference_batch_size(slow, channels=1, patch_voxels=(128, 128, 128), device=META)
+    assert slow.sizes == [size for size in (1, 2, 4) for _ in range(2)]
+
+
+def test_a_batch_that_does_not_fit_on_a_gpu_ends_the_search(start, monkeypatch):
+    use_gpu(monkeypatch, itertools.repeat(1))
+
+    def run(count):
+        if count > 2:
+            raise torch.OutOfMemoryError
+        return 1.0
+
+    assert len(measure_inference_batch_size(start(run), channels=1, patch_voxels=(8, 8), device=META)) == 2
+
+    def fail(count):
+        raise torch.OutOfMemoryError
+
+    with pytest.raises(torch.OutOfMemoryError):
+        measure_inference_batch_size(start(fail), channels=1, patch_voxels=(8, 8), device=META)
+
+
 @pytest.fixture
 def find(tmp_path):
     def find(network, *, patch=(8, 8), memory=tmp_path, dtype="float32"):

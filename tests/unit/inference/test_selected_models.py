@@ -7,7 +7,7 @@ import pytest
 from builders.folds import write_trained_fold
 from builders.plans import build_configuration, build_plan
 from builders.progress import Notes
-from builders.selections import build_selection
+from builders.selections import build_prediction_choice, build_selection
 
 from autoseg.document import read_document, write_document
 from autoseg.errors import RunError, SelectionError
@@ -179,3 +179,56 @@ def test_a_folder_is_continued_only_with_the_same_postprocessing(run, plan, imag
     write_document(run.selection, selection.model_copy(update={"postprocessing": changed}))
     with pytest.raises(RunError, match=r"postprocessing: keep the largest component of foreground; remove .* there"):
         predict(run, images)
+
+
+@pytest.fixture
+def selected(run, plan, write_selection):
+    """The run with a selected model that predicts without mirrored views and decodes by the expected Dice."""
+    write_selection(run, plan, {"3d_lowres": ("0",)})
+    choice = build_prediction_choice((), mirroring=False, decoding="dice")
+    selection = read_document(run.selection, Selection)
+    write_document(run.selection, selection.model_copy(update={"prediction": choice}))
+    return run
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, PredictionOptions(mirroring=False, decoding="dice")),
+        ({"mirroring": True}, PredictionOptions(decoding="dice")),
+        ({"decoding": "argmax", "step_fraction": 1.0}, PredictionOptions(mirroring=False, step_fraction=1.0)),
+        ({"options": PredictionOptions()}, PredictionOptions()),
+        ({"configuration": "3d_lowres"}, PredictionOptions()),
+        ({"configuration": "3d_lowres", "decoding": "dice"}, PredictionOptions(decoding="dice")),
+    ],
+)
+def test_options_that_were_selected_are_used_unless_the_user_names_others(selected, images, changes, expected):
+    run = selected
+    notes, folder = Notes(), run.root.parent / "out"
+    request = PredictionRequest(device="cpu", precision="float32", postprocessing=False, **changes)
+    predict_images(run.root, images, folder, request=request, progress=notes)
+    record = read_document(folder / "prediction.json", PredictionRecord)
+    assert (record.mirroring, record.step_fraction) == (expected.mirroring, expected.step_fraction)
+    assert (record.decoding, record.budget_seconds, record.given_up) == (expected.decoding, None, ())
+    model = load_model(run, device="cpu", precision="float32", configuration="3d_lowres", folds=("0",))
+    volume = read_image([images / "case0_0000.nii.gz"])
+    found = model.predict_volume(volume.array, volume.grid, options=expected)
+    np.testing.assert_array_equal(read(folder, 0), found)
+    assert ("no mirroring: " in notes.text) == ("configuration" not in changes)
+
+
+def test_a_selection_without_measured_options_predicts_as_before(run, plan, images, write_selection):
+    write_selection(run, plan, {"3d_lowres": ("0",)})
+    assert read_document(run.selection, Selection).prediction is None
+    assert PredictionRequest().choose_options(PredictionOptions()) == PredictionOptions()
+    request, folder = PredictionRequest(device="cpu", precision="float32"), run.root.parent / "out"
+    predict_images(run.root, images, folder, request=request, progress=SilentProgress())
+    record = read_document(folder / "prediction.json", PredictionRecord)
+    assert (record.mirroring, record.step_fraction, record.decoding) == (True, 0.5, "argmax")
+
+
+def test_a_folder_is_not_continued_with_another_decoding(run, plan, images, write_selection):
+    write_selection(run, plan, {"3d_lowres": ("0",)})
+    predict(run, images)
+    with pytest.raises(RunError, match="decoding: argmax there, dice now"):
+        predict(run, images, decoding="dice")

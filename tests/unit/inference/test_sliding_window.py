@@ -3,6 +3,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
+from builders.operations import record_operations
 from builders.plans import build_configuration
 from torch import nn
 
@@ -253,6 +254,66 @@ def test_sums_lie_on_the_gpu_if_half_of_its_free_and_cached_memory_holds_them(mo
     caplog.set_level("INFO")
     assert select_storage_device(torch.device("cuda"), needed_bytes).type == kind
     assert ("in RAM" in caplog.text) == (kind == "cpu")
+
+
+def test_sums_in_ram_follow_the_device_by_a_batch_and_are_those_on_the_device(monkeypatch):
+    """`cpu:0` takes the place of RAM beside a GPU, with the CPU as that GPU."""
+    image = torch.randn(1, 8, 8, 44)
+    options = {"configuration": build_configuration((8, 8, 8)), "mirror_axes": (0,), "inference_batch_size": 4}
+    expected = predict_logits(Local(), image, device=CPU, **options)
+    events = []
+
+    def start_copy(values):
+        events.append("start")
+        return lambda: events.append("arrived") or values
+
+    monkeypatch.setattr(prediction, "start_copy_to_cpu", start_copy)
+    monkeypatch.setattr(prediction, "select_storage_device", lambda device, needed_bytes: torch.device("cpu:0"))
+    torch.testing.assert_close(predict_logits(Local(), image, device=CPU, **options), expected)
+    assert events[:6] == ["start"] * 4 + ["arrived"] * 2  # two windows are added while the next two are computed
+    assert events.count("arrived") == events.count("start") == 10
+
+
+class Counted(nn.Module):
+    """One operation, so that all others are those around the network."""
+
+    def forward(self, image):
+        return (image.expand(-1, 3, *image.shape[2:]).clone(),)
+
+
+@pytest.mark.parametrize(
+    ("patch", "batch", "axes"), [((8, 8, 8), 2, (0, 1, 2)), ((8, 8, 8), 8, ()), ((8, 8), 64, (0, 1)), ((8, 8), 7, (0,))]
+)
+def test_a_pass_launches_few_operations_and_no_window_is_waited_for(monkeypatch, patch, batch, axes):
+    monkeypatch.setattr(torch, "inference_mode", torch.no_grad)  # within, PyTorch does not show that a value is read
+    views, group = 2 ** len(axes), max(1, batch // 2 ** len(axes))
+
+    def count(length):
+        image = torch.randn((1, length, 8, 8) if len(patch) == 2 else (1, 8, 8, length))
+        windows = []
+        operations = record_operations(
+            lambda: predict_logits(
+                Counted(),
+                image,
+                configuration=build_configuration(patch),
+                mirror_axes=axes,
+                device=CPU,
+                inference_batch_size=batch,
+                on_window=lambda done, total: windows.append(total),
+            )
+        )
+        names = [name for name, _ in operations]
+        return names, windows[-1]
+
+    few, fewer_windows = count(20)
+    many, more_windows = count(200)
+    assert many.count("aten._local_scalar_dense") == few.count("aten._local_scalar_dense")
+    looks = 1  # torch.equal, on the CPU's image: whether a window is constant
+    of_windows = looks + 3  # two products of weights, one weighted addition
+    passes = -(-views * group // batch)
+    of_groups = 3 * views + 2 * passes + 6  # mirroring there and back and a sum; a batch and the network; the means
+    groups = -(-more_windows // group)
+    assert len(many) - len(few) <= of_windows * (more_windows - fewer_windows) + of_groups * groups
 
 
 class Storage:

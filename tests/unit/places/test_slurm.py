@@ -438,6 +438,18 @@ def test_several_computers_are_joined_by_torchrun(run_job, monkeypatch):
     assert run_job("pass").build_command() == [sys.executable, "-S", "-c", "pass"]
 
 
+@pytest.mark.parametrize(("given", "threads"), [(None, "4"), ("3", "3")])
+def test_a_command_computes_with_the_cores_of_its_job(run_job, monkeypatch, given, threads):
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "8")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if given is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    job = run_job("import os; print(os.environ['OMP_NUM_THREADS'])", processes=2)
+    monkeypatch.setattr(JobCommand, "build_command", lambda self: list(self.task.command))
+    job()
+    assert job.task.log.read_text() == f"{threads}\n"
+
+
 def test_only_the_first_computer_marks(run_job, monkeypatch):
     monkeypatch.setenv("SLURM_PROCID", "1")
     monkeypatch.setenv("SLURM_NODEID", "1")

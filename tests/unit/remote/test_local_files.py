@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from builders.dicom_series import write_series
 from builders.remote_files import FaultyFileSystem, Node
 
 from autoseg.errors import OptionError, RemoteError, UnreachableError
@@ -13,6 +14,7 @@ from autoseg.remote.local_files import fetch_ahead, use_local
 from autoseg.remote.mirror import is_placeholder
 from autoseg.remote.trimming import trim_cache
 from autoseg.volume_io import read_grid, read_image, read_label_map, write_label_map
+from autoseg.volume_io.dicom import find_series
 
 Place = type[FaultyFileSystem]
 SHAPE = (3, 4, 5)
@@ -83,6 +85,19 @@ def test_voxels_under_another_name_than_their_header_are_fetched(node: Node, pla
     assert not is_there(node.root / "slice02.raw")
     for name in ("one.mhd", "many.mhd"):
         assert (read_image([node.root / name]).array.ravel() == voxels).all()
+
+
+def test_a_folder_of_dicom_slices_is_fetched_when_it_is_read(node: Node, place: Place, tmp_path: Path) -> None:
+    voxels = np.random.default_rng(0).normal(size=(3, 8, 8)) * 300
+    for name in ("a_0000.dcm", "b_0000.dcm"):
+        for path in write_series(tmp_path / name, voxels).rglob("*"):
+            place().pipe_file(f"/bucket/run/{name}/{path.name}", path.read_bytes())
+    node.begin()
+    found = read_image([node.root / "a_0000.dcm"])
+    assert (found.array == read_image([tmp_path / "a_0000.dcm"]).array).all()
+    assert not any(is_there(path) for path in (node.root / "b_0000.dcm").iterdir())
+    assert find_series(node.root / "b_0000.dcm").series[0].slices
+    assert place.calls["get"] == 6
 
 
 def test_the_header_that_a_label_map_is_written_like_is_fetched(node: Node, place: Place, tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """Commands that are given URLs."""
 
 import inspect
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -127,6 +129,32 @@ def test_status_shows_what_others_publish_meanwhile(node: Node, place: Place, mo
         wait_until((run / "state.json").is_file)
 
     wrap(status, "status")(run=RUN)
+
+
+def test_what_a_command_removes_is_not_fetched_again_by_another_one(node: Node, place: Place) -> None:
+    place().pipe_file("/bucket/run/models/checkpoint_latest.safetensors", b"state")
+    node.begin()
+
+    def train(run: Path) -> None:
+        (run / "models" / "checkpoint_latest.safetensors").unlink()
+        wrap(lambda run: None, "status")(run=RUN)
+        wrap(lambda run: None, "report")(run=RUN)
+        assert list((run / "models").iterdir()) == []
+
+    wrap(train)(run=RUN)
+    assert not place().exists("/bucket/run/models/checkpoint_latest.safetensors")
+
+
+def test_local_work_does_not_load_the_library_of_urls() -> None:
+    modules = ["cli.app", "workflows.plan.planning", "workflows.train.dispatch", "workflows.predict.prediction"]
+    loads = "; ".join(f"import autoseg.{name}" for name in modules)
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.modules['fsspec'] = None; {loads}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(("command", "name"), [("convert", "source"), ("train", "log"), ("export", "run")])

@@ -74,6 +74,13 @@ def test_locks_temporary_files_and_preprocessed_data_stay_local(node: Node, plac
     assert list_published(place) == [".prediction.jsonl", "plan.json"]
 
 
+def test_preprocessed_data_that_someone_copied_to_the_url_is_not_fetched(node: Node, place: Place) -> None:
+    publish(place, "plan.json", b"{}")
+    publish(place, "preprocessed/2d/a.b2nd", b"1")
+    assert node.begin().push() == 0
+    assert not (node.root / "preprocessed").exists()
+
+
 def test_a_document_is_published_after_the_files_that_it_tells_of(node: Node, place: Place) -> None:
     session = node.begin()
     node.write("validation/summary.json", b"{}")

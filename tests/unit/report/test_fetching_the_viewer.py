@@ -34,7 +34,7 @@ def install_npm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hook: ModuleTyp
             member.size = len(content)
             members.addfile(member, io.BytesIO(content))
         npm = tmp_path / "npm"
-        npm.write_text(f"#!/bin/sh\n/bin/cp {archive} viewer.tgz\n")
+        npm.write_text(f'#!/bin/sh\n/bin/cp {archive} viewer.tgz\necho "$@" > {tmp_path / "arguments"}\n')
         npm.chmod(0o755)
 
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -46,6 +46,8 @@ def test_the_viewer_is_fetched_once(tmp_path: Path, hook: ModuleType, install_np
     target = tmp_path / "viewer" / "niivue.umd.js"
     assert hook.fetch_viewer(target) is None
     assert target.read_bytes() == SCRIPT
+    given = (tmp_path / "arguments").read_text().split()
+    assert given == ["pack", "--silent", "--fetch-retries=0", "--fetch-timeout=10000", hook.PACKAGE]
     (tmp_path / "npm").unlink()
     assert hook.fetch_viewer(target) is None
 

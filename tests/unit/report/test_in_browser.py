@@ -86,3 +86,79 @@ def test_the_theme_changes_by_a_key_and_nothing_is_wrong_in_the_console(tab: Tab
     tab.press("t")
     assert tab.evaluate(paper) != before
     assert tab.list_problems() == []
+
+
+def press_on_row(tab: Tab, row: int, *keys: str) -> None:
+    tab.evaluate(f"document.querySelectorAll('#cases tbody tr')[{row}].focus()")
+    for key in keys:
+        tab.press(key)
+
+
+def test_rows_are_reached_and_opened_and_closed_by_keys_alone(tab: Tab) -> None:
+    press_on_row(tab, 0, "ArrowDown", "ArrowDown", "ArrowUp")
+    focused = "[...document.querySelectorAll('#cases tbody tr')].indexOf(document.activeElement)"
+    assert tab.evaluate(focused) == 1
+    expected = tab.evaluate("document.activeElement.cells[0].textContent")
+    tab.press("Enter")
+    tab.wait_for(SHOWN)
+    assert name_shown_case(tab) == expected
+    tab.press("Escape")
+    tab.wait_for("document.querySelector('#panel').open === false")
+    unreachable = (
+        "[...document.querySelectorAll('tr[data-case], .card[data-case]')].filter((place) => place.tabIndex < 0).length"
+    )
+    assert tab.evaluate(unreachable) == 0
+
+
+CONTRAST = """(() => {
+  const light = (text) => {
+    const parts = text.match(/[\\d.]+/g).slice(0, 3).map((part) => part / 255);
+    const linear = parts.map((part) => part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2];
+  };
+  const back = (place) => {
+    for (; place; place = place.parentElement) {
+      const colour = getComputedStyle(place).backgroundColor;
+      if (/^rgb\\(/.test(colour)) return colour; // else it is translucent
+    }
+    return "rgb(255, 255, 255)";
+  };
+  const places = [...document.querySelectorAll("h1, h2, h3, p, td, th, dt, dd, nav a, .warning, .note")];
+  const seen = places.filter((place) => place.offsetParent !== null && place.textContent.trim());
+  const ratios = seen.map((place) => {
+    const [high, low] = [getComputedStyle(place).color, back(place)].map(light).sort((a, b) => b - a);
+    return (high + 0.05) / (low + 0.05);
+  });
+  return [seen.length, Math.min(...ratios)];
+})()"""
+"""Number of visible texts, and the lowest contrast of a text with its background (WCAG 2.1)."""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_texts_are_readable_in_both_colour_schemes(tab: Tab, scheme: str) -> None:
+    tab.evaluate("delete document.documentElement.dataset.theme")
+    tab.call("Emulation.setEmulatedMedia", media="", features=[{"name": "prefers-color-scheme", "value": scheme}])
+    paper = tab.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (sum(map(int, paper[4:-1].split(","))) > 384) == (scheme == "light")
+    count, lowest = tab.evaluate(CONTRAST)
+    assert count > 50
+    assert lowest >= 4.5
+
+
+def test_it_is_printed_black_on_white_with_all_rows_and_without_buttons(tab: Tab) -> None:
+    tab.evaluate("document.documentElement.dataset.theme = 'dark'")
+    tab.evaluate("document.querySelector('#cases tbody tr').click()")
+    tab.wait_for(SHOWN)
+    tab.call("Emulation.setEmulatedMedia", media="print", features=[])
+    assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    for hidden in ("nav", "#theme", "#panel"):
+        assert tab.evaluate(f"getComputedStyle(document.querySelector('{hidden}')).display") == "none"
+    clipped = (
+        "[...document.querySelectorAll('.scroll, .tall')].filter((p) => getComputedStyle(p).overflowY !== 'visible')"
+    )
+    assert tab.evaluate(f"{clipped}.length") == 0
+    assert tab.evaluate(CONTRAST)[1] >= 4.5
+    printed = tab.call("Page.printToPDF")["data"]
+    assert len(printed) > 10_000
+    tab.call("Emulation.setEmulatedMedia", media="", features=[])
+    assert tab.list_problems() == []

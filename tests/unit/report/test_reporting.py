@@ -24,6 +24,9 @@ from autoseg.document import read_document, write_document
 from autoseg.errors import OptionError, PredictionError, RunError
 from autoseg.plan import Plan
 from autoseg.processes.progress import SilentProgress
+from autoseg.quality.distribution import Flag
+from autoseg.quality.estimates import CaseQuality, ClassQuality, QualityReport, VolumeEstimate
+from autoseg.quality.regression import Estimate
 from autoseg.report import page as page_module
 from autoseg.report.blocks import Gallery, Notes, Section
 from autoseg.report.page import Page, ShownCase
@@ -242,6 +245,33 @@ def test_predictions_that_are_unlike_the_training_cases_come_first(scored: RunFo
     assert "dark is missing, which almost every training case has" in section
     assert re.search(r"bright [\d.]+ ml, in training [\d.]+ to [\d.]+ ml", section)
     assert len(read_data(text)["cases"]) == 4 + len(CASES)  # though their names are the same
+
+
+def build_quality(name: str, *, dice: float | None, flags: tuple[Flag, ...] = ()) -> CaseQuality:
+    volume = VolumeEstimate(value=1.0, low=0.9, high=1.1)
+    estimate = None if dice is None else Estimate(value=dice, low=dice - 0.1, high=dice + 0.05)
+    entry = ClassQuality(volume=volume, dice=estimate, nsd=estimate)
+    return CaseQuality(name=name, label_map=f"{name}.nii.gz", flags=flags, classes={"bright": entry})
+
+
+def test_flags_and_expected_dice_say_what_to_look_at_first(scored: RunFolder, tmp_path: Path) -> None:
+    out = write_predictions(tmp_path / "out")
+    flag = Flag(kind="intensity", deviation=2.0, text="MR: too <bright>")
+    cases = (
+        build_quality("case0", dice=0.9),
+        build_quality("case1", dice=0.85, flags=(flag,)),
+        build_quality("case2", dice=0.5),
+    )
+    report = QualityReport(autoseg_version="1", model="run", calibration="", volume_unit="ml", cases=cases)
+    write_document(out / "quality.json", report)
+    text = write(scored, predictions=out, out=tmp_path / "report.html")
+    section = text[text.index('<section id="predictions">') : text.index('<section id="dataset">')]
+    names = [name for name in re.findall(r"<td>(case\d)</td>", section) if name != "case3"]
+    assert names == ["case1", "case2", "case0"]
+    assert "MR: too &lt;bright&gt;" in section
+    assert "bright, expected Dice" in section
+    assert "0.900" in section
+    assert "0.500 [0.400, 0.550]" in text
 
 
 def test_results_in_other_formats_and_voxels_beside_a_header_are_no_images(scored: RunFolder, tmp_path: Path) -> None:

@@ -3,22 +3,27 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from builders.clocks import Clock
+from builders.graphs import TapeGraphs
 
+from autoseg.networks.first_convolution import FORMS
 from autoseg.runtime.distributed import ProcessGroup
 from autoseg.training import execution_choice
 from autoseg.training.budget.pace import Budget
 from autoseg.training.data.batch import Batch
 from autoseg.training.execution import CACHE_VARIABLE, TrainingExecution, find_execution, prepare_compiler
-from autoseg.training.execution_choice import choose_execution, decide_execution
+from autoseg.training.execution_choice import choose_execution, decide_execution, list_variants
 from autoseg.training.optimization.schedule import Schedule
 from autoseg.training.options import TrainingOptions
 from autoseg.training.step import build_learner
+from autoseg.training.step_graph import StepGraph
 
 CPU = torch.device("cpu")
 COMPILER = "aot_eager"
@@ -138,6 +143,87 @@ def test_the_fastest_way_is_taken_and_announced(build, monkeypatch, seconds, cho
     assert f"channels last {seconds['channels_last']:g} s, channels first {seconds['plain']:g} s" in told[-1]
     assert f"compiled {seconds['compiled']:g} s" in told[-1]
     assert told[-1].endswith(f"taken: {chosen}")
+
+
+VARIANTS = [{"first_convolution": form} for form in FORMS] + [{"dtype": "float16"}]
+
+
+class Learners:
+    """Learners of one network on a device without graphs; tells how each is executed."""
+
+    def __init__(self, plain):
+        self.plain, self.made = plain, []
+
+    def make(self, execution):
+        graph = StepGraph(backend=TapeGraphs(), announce=print, problem="there are none")
+        learner = replace(
+            self.plain, memory_format=execution.memory_format, graph=graph if execution.is_captured else None
+        )
+        self.made.append((learner, execution))
+        return learner
+
+    def find(self, learner):
+        return next(execution for each, execution in self.made if each is learner)
+
+
+@pytest.fixture
+def learners(build):
+    return Learners(build(TrainingExecution(memory_format=PLAIN)))
+
+
+@pytest.mark.parametrize(
+    ("channels_last", "faster", "chosen"),
+    [
+        (1.0, {"padded"}, "channels last, first convolution padded"),
+        (1.0, {"product", "float16"}, "channels last, first convolution product, float16"),
+        (1.0, set(), "channels last"),
+        (3.0, {"padded"}, "channels first"),  # there the convolution of the image is as all others
+    ],
+)
+def test_variants_of_the_fastest_execution_are_tried_in_turn(learners, monkeypatch, channels_last, *, faster, chosen):
+    told, clock = [], Clock()
+
+    def run(learner, batch):
+        way = learners.find(learner)
+        seconds = channels_last if way.memory_format != PLAIN else 2.0
+        clock.now += seconds * 0.9 ** len({way.first_convolution, way.dtype} & faster)
+        return 1.0
+
+    monkeypatch.setattr(execution_choice, "time", clock)
+    monkeypatch.setattr(execution_choice, "run_training_step", run)
+    taken = choose_execution(learners.make, make_batch(), iterations=200, announce=told.append, variants=VARIANTS)
+    assert taken.describe() == chosen
+    brief = choose_execution(learners.make, make_batch(), iterations=20, announce=told.append, variants=VARIANTS)
+    assert (brief.first_convolution, brief.dtype) == (None, None)
+
+
+def test_a_gpu_tries_forms_of_the_first_convolution_and_float16_where_they_make_sense(plan_configuration):
+    def list_for(dtype="bfloat16", **settings):
+        options = TrainingOptions(device=torch.device("cuda"), seed=0, workers=0, dtype=dtype, **settings)
+        return list_variants(plan_configuration(), options)
+
+    assert list_for(is_dtype_free=True) == VARIANTS
+    assert list_for() == VARIANTS[:-1]
+    assert list_for("float32", is_dtype_free=True) == []
+
+
+@pytest.mark.parametrize(("step", "wrong"), [(0, 1.03), (1, 1.03), (5, 1.2)])
+def test_an_execution_whose_losses_take_another_course_is_left_out(learners, monkeypatch, step, wrong):
+    """A graph that keeps its first batch has the right first loss."""
+    told, batches, steps = [], [], Counter()
+
+    def run(learner, batch):
+        batches.append(batch.image)
+        steps[id(learner)] += 1
+        is_reformed = learners.find(learner).first_convolution is not None
+        return wrong if is_reformed and steps[id(learner)] == step + 1 else 1.0
+
+    monkeypatch.setattr(execution_choice, "time", Clock(seconds_per_look=1.0))
+    monkeypatch.setattr(execution_choice, "run_training_step", run)
+    choose_execution(learners.make, make_batch(), iterations=200, announce=told.append, variants=VARIANTS[:1])
+    assert f"padded is left out, because its loss is {wrong:g} instead of 1 in step {step + 1}" in told[-1]
+    assert not torch.equal(batches[0], batches[1])
+    assert torch.equal(batches[0], batches[2])
 
 
 def test_a_compiler_that_is_not_there_is_no_obstacle(build, monkeypatch):

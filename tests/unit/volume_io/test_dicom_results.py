@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import warnings
 
 import numpy as np
 import pytest
@@ -206,28 +207,84 @@ def test_a_missing_library_is_named_with_the_extra_that_brings_it():
         check_dicom_libraries(("pathlib", "no_such_library"), what="--format x")
 
 
+def change_headers(folder, **values):
+    """Writes a series of which some elements have other values, or are missing; nothing checks them."""
+    import pydicom
+
+    write_series(folder, np.zeros((2, 4, 5)))
+    with pydicom.config.disable_value_validation():
+        for path in folder.iterdir():
+            source = pydicom.dcmread(path)
+            for keyword, value in values.items():
+                if value is None:
+                    del source[keyword]
+                else:
+                    setattr(source, keyword, value)
+            source.save_as(path)
+    return folder
+
+
+@pytest.mark.parametrize("module", [segmentation, structure_set])
+def test_values_that_are_not_valid_are_left_out_and_named_without_the_patient(pydicom, tmp_path, caplog, module):
+    values = {"PatientSex": "Female", "PatientBirthDate": "4 May 1931", "PatientAge": "old", "PatientName": "Ottilie"}
+    folder = change_headers(tmp_path / "series", **values, StudyTime="noon", PatientWeight="81.5")
+    (series,) = find_series(folder).series
+    path, label_map = tmp_path / "x.dcm", np.ones((2, 4, 5), np.uint8)
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        module.write(path, label_map, stack_slices(series), segments=SEGMENTS, made_by=MADE_BY)
+    document = pydicom.dcmread(path)
+    assert {document.get(keyword) for keyword in ("PatientSex", "PatientBirthDate", "StudyTime")} == {""}
+    assert "PatientAge" not in document
+    assert document.PatientName == "Ottilie"
+    assert document.StudyDate == "20260105"
+    if module is segmentation:
+        assert document.PatientWeight == 81.5
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert "StudyTime, PatientBirthDate, PatientSex, PatientAge have not the form" in told
+    assert not [value for value in values.values() if value in told]
+    assert shown == []  # they would tell the name of one word
+    check_values(document)
+
+
+def check_values(document):
+    """Every value has the form of its value representation."""
+    import pydicom
+
+    checked = 0
+    for element in document.iterall():
+        values = element.value if element.VM > 1 else [element.value]
+        for value in values if element.VR != "SQ" else []:
+            text = str(value) if element.VR in ("DS", "IS") else value
+            pydicom.valuerep.validate_value(element.VR, text, pydicom.config.RAISE)
+            checked += 1
+    assert checked > 40
+
+
+@pytest.mark.parametrize("kind", ["oblique", "enhanced"])
+@pytest.mark.parametrize("module", [segmentation, structure_set])
+def test_pydicom_finds_every_value_valid(tmp_path, pydicom, module, kind):
+    stack = make_stack(tmp_path, kind=kind)
+    module.write(tmp_path / "a.dcm", make_label_map(), stack, segments=SEGMENTS, made_by=MADE_BY)
+    check_values(pydicom.dcmread(tmp_path / "a.dcm"))
+
+
 @pytest.mark.parametrize(
     ("writer", "keyword", "value"),
     [
-        (segmentation, "PatientSex", "QUAKENBUSH"),
         (segmentation, "FrameOfReferenceUID", None),
         (structure_set, "FrameOfReferenceUID", None),
+        (segmentation, "StudyInstanceUID", "QUAKENBUSH"),
+        (structure_set, "StudyInstanceUID", "QUAKENBUSH"),
     ],
 )
 def test_headers_that_cannot_be_repeated_are_refused_without_their_values(pydicom, tmp_path, *, writer, keyword, value):
-    folder = write_series(tmp_path, np.zeros((2, 4, 5)))
-    for path in folder.iterdir():
-        source = pydicom.dcmread(path)
-        del source[keyword]
-        if value is not None:
-            setattr(source, keyword, value)
-        source.save_as(path)
-    (series,) = find_series(folder).series
+    (series,) = find_series(change_headers(tmp_path, **{keyword: value})).series
     label_map = np.ones((2, 4, 5), np.uint8)
     with pytest.raises(VolumeError, match=keyword) as caught:
         writer.write(tmp_path / "x.dcm", label_map, stack_slices(series), segments=SEGMENTS, made_by=MADE_BY)
     assert "QUAKENBUSH" not in str(caught.value)
-    assert caught.value.__suppress_context__
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
 
 
 @pytest.mark.parametrize("writer", [segmentation, structure_set])

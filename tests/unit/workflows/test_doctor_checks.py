@@ -38,6 +38,7 @@ from autoseg.workflows.doctor.isolation import NoAnswerError
 from autoseg.workflows.doctor.known_problems import KNOWN_PROBLEMS, TESTED
 from autoseg.workflows.doctor.libraries import (
     LibraryFacts,
+    check_cluster,
     check_known_problems,
     check_python,
     check_requirements,
@@ -52,6 +53,7 @@ from autoseg.workflows.doctor.memory import (
     check_shared_memory,
     check_swap,
 )
+from autoseg.workflows.doctor.remote_cache import RemoteCacheFacts, check_remote_cache, measure_remote_cache
 from autoseg.workflows.doctor.run_needs import NeedsFacts, check_needs, check_planned_memory, check_space
 from autoseg.workflows.doctor.system import (
     SystemFacts,
@@ -201,6 +203,15 @@ def test_a_build_of_a_version_is_that_version() -> None:
     assert find_one(check_tested_versions(change_versions(torch="2.13.0+cu130"))).found == (
         f"all {len(TESTED)} in the tested versions"
     )
+
+
+def test_a_slurm_without_the_library_that_submits_jobs_is_named() -> None:
+    assert list(check_cluster(LIBRARIES)) == []
+    here = LIBRARIES.model_copy(update={"has_slurm": True})
+    finding = find_one(check_cluster(here))
+    assert (finding.state, finding.remedy) == ("warning", "pip install 'autoseg[slurm]'")
+    whole = here.model_copy(update={"versions": {**here.versions, "submitit": "1.5.4"}})
+    assert find_one(check_cluster(whole)).found == "Slurm, with submitit 1.5.4"
 
 
 def test_other_versions_than_the_tested_ones_are_named_and_allowed() -> None:
@@ -578,6 +589,47 @@ def test_a_temporary_folder_needs_space(changes: Mapping[str, Any], state: State
 def test_a_cache_that_cannot_be_written_is_a_warning() -> None:
     assert list(check_cache(DISK)) == []
     assert find_one(check_cache(DISK.model_copy(update={"is_cache_writable": False}))).state == "warning"
+
+
+@pytest.mark.parametrize(
+    ("changes", "states"),
+    [
+        ({}, ["ok"]),
+        ({"is_used": False}, []),
+        ({"free_bytes": 20 * GB}, ["warning"]),
+        ({"free_bytes": 20 * GB, "held_bytes": 40 * GB}, ["ok"]),
+        ({"file_system": "nfs4"}, ["warning"]),
+        ({"limit_bytes": None, "problem": "AUTOSEG_REMOTE_CACHE_GB must be a number"}, ["will fail"]),
+    ],
+)
+def test_the_cache_for_urls_is_on_a_local_disk_that_holds_its_size(
+    changes: dict[str, object], states: list[str]
+) -> None:
+    cache = RemoteCacheFacts(
+        folder="/home/me/.cache/autoseg/remote",
+        file_system="ext4",
+        is_used=True,
+        held_bytes=10 * GB,
+        limit_bytes=50 * GB,
+        free_bytes=100 * GB,
+    )
+    found = list(check_remote_cache(cache.model_copy(update=changes)))
+    assert list_states(found) == states
+    assert all(finding.remedy for finding in found if finding.state != "ok")
+
+
+def test_the_cache_for_urls_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUTOSEG_REMOTE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("AUTOSEG_REMOTE_CACHE_GB", "2")
+    assert not measure_remote_cache(tmp_path).is_used
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "image").write_bytes(bytes(100_000))
+    facts = measure_remote_cache(tmp_path)
+    assert facts.is_used
+    assert facts.limit_bytes == 2e9
+    assert 100_000 <= facts.held_bytes < 120_000
+    monkeypatch.setenv("AUTOSEG_REMOTE_CACHE_GB", "much")
+    assert "found 'much'" in measure_remote_cache(tmp_path).problem
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,7 @@ def train(run: RunFolder, fold: str, *, pruned: int, whole: int) -> None:
 
 
 def select(run: RunFolder, progress: SilentProgress = TELLER) -> Selection:
-    chosen = select_models(run.root, SelectionRequest(device="cpu"), progress=progress)
+    chosen = select_models(run.root, SelectionRequest(device="cpu", variants=False), progress=progress)
     assert chosen == read_document(run.selection, Selection)
     return chosen
 

@@ -97,7 +97,7 @@ def write_predictions(run, configuration, fold, **prediction):
 
 
 def select(run, *, progress=None, **choices):
-    request = SelectionRequest(ensembles=False, **choices)  # these models are no networks
+    request = SelectionRequest(ensembles=False, variants=False, **choices)  # these models are no networks
     selection = select_models(run.root, request, progress=progress or SilentProgress())
     assert selection == read_document(run.selection, Selection)
     return selection

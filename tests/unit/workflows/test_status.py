@@ -1,4 +1,6 @@
 import json
+import os
+import time
 
 import pytest
 from builders.folds import build_epoch_record, finish_fold
@@ -7,10 +9,12 @@ from autoseg.errors import RunError
 from autoseg.processes.fold_lock import lock_fold
 from autoseg.run_folder import write_text
 from autoseg.training.monitoring.history import append_to_training_log
+from autoseg.untrusted.json_reading import read_json
 from autoseg.validation_conditions import ValidationConditions
 from autoseg.workflows.evaluate.crossvalidation import collect_crossvalidation
+from autoseg.workflows.folds import status as status_module
 from autoseg.workflows.folds.state import StateWriter, TrainingState, record_failure
-from autoseg.workflows.folds.status import read_run_status
+from autoseg.workflows.folds.status import read_run_status, read_statuses
 
 
 def log_epochs(run, configuration, fold, count):
@@ -79,6 +83,33 @@ def test_a_trained_fold_without_a_whole_validation_was_interrupted(run):
     content["metric_per_case"].pop()
     run.fold("2d", "0").summary.write_text(json.dumps(content))
     assert find(run, "2d", "0").state == "interrupted"
+
+
+def test_a_summary_is_read_once_however_often_the_status_is_and_again_when_it_changes(run, monkeypatch):
+    read, paths = status_module.read_json, []
+
+    def count_and_read(path, **options):
+        paths.append(path)
+        return read(path, **options)
+
+    monkeypatch.setattr(status_module, "read_json", count_and_read)
+    summary = run.fold("2d", "0").summary
+    for dice, seconds_ago in ((0.87, 60), (0.88, 30)):
+        finish_fold(run, "2d", "0", dice=dice)
+        os.utime(summary, (time.time() - seconds_ago,) * 2)
+        found = [{status.dice for status in read_statuses(run)} for _ in range(3)]
+        assert found == [{dice, None}] * 3
+    assert paths.count(summary) == 2
+
+
+def test_the_metrics_of_cases_are_not_kept_in_memory(run):
+    finish_fold(run, "2d", "0", dice=0.87)
+    content = read_json(run.fold("2d", "0").summary, leaves_out=("metrics",))
+    assert [set(entry) for entry in content["metric_per_case"]] == [
+        {"case", "prediction_file", "reference_file", "metrics"}
+    ] * 2
+    assert all(entry["metrics"] is None for entry in content["metric_per_case"])
+    assert content["foreground_mean"]["Dice"] == 0.87
 
 
 def test_a_fold_that_is_being_extended_is_not_finished(run):

@@ -74,6 +74,30 @@ def test_other_images_of_a_known_orientation_are_not_mirrored(classes, overlaps,
     assert "every image is brought to the orientation LPS" in because
 
 
+ALIKE = tuple(overlap(label, own, axis=axis) for axis, own in ((0, 0.5), (1, 0.8), (2, 0.69)) for label in (1, 2))
+
+
+@pytest.mark.parametrize(
+    ("classes", "overlaps", "expected", "words"),
+    [
+        (ANY, ALIKE, [{"name": "mirror", "axes": (1,)}], "mean Dice of z 0.50, y 0.80, x 0.69"),
+        (ANY, (*ALIKE[2:4], overlap(1, 0.75)), [{"name": "mirror", "axes": (1, 2)}], "mirrored along y and x, where"),
+        (SIDED, (*ALIKE[2:4], overlap(1, 0.75)), [{"name": "mirror", "axes": (1,)}], "mirrored along y, where"),
+        (
+            SIDED,
+            (*ALIKE[2:4], *SYMMETRIC),
+            [{"name": "mirror", "axes": (1,)}, pairs(2, (1, 3))],
+            "left and right, where",
+        ),
+        (ANY, ALIKE[:2], [], "nothing is mirrored"),
+    ],
+)
+def test_axes_along_which_labels_are_their_own_mirror_images_are_mirrored(classes, overlaps, expected, *, words):
+    transforms, because = choose(classes, overlaps)
+    assert transforms == expected
+    assert words in because
+
+
 def test_slices_across_the_axis_between_left_and_right_are_not_mirrored():
     assert choose(permutation=(2, 0, 1), dimensions=2)[0] == []
 

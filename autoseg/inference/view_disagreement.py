@@ -1,0 +1,89 @@
+"""Disagreement of the predictions that are averaged: of folds, mirrored views and overlapping windows.
+
+The mean of logits stands for the normalized geometric mean of the probabilities. How far the predictions lie apart
+follows from two numbers per voxel: the mean of their log-sum-exp, and the log-sum-exp of the mean. The exponential of
+the second minus the first is the sum over the classes of the geometric mean of their probabilities. It is Matusita's
+affinity of several distributions (1967): 1 where all are equal, 0 where two exclude each other.
+
+So one further channel of the network suffices, which is averaged over folds, views and windows as the logits are.
+Neither the logits of a single fold or view nor any sum but these exists.
+"""
+
+import math
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float, Float16, Float32
+from torch import Tensor, nn
+from torch.nn import functional
+
+from autoseg.inference.model import SegmentationModel
+from autoseg.labels import LabelScheme
+
+
+class NormalizingNetwork(nn.Module):
+    """A network whose output has the log-sum-exp of the logits as a further channel; of regions, their sum of softplus.
+
+    Attributes:
+        network: The network, executed in whatever way.
+    """
+
+    def __init__(self, network: nn.Module, *, has_regions: bool) -> None:
+        super().__init__()
+        self.network = network
+        self.has_regions = has_regions
+
+    def forward(self, image: Float[Tensor, "batch channel *space"]) -> tuple[Float[Tensor, "batch output ..."]]:
+        """Computes logits of the full resolution and their normalizer."""
+        logits: Tensor = self.network(image)[0]
+        return (torch.cat((logits, compute_normalizer(logits, has_regions=self.has_regions, axis=1)), dim=1),)
+
+
+def compute_normalizer(logits: Tensor, *, has_regions: bool, axis: int) -> Tensor:
+    """Computes what logits minus itself makes logarithms of probabilities; `axis` keeps one channel."""
+    if has_regions:
+        return functional.softplus(logits).sum(axis, keepdim=True)
+    return torch.logsumexp(logits, axis, keepdim=True)
+
+
+def record_normalizers(model: SegmentationModel) -> SegmentationModel:
+    """Returns a model that predicts one more channel, the mean normalizer, and the same logits bit for bit."""
+    plan, part = model.plan, model.configuration_plan
+    has_regions = plan.labels.has_regions
+    wide = part.network.model_copy(update={"output_channels": part.network.output_channels + 1})
+    configurations = plan.configurations | {model.configuration: part.model_copy(update={"network": wide})}
+    return replace(
+        model,
+        networks=tuple(NormalizingNetwork(network, has_regions=has_regions).eval() for network in model.networks),
+        plan=plan.model_copy(update={"configurations": configurations}),
+    )
+
+
+@torch.inference_mode()
+def compute_uncertainty(recorded: Float32[Tensor, "output z y x"], labels: LabelScheme) -> Float16[Tensor, "2 z y x"]:
+    """Computes entropy and disagreement of every voxel, both from 0 to 1, slice by slice.
+
+    The entropy is that of the averaged prediction, as a fraction of the largest possible one. The disagreement is 1
+    minus the affinity of the predictions that were averaged; it is 0 where there was only one.
+
+    Args:
+        recorded: Logits and, as the last channel, the mean normalizer of a model of `record_normalizers`.
+        labels: Label scheme.
+    """
+    maps = recorded.new_zeros((2, *recorded.shape[1:]), dtype=torch.float16)
+    for place, values in zip(maps.unbind(1), recorded.unbind(1), strict=True):
+        logits, normalizer = values[:-1], values[-1]
+        own = compute_normalizer(logits, has_regions=labels.has_regions, axis=0)[0]
+        place[0] = _compute_entropy(logits, has_regions=labels.has_regions)
+        place[1] = -torch.expm1(own - normalizer).clamp_(-1, 0)
+    return maps
+
+
+def _compute_entropy(logits: Float32[Tensor, "output y x"], *, has_regions: bool) -> Float32[Tensor, "y x"]:
+    """Computes the entropy as a fraction of the largest possible one; of regions, the mean of theirs."""
+    if has_regions:
+        inside, outside = functional.logsigmoid(logits), functional.logsigmoid(-logits)
+        entropy = -(inside.exp() * inside + outside.exp() * outside)
+        return entropy.mean(0) / math.log(2)
+    logarithms = torch.log_softmax(logits, 0)
+    return -(logarithms.exp() * logarithms).sum(0) / math.log(len(logits))

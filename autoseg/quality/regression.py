@@ -1,0 +1,228 @@
+"""Ridge regression of a score between 0 and 1, with intervals by cross-conformal prediction.
+
+Scores are regressed as logits, so that estimates and intervals stay between 0 and 1 and are wide where scores are low.
+Residuals are those of cases whose block was left out of the fit; their conformal quantiles, one at either end, make the
+interval (Vovk 2015, cross-conformal predictors; Barber et al. 2021, arXiv:1905.02928, CV+ with a common centre).
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Annotated, Final
+
+import numpy as np
+from jaxtyping import Float64, Int64
+from pydantic import Field
+from scipy import stats
+
+from autoseg.document import Part
+
+FEWEST_CASES: Final = 20
+"""With 19 cases or fewer, the extreme residuals do not bound an interval of 90 %."""
+COVERAGE: Final = 0.9
+PENALTIES: Final = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
+HUBER_DEVIATIONS: Final = 1.345  # the usual constant: 95 % efficient for normal residuals
+REWEIGHTINGS: Final = 5
+FROM_MAD: Final = 1.4826  # the standard deviation of a normal distribution whose median absolute deviation is 1
+SMALLEST_SCORE: Final = 0.005
+SMALLEST: Final = 1e-6
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Estimate(Part):
+    """An estimate with its interval of 90 %."""
+
+    value: float
+    low: float
+    high: float
+
+
+class FitQuality(Part):
+    """Cross-fitted quality of estimates: each case is judged by a fit to the cases of other blocks.
+
+    Attributes:
+        coverage: Share of the cases whose score lies in the interval.
+        mean_error: Mean absolute difference of estimate and score.
+        rank_correlation: Spearman's; 0 where all scores are equal.
+    """
+
+    cases: int
+    coverage: Fraction
+    mean_error: float
+    rank_correlation: float
+
+
+class Regression(Part):
+    """A fitted regression.
+
+    Attributes:
+        centres: Subtracted from the features.
+        scales: Divide the centred features.
+        weights: Weights of the standardized features.
+        intercept: Logit of the score at the centres.
+        low: Residual (in logits) at the lower end of the interval.
+        high: Residual at the upper end.
+    """
+
+    centres: tuple[float, ...]
+    scales: tuple[float, ...]
+    weights: tuple[float, ...]
+    intercept: float
+    low: float
+    high: float
+
+    def estimate(self, features: Sequence[float]) -> Estimate:
+        """Estimates the score of a case."""
+        parts = zip(features, self.centres, self.scales, self.weights, strict=True)
+        logit = self.intercept + sum(
+            weight * min(max((value - centre) / scale, -LARGEST), LARGEST) for value, centre, scale, weight in parts
+        )
+        return Estimate(value=_to_score(logit), low=_to_score(logit + self.low), high=_to_score(logit + self.high))
+
+
+LARGEST: Final = 6.0
+"""Standard deviations beyond which a feature counts no further: nothing is known of what lies there."""
+
+
+def fit_regression(
+    features: Float64[np.ndarray, "case feature"],
+    scores: Float64[np.ndarray, " case"],
+    blocks: Int64[np.ndarray, " case"],
+) -> Regression:
+    """Fits all cases; the interval comes from fits that leave out a block each.
+
+    Args:
+        features: Finite features, at least `FEWEST_CASES` rows.
+        scores: Scores from 0 to 1.
+        blocks: Number of the block of each case, at least two different ones.
+    """
+    assert len(scores) >= FEWEST_CASES, "too few cases"
+    logits = _to_logits(scores)
+    residuals = logits - _predict_left_out(features, logits, blocks)
+    low, high = find_conformal_quantiles(residuals)
+    return _fit(features, logits).model_copy(update={"low": low, "high": high})
+
+
+def judge_fit(
+    features: Float64[np.ndarray, "case feature"],
+    scores: Float64[np.ndarray, " case"],
+    blocks: Int64[np.ndarray, " case"],
+) -> FitQuality:
+    """Judges each block by a regression and an interval that are fitted to the other ones."""
+    estimates = cross_estimate(features, scores, blocks)
+    values = np.array([estimate.value for estimate in estimates])
+    is_inside = [estimate.low <= score <= estimate.high for estimate, score in zip(estimates, scores, strict=True)]
+    return FitQuality(
+        cases=len(scores),
+        coverage=float(np.mean(is_inside)),
+        mean_error=float(np.abs(values - scores).mean()),
+        rank_correlation=compute_rank_correlation(values, scores),
+    )
+
+
+def cross_estimate(
+    features: Float64[np.ndarray, "case feature"],
+    scores: Float64[np.ndarray, " case"],
+    blocks: Int64[np.ndarray, " case"],
+) -> list[Estimate]:
+    """Estimates the score of every case by a fit without its block; with few cases, intervals are those of all."""
+    found: dict[int, Estimate] = {}
+    for block in np.unique(blocks):
+        others, own = blocks != block, np.flatnonzero(blocks == block)
+        if others.sum() < FEWEST_CASES or len(np.unique(blocks[others])) < 2:
+            fitted = fit_regression(features, scores, blocks)
+            centre = _fit(features[others], _to_logits(scores[others]))
+            fitted = centre.model_copy(update={"low": fitted.low, "high": fitted.high})
+        else:
+            fitted = fit_regression(features[others], scores[others], blocks[others])
+        found |= {int(index): fitted.estimate(features[index].tolist()) for index in own}
+    return [found[index] for index in range(len(scores))]
+
+
+def find_conformal_quantiles(residuals: Float64[np.ndarray, " case"]) -> tuple[float, float]:
+    """Finds the residuals between which that of a new case lies with a probability of at least 90 %.
+
+    Either end leaves out at most 5 %: of n residuals in ascending order those of the ranks floor(0.05 (n + 1)) and
+    ceil(0.95 (n + 1)); the smallest and the largest where there are fewer than 19.
+    """
+    ordered, count = np.sort(residuals), len(residuals)
+    share = (1 - COVERAGE) / 2
+    first = max(1, math.floor(share * (count + 1) + SMALLEST))
+    last = min(count, math.ceil((1 - share) * (count + 1) - SMALLEST))
+    return float(ordered[first - 1]), float(ordered[last - 1])
+
+
+def compute_rank_correlation(first: Float64[np.ndarray, " case"], second: Float64[np.ndarray, " case"]) -> float:
+    """Computes Spearman's rank correlation; 0 where one side is constant."""
+    if np.ptp(first) == 0 or np.ptp(second) == 0:
+        return 0.0
+    return float(stats.spearmanr(first, second).statistic)
+
+
+def _predict_left_out(
+    features: Float64[np.ndarray, "case feature"],
+    logits: Float64[np.ndarray, " case"],
+    blocks: Int64[np.ndarray, " case"],
+) -> Float64[np.ndarray, " case"]:
+    found = np.empty(len(logits))
+    for block in np.unique(blocks):
+        others = blocks != block
+        fitted = _fit(features[others], logits[others])
+        found[~others] = _predict(fitted, features[~others])
+    return found
+
+
+def _fit(features: Float64[np.ndarray, "case feature"], logits: Float64[np.ndarray, " case"]) -> Regression:
+    """Fits by Huber's loss, with the penalty whose leave-one-out errors are the smallest on average."""
+    centres, scales = features.mean(0), np.maximum(features.std(0), SMALLEST)
+    standardized = np.clip((features - centres) / scales, -LARGEST, LARGEST)
+    case_weights = np.ones(len(logits))
+    for _ in range(REWEIGHTINGS):
+        solutions = [_solve(standardized, logits, case_weights, penalty) for penalty in PENALTIES]
+        intercept, weights, _ = min(solutions, key=lambda solution: solution[2])
+        residuals = logits - intercept - standardized @ weights
+        deviation = max(FROM_MAD * float(np.median(np.abs(residuals))), SMALLEST)
+        case_weights = np.minimum(1.0, HUBER_DEVIATIONS * deviation / np.maximum(np.abs(residuals), SMALLEST))
+    return Regression(
+        centres=tuple(centres.tolist()),
+        scales=tuple(scales.tolist()),
+        weights=tuple(weights.tolist()),
+        intercept=float(intercept),
+        low=0.0,
+        high=0.0,
+    )
+
+
+def _solve(
+    features: Float64[np.ndarray, "case feature"],
+    logits: Float64[np.ndarray, " case"],
+    case_weights: Float64[np.ndarray, " case"],
+    penalty: float,
+) -> tuple[float, Float64[np.ndarray, " feature"], float]:
+    """Solves weighted ridge regression; returns intercept, weights and the mean absolute leave-one-out error."""
+    design = np.column_stack((np.ones(len(features)), features))
+    shrink = np.diag([0.0, *([penalty] * features.shape[1])])
+    inverse = np.linalg.inv(design.T @ (case_weights[:, None] * design) + shrink)
+    solution = inverse @ (design.T @ (case_weights * logits))
+    leverages = case_weights * np.einsum("ij,jk,ik->i", design, inverse, design)
+    left_out = (logits - design @ solution) / np.maximum(1 - leverages, SMALLEST)
+    return float(solution[0]), solution[1:], float(np.abs(left_out).mean())
+
+
+def _predict(fitted: Regression, features: Float64[np.ndarray, "case feature"]) -> Float64[np.ndarray, " case"]:
+    standardized = np.clip((features - np.array(fitted.centres)) / np.array(fitted.scales), -LARGEST, LARGEST)
+    found: Float64[np.ndarray, " case"] = fitted.intercept + standardized @ np.array(fitted.weights)
+    return found
+
+
+def _to_logits(scores: Float64[np.ndarray, " case"]) -> Float64[np.ndarray, " case"]:
+    clipped = np.clip(scores, SMALLEST_SCORE, 1 - SMALLEST_SCORE)
+    logits: Float64[np.ndarray, " case"] = np.log(clipped / (1 - clipped))
+    return logits
+
+
+def _to_score(logit: float) -> float:
+    return 1 / (1 + math.exp(-max(-LARGEST_LOGIT, min(LARGEST_LOGIT, logit))))
+
+
+LARGEST_LOGIT: Final = 30.0

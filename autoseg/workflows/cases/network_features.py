@@ -1,0 +1,71 @@
+"""Features of held-out predictions, stored beside their label maps, from which estimates of quality are calibrated."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, Literal
+
+from autoseg.document import Document, read_document, write_document
+from autoseg.errors import DocumentError
+from autoseg.networks.weights import hash_weights
+from autoseg.plan.document import Plan
+from autoseg.quality.features import NetworkFeatures
+from autoseg.quality.images import measure_image
+from autoseg.quality.probabilities import measure_probabilities
+from autoseg.run_folder import RunFolder
+from autoseg.stages.stored_maps import PredictionSource, read_source
+from autoseg.workflows.cases.loop import CaseOutput
+
+ENDING: Final = ".features.json"
+
+
+class StoredFeatures(Document):
+    """Content of the JSON file beside a label map.
+
+    Attributes:
+        sources: The trainings that predicted; that of a stored input from a previous stage comes before.
+        pruned_depth: Depth to which the network was pruned; None for a whole one.
+        features: The features.
+    """
+
+    schema_version: Literal[1] = 1
+    sources: tuple[PredictionSource, ...]
+    pruned_depth: int | None = None
+    features: NetworkFeatures
+
+
+def measure_output(output: CaseOutput) -> NetworkFeatures:
+    """Measures a prediction while its logits are there."""
+    plan = output.model.plan
+    image = output.image[: len(plan.channels)]
+    return NetworkFeatures(
+        image=measure_image(image, output.geometry),
+        probabilities=measure_probabilities(output.logits, image, plan.labels),
+    )
+
+
+def find_sources(run: RunFolder, plan: Plan, configuration: str, fold: str, *, case: str) -> Iterator[PredictionSource]:
+    """Yields the trainings whose weights predict a held-out case, that of a stored previous stage first."""
+    if plan.configurations[configuration].previous_stage is not None:
+        yield read_source(run.preprocessed(configuration), case)
+    weights = hash_weights(run.fold(configuration, fold).final_checkpoint)
+    yield PredictionSource(configuration=configuration, fold=fold, weights_sha256=weights)
+
+
+def write_features(folder: Path, case: str, content: StoredFeatures) -> None:
+    """Writes the features of a case beside its label map.
+
+    Raises:
+        RunError: The folder cannot be written or the disk is full.
+    """
+    write_document(folder / f"{case}{ENDING}", content, is_durable=False)
+
+
+def read_features(
+    folder: Path, case: str, *, sources: tuple[PredictionSource, ...], pruned_depth: int | None = None
+) -> NetworkFeatures | None:
+    """Reads the features of a case; None if there are none of these weights."""
+    try:
+        found = read_document(folder / f"{case}{ENDING}", StoredFeatures)
+    except DocumentError:
+        return None
+    return found.features if (found.sources, found.pruned_depth) == (sources, pruned_depth) else None

@@ -1,0 +1,128 @@
+"""The steps of the prediction of an image: it is read, predicted, restored and written."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from autoseg.dataset import Case
+from autoseg.errors import PlanError, PredictionError, Problem, VolumeError
+from autoseg.geometry import Grid
+from autoseg.inference.ensemble import Ensemble
+from autoseg.inference.options import PredictionOptions
+from autoseg.postprocessing.application import postprocess_label_map
+from autoseg.processes.case_pool import Failure
+from autoseg.processes.progress import Progress
+from autoseg.quality.features import NetworkFeatures
+from autoseg.stages.staged_case import StagedCase
+from autoseg.volume_io import PROBABILITIES_ENDING, write_probabilities
+from autoseg.volume_io.dicom import SegmentedBy
+from autoseg.workflows.cases.loop import predict_each
+from autoseg.workflows.predict.attention_maps import MapRecorder
+from autoseg.workflows.predict.found_images import FoundImages
+from autoseg.workflows.predict.prediction_folder import PredictionRecord, write_recorded
+from autoseg.workflows.predict.quality import QualityEstimator, add_quality
+from autoseg.workflows.predict.recorded_maps import Maps, write_maps
+from autoseg.workflows.predict.uncertainty_maps import UncertaintyRecorder
+
+Recorder = MapRecorder | UncertaintyRecorder
+Predicted = tuple[tuple[Tensor, ...], tuple[StagedCase, ...], Maps]
+"""The logits of each member of an ensemble for a case, the case as each of them got it, and maps to write."""
+Restored = tuple[NDArray[np.integer], Grid, NetworkFeatures, Maps]
+"""The label map on the grid of its image, before postprocessing, features of its quality, and maps to write."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageSteps:
+    """Predicts images one by one as the record of a folder says.
+
+    Attributes:
+        out: Folder of the label maps.
+        record: Record of the folder; it holds the options.
+        recorder: Records maps beside the label maps; None for none.
+        estimator: Estimates the quality.
+        save_probabilities: Whether the probabilities are written, too.
+        warn: Receives what is odd about an image.
+    """
+
+    out: Path
+    model: Ensemble
+    found: FoundImages
+    record: PredictionRecord
+    recorder: Recorder | None
+    estimator: QualityEstimator
+    save_probabilities: bool
+    progress: Progress
+    warn: Callable[[Problem], None]
+
+    @property
+    def options(self) -> PredictionOptions:
+        """Options of the prediction."""
+        record = self.record
+        return PredictionOptions(
+            mirroring=record.mirroring, step_fraction=record.step_fraction, decoding=record.decoding
+        )
+
+    def predict(self, cases: Sequence[Case]) -> Iterator[Failure | None]:
+        """Takes every image through all steps, as `predict_each`."""
+        return predict_each(
+            cases,
+            get_name=lambda case: case.name,
+            read=self._read,
+            predict=self._predict,
+            finish=self._restore,
+            write=self._write,
+            device=self.model.members[0].device,
+        )
+
+    def _read(self, case: Case) -> tuple[StagedCase, ...]:
+        volume = self.found.read(case)
+        try:
+            return self.model.preprocess(
+                volume.array, volume.grid, warn=lambda text: self.warn(Problem(text=text, cases=(case.name,)))
+            )
+        except (PlanError, PredictionError) as error:
+            msg = f"{self.found.name_files(case, volume.array)}: {error}"
+            raise PredictionError(msg) from error
+
+    def _predict(self, case: Case, read: tuple[StagedCase, ...]) -> Predicted:
+        show = partial(self.progress.show_part, case.name)
+        if self.recorder is None:
+            return self.model.predict_case(read, options=self.options, on_window=show), read, {}
+        logits, maps = self.recorder.predict_case(case.name, read, options=self.options, on_window=show)
+        return logits, read, maps
+
+    def _restore(self, case: Case, predicted: Predicted) -> Restored:
+        logits, read, maps = predicted
+        geometries, grid = [member.geometry for member in read], read[0].geometry.grid
+        if self.save_probabilities:
+            path = self.out / f"{case.name}{PROBABILITIES_ENDING}"
+            shape = (len(logits[0]), *grid.shape_voxels)
+            with write_recorded(path, self.record) as temporary:
+                write_probabilities(temporary, shape, self.model.iterate_probabilities(logits, geometries))
+        features = self.estimator.measure(self.model, logits, read)
+        label_map = self.model.restore_label_map(logits, geometries, decoding=self.options.decoding)
+        return label_map, grid, features, maps
+
+    def _write(self, case: Case, restored: Restored) -> None:
+        label_map, grid, features, maps = restored
+        write_maps(maps, grid)
+        record = self.record
+        finished = postprocess_label_map(
+            label_map, record.postprocessing, labels=self.model.plan.labels, spacing_mm=grid.spacing_mm
+        )
+        names, refused = self.found.list_outputs(case), []
+        add_quality(self.out, self.estimator.estimate(case.name, names[0], finished, grid=grid, network=features))
+        made_by = SegmentedBy(version=record.autoseg_version, model=record.model, weights=record.weights_sha256[0])
+        for name in names:  # each stands alone: one that is refused does not keep the others away
+            try:
+                with write_recorded(self.out / name, record) as temporary:
+                    self.found.write(temporary, finished, grid, case=case, made_by=made_by)
+            except VolumeError as error:
+                refused.append(error)
+        if refused:
+            raise refused[0]

@@ -1,0 +1,251 @@
+"""Estimates of quality beside the label maps of a prediction: quality.json.
+
+As for the record of a folder, a finished case adds a line to a second file, which is merged at the end. Lines are
+written before label maps, so that there is no label map without its estimate.
+"""
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from jaxtyping import Float32, Integer
+from torch import Tensor
+
+from autoseg import __version__
+from autoseg.document import parse_part, read_document, write_document
+from autoseg.errors import DocumentError
+from autoseg.fingerprint import Fingerprint
+from autoseg.geometry import Grid
+from autoseg.inference.ensemble import Ensemble
+from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions
+from autoseg.plan.document import Plan
+from autoseg.postprocessing.rules import Rule
+from autoseg.preprocessing.case import compute_plan_axes
+from autoseg.quality.calibration import CALIBRATION_NAME, QualityCalibration
+from autoseg.quality.distribution import FEWEST_VALUES, Distribution, describe_training_grids
+from autoseg.quality.estimates import CaseQuality, QualityReport, estimate_case
+from autoseg.quality.features import CaseFeatures, NetworkFeatures
+from autoseg.quality.images import measure_image
+from autoseg.quality.probabilities import average_probabilities, measure_probabilities
+from autoseg.quality.shapes import measure_shapes
+from autoseg.run_folder import RunFolder, translate_write_errors
+from autoseg.stages.staged_case import StagedCase
+from autoseg.untrusted.json_reading import parse_json
+from autoseg.workflows.predict.prediction_folder import QUALITY_NAME, lock_record
+from autoseg.workflows.select.model_choice import ModelChoice
+
+LINES_NAME: Final = ".quality.jsonl"
+"""Cases that were finished since quality.json was written, one line each."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QualityEstimator:
+    """Estimates the quality of predicted cases.
+
+    Attributes:
+        plan: Plan of the model.
+        calibration: Calibration of the model that predicts; None if it has none.
+        distribution: What training cases look like; None if nothing is known of them.
+        because: What the estimates are based on, or why there are none.
+    """
+
+    plan: Plan
+    calibration: QualityCalibration | None
+    distribution: Distribution | None
+    because: str
+
+    def measure(
+        self,
+        model: Ensemble,
+        logits: Sequence[Float32[Tensor, "class _z _y _x"]],
+        cases: Sequence[StagedCase],
+    ) -> NetworkFeatures:
+        """Measures a prediction while its logits are there."""
+        images = [case.image[: len(self.plan.channels)] for case in cases]
+        of_members = [
+            measure_probabilities(part, image, model.plan.labels) for part, image in zip(logits, images, strict=True)
+        ]
+        return NetworkFeatures(
+            image=measure_image(images[0], cases[0].geometry), probabilities=average_probabilities(of_members)
+        )
+
+    def estimate(
+        self, name: str, label_map: str, finished: Integer[np.ndarray, "z y x"], *, grid: Grid, network: NetworkFeatures
+    ) -> CaseQuality:
+        """Estimates the quality of a case.
+
+        Args:
+            name: Name of the case.
+            label_map: Name of its file.
+            finished: Finished label map with the values of the dataset's files.
+            grid: Grid of the file.
+            network: Features of `measure`.
+        """
+        plan = self.plan
+        axes = compute_plan_axes(grid, plan.orientation, plan.axis_permutation)
+        array = axes.apply(plan.labels.encode(finished))
+        shapes = measure_shapes(array, axes.apply_to_grid(grid).spacing_mm, plan.labels)
+        return estimate_case(
+            name,
+            label_map,
+            CaseFeatures(network=network, shapes=shapes),
+            classes=None if self.calibration is None else self.calibration.classes,
+            distribution=self.distribution,
+            channel_names=[channel.name for channel in plan.channels],
+            class_names=plan.labels.class_names,
+        )
+
+
+def build_estimator(
+    run: RunFolder,
+    plan: Plan,
+    choice: ModelChoice,
+    *,
+    weights: Sequence[tuple[str, ...]],
+    options: PredictionOptions,
+) -> QualityEstimator:
+    """Builds the estimator of a prediction.
+
+    Estimates need the calibration of exactly these models, options and postprocessing. Flags need it, or the
+    fingerprint of the run.
+
+    Args:
+        run: The run.
+        plan: Plan of the model.
+        choice: The models and their postprocessing.
+        weights: Digests of the weights of each member.
+        options: Options of the prediction.
+
+    Raises:
+        DocumentError: The calibration or the fingerprint is damaged.
+    """
+    path = run.root / CALIBRATION_NAME
+    calibration = read_document(path, QualityCalibration) if path.is_file() else None
+    mismatch = _find_mismatch(run, calibration, choice, weights=weights, options=options)
+    grids = None
+    if run.fingerprint.is_file():
+        grids = describe_training_grids(read_document(run.fingerprint, Fingerprint), plan.axis_permutation)
+    if calibration is not None and mismatch is None:
+        known = calibration.distribution
+        return QualityEstimator(
+            plan=plan,
+            calibration=calibration,
+            distribution=known if known.cases >= FEWEST_VALUES else grids,
+            because=calibration.describe(),
+        )
+    flags = "flags compare grids and volumes with the training cases" if grids else "nor are there any flags"
+    return QualityEstimator(
+        plan=plan, calibration=None, distribution=grids, because=f"no Dice is estimated: {mismatch}; {flags}"
+    )
+
+
+def _find_mismatch(
+    run: RunFolder,
+    calibration: QualityCalibration | None,
+    choice: ModelChoice,
+    *,
+    weights: Sequence[tuple[str, ...]],
+    options: PredictionOptions,
+) -> str | None:
+    """Finds why a calibration does not hold for a prediction; None if it does."""
+    if calibration is None:
+        if not run.splits.is_file():
+            return "this model came without a calibration, which needs cases that its folds held out"
+        return "this run has no calibration; autoseg select makes one"
+    digests = tuple(digest for member in weights for digest in member)
+    if choice.selection is None or digests != calibration.weights_sha256:
+        return "the calibration is that of other models, those that autoseg select chose"
+    if _describe(choice.rules) != calibration.postprocessing:
+        return "the calibration is that of label maps with other postprocessing"
+    if options != DEFAULT_OPTIONS:
+        return "the calibration is that of predictions with mirrored views and steps of half a patch"
+    return None
+
+
+def _describe(rules: Sequence[Rule]) -> tuple[str, ...]:
+    return tuple(rule.describe() for rule in rules)
+
+
+def add_quality(out: Path, quality: CaseQuality) -> None:
+    """Adds a case to those of a folder; to be called before its label map is written.
+
+    Raises:
+        RunError: The folder cannot be written.
+    """
+    lines_path = out / LINES_NAME
+    with lock_record(out), translate_write_errors(lines_path), lines_path.open("a", encoding="utf-8") as lines:
+        lines.write(f"\n{quality.model_dump_json()}\n")  # begins a line of its own, even after one that was cut off
+        lines.flush()
+        os.fsync(lines.fileno())
+
+
+def merge_quality(out: Path, estimator: QualityEstimator, *, model: str) -> QualityReport:
+    """Takes all finished cases over into quality.json, without those that have no label map (any more).
+
+    To be called under `lock_record`, before a prediction and after it.
+
+    Raises:
+        DocumentError: There is a quality.json that no prediction wrote, or that is damaged.
+        RunError: The folder cannot be written.
+    """
+    path, lines = out / QUALITY_NAME, out / LINES_NAME
+    known = {case.label_map: case for case in read_quality(out)}
+    known |= {case.label_map: case for case in _read_lines(lines)}
+    report = QualityReport(
+        autoseg_version=__version__,
+        model=model,
+        calibration=estimator.because,
+        volume_unit="ml" if estimator.plan.distance_unit == "mm" else "1000 voxels",
+        cases=tuple(known[name] for name in sorted(known) if (out / name).is_file()),
+    )
+    write_document(path, report)
+    with translate_write_errors(lines):
+        lines.unlink(missing_ok=True)
+    return report
+
+
+def describe_quality(report: QualityReport) -> list[str]:
+    """Describes a report in lines for the user."""
+    flagged = sorted((case for case in report.cases if case.flags), key=lambda case: case.urgency)
+    lines = [f"quality: {report.calibration}"]
+    if flagged:
+        first = flagged[0]
+        lines.append(
+            f"quality: {len(flagged)} of {len(report.cases)} predictions to be looked at first ({QUALITY_NAME}): "
+            f"{first.name} ({first.flags[0].text}){', ...' if len(flagged) > 1 else ''}"
+        )
+    return lines
+
+
+def read_quality(out: Path) -> tuple[CaseQuality, ...]:
+    """Reads the cases of quality.json; none if there is no such file.
+
+    Raises:
+        DocumentError: No prediction wrote it, or it is damaged.
+    """
+    path = out / QUALITY_NAME
+    if not path.is_file():
+        return ()
+    try:
+        return read_document(path, QualityReport).cases
+    except DocumentError as error:
+        msg = f"{error}\n{path} cannot be continued; move it away or remove it, then repeat the command"
+        raise DocumentError(msg) from error
+
+
+def _read_lines(path: Path) -> list[CaseQuality]:
+    """Reads the lines; one that was cut off with its process belongs to a label map that never got its name."""
+    found = []
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    for line in filter(str.strip, text.splitlines()):
+        try:
+            found.append(parse_part(parse_json(line, where=str(path)), CaseQuality, where=str(path)))
+        except DocumentError:
+            logger.warning("%s: a line is damaged; its case has no estimate", path)
+    return found

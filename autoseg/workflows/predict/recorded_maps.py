@@ -1,0 +1,53 @@
+"""Maps of values from 0 to 1 that a prediction writes in a folder beside the label maps, several for each case."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from jaxtyping import UInt8
+
+from autoseg.errors import PredictionError
+from autoseg.geometry import Grid
+from autoseg.volume_io import write_label_map
+
+MAP_ENDING: Final = ".nii.gz"
+Maps = Mapping[Path, UInt8[np.ndarray, "file_z file_y file_x"]]
+
+
+def write_maps(maps: Maps, grid: Grid) -> None:
+    """Writes maps in steps of 1 / 255 on the grid of the image.
+
+    Raises:
+        VolumeError: NIfTI cannot hold the grid.
+        RunError: A file cannot be written.
+    """
+    for path, values in maps.items():
+        write_label_map(path, values, grid=grid, like=None)
+
+
+def remove_old_maps(folder: Path, *, kept: Sequence[str]) -> None:
+    """Removes the maps in a folder, but for those of the cases that are kept."""
+    beginnings = tuple(f"{case}_" for case in kept)
+    for path in folder.glob(f"*{MAP_ENDING}"):
+        if not path.name.startswith(beginnings):
+            path.unlink()
+
+
+def check_no_maps(folder: Path, *, kind: str, flag: str) -> None:
+    """Checks that there are no maps of an earlier prediction, which would not be those of new label maps.
+
+    Args:
+        folder: Folder of the maps.
+        kind: Kind of the maps in words.
+        flag: Flag that makes them.
+
+    Raises:
+        PredictionError: The folder exists.
+    """
+    if folder.exists():
+        msg = (
+            f"{folder} holds the {kind} of an earlier prediction, which label maps of this one would not belong to; "
+            f"predict with {flag}, move the folder away, or choose another folder"
+        )
+        raise PredictionError(msg)

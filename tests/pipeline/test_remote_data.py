@@ -1,0 +1,105 @@
+"""The page about URLs: its commands give what they give in local folders, on one computer and on several."""
+
+import json
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+from builders.balls import make_case, save
+from builders.command_line import run_autoseg
+from builders.plans import shorten
+from safetensors.numpy import load_file
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "how-to" / "remote-data.md"
+DATASET = "Dataset001_Abdomen"
+WEIGHTS = "models/3d_fullres/fold_0/checkpoint_final.safetensors"
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not PAGE.is_file(), reason="needs the sources: pages are not installed"),
+]
+
+
+def run(*arguments: object, code: int = 0) -> str:
+    done = run_autoseg(*arguments)
+    assert done.code == code, done.err
+    return done.out + done.err
+
+
+def list_commands(place: str) -> list[list[list[str]]]:
+    """The commands of each block of the page, without `autoseg`, for this place; training is for the CPU."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    words = [[shlex.split(line.replace("s3://bucket", place)) for line in block.splitlines()] for block in blocks]
+    assert {command[0] for block in words for command in block} == {"autoseg"}
+    more = {"plan": ["--configuration", "3d_fullres", "--workers", "1"], "preprocess": ["--workers", "1"]}
+    device = {key: ["--device", "cpu"] for key in ("train", "select", "predict")}
+    return [[[*command[1:], *(more | device).get(command[1], [])] for command in block] for block in words]
+
+
+@pytest.fixture
+def shared(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A place that several computers reach, with a dataset and images."""
+    shutil.copytree(dataset, tmp_path / "shared" / DATASET)
+    for seed in (200, 201):
+        image, label_map = make_case(seed)
+        save(tmp_path / "shared" / "new_images" / f"new{seed}_0000.nii.gz", image)
+        save(tmp_path / "shared" / "new_labels" / f"new{seed}.nii.gz", label_map)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "first computer"))
+    return tmp_path / "shared"
+
+
+def test_the_commands_of_the_page_give_what_local_ones_give(
+    shared: Path, trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, published = f"file://{shared}", shared / "abdomen.autoseg"
+    first, second, anywhere = list_commands(place)
+    assert [command[0] for command in first] == ["check", "plan", "train"]
+    assert f"{place}/{DATASET}: 6 cases, 0 problems" in run(*first[0])
+    assert f"autoseg train {place}/abdomen.autoseg" in run(*first[1])
+    assert not (published / "preprocessed").exists()
+    assert json.loads((published / "dataset.json").read_text())["source"] == f"{place}/{DATASET}"
+    shorten(published, "3d_fullres", epochs=3, iterations=20)
+    text = (published / "plan.json").read_text().replace(DATASET, "Dataset001_Balls")
+    assert text == (trained_run / "plan.json").read_text()
+    assert f"{place}/abdomen.autoseg/{WEIGHTS}" in run(*first[2])
+    expected, found = load_file(trained_run / WEIGHTS), load_file(published / WEIGHTS)
+    assert {name for name in expected if expected[name].tobytes() != found[name].tobytes()} <= {"checksums"}
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "second computer"))
+    assert f"run: autoseg preprocess {place}/abdomen.autoseg" in run(*second[1], code=1)
+    shorten(published, "3d_fullres", epochs=1, iterations=2)
+    for command in second:
+        run(*command)
+    told = [run(*command) for command in anywhere]
+    assert [command[0] for command in anywhere] == ["status", "select", "predict", "evaluate", "report"]
+    assert told[0].count("finished") == 2
+    assert f"2 label maps written in {place}/predictions" in told[2]
+    assert (published / "report.html").stat().st_size > 10_000
+
+    shutil.copytree(published, tmp_path / "copied.autoseg")
+    run("predict", tmp_path / "copied.autoseg", shared / "new_images", tmp_path / "local", "--device", "cpu")
+    for seed in (200, 201):
+        name = f"new{seed}.nii.gz"
+        assert (shared / "predictions" / name).read_bytes() == (tmp_path / "local" / name).read_bytes()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "first computer"))
+    assert "0 label maps written, 2 finished earlier" in run(*anywhere[2])
+
+    texts = [path.read_text(errors="replace") for path in shared.rglob("*.json*")]
+    assert len(texts) > 10
+    assert [text for text in texts if " computer" in text] == []
+
+
+def test_problems_of_a_dataset_name_the_url(shared: Path) -> None:
+    (shared / DATASET / "labelsTr" / "case3.nii.gz").unlink()
+    assert "case3" in run("check", f"file://{shared}/{DATASET}", code=1)
+    told = run("check", f"file://{shared}/nowhere", code=1)
+    assert f"file://{shared}/nowhere" in told
+    assert "the folder does not exist" in told
+
+
+def test_a_missing_run_is_named_by_its_url(shared: Path) -> None:
+    told = run("status", f"file://{shared}/none.autoseg", code=1)
+    assert f"no run folder at file://{shared}/none.autoseg; make one with: autoseg plan DATASET --run file://" in told

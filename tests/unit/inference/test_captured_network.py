@@ -1,0 +1,140 @@
+import pytest
+import torch
+from builders.graphs import TapeGraphs
+from builders.plans import build_configuration
+from torch import nn
+
+from autoseg.inference.execution.captured_network import PASSES_BEFORE, capture_networks, release_captured
+from autoseg.inference.execution.preparation import prepare_network
+from autoseg.inference.sliding_window.prediction import predict_logits
+from autoseg.networks import build_network
+
+CPU = torch.device("cpu")
+
+
+class Doubling(nn.Module):
+    """Doubles its input, and remembers how many patches it was given."""
+
+    def __init__(self):
+        super().__init__()
+        self.sizes = []
+
+    def forward(self, image):
+        self.sizes.append(len(image))
+        return (2 * image,)
+
+
+class Reading(nn.Module):
+    """Reads a value, for which a device is waited for."""
+
+    def forward(self, image):
+        return (image * float(image.sum()),)
+
+
+def capture(network, graphs, **options):
+    return capture_networks([network], graphs, inference_batch_size=4, **options)[0]
+
+
+def draw(count, seed=0):
+    return torch.randn((count, 1, 4, 4), generator=torch.Generator().manual_seed(seed))
+
+
+@torch.inference_mode()
+def test_passes_are_replayed_after_the_first_ones_with_the_patches_of_the_moment():
+    network, graphs = Doubling(), TapeGraphs()
+    captured = capture(network, graphs)
+    kept = []
+    for seed in range(6):
+        found = captured(draw(4, seed))[0]
+        assert torch.equal(found, 2 * draw(4, seed))
+        kept.append(found)
+    assert torch.equal(kept[3], 2 * draw(4, 3)), "the next replay does not overwrite a result"
+    assert graphs.calls == ["warm up"] * PASSES_BEFORE + ["capture"] + ["replay"] * 4
+    assert network.sizes == [4] * (PASSES_BEFORE + 1)
+
+
+@torch.inference_mode()
+def test_a_smaller_batch_is_filled_up_and_one_that_is_much_smaller_runs_as_it_is():
+    network, graphs = Doubling(), TapeGraphs()
+    captured = capture(network, graphs)
+    for _ in range(PASSES_BEFORE + 1):
+        captured(draw(4))
+    for count in (3, 2, 1, 5):
+        assert torch.equal(captured(draw(count, 7))[0], 2 * draw(count, 7))
+    assert network.sizes[PASSES_BEFORE + 1 :] == [1, 5]
+    assert graphs.calls.count("replay") == 3
+
+
+@torch.inference_mode()
+def test_a_network_that_reads_a_value_is_never_captured_and_why_is_announced(caplog):
+    graphs = TapeGraphs()
+    captured = capture(Reading(), graphs)
+    for seed in range(4):
+        assert torch.equal(captured(draw(4, seed))[0], draw(4, seed) * float(draw(4, seed).sum()))
+    assert graphs.calls == ["warm up"] * PASSES_BEFORE
+    assert "not replayed as a CUDA graph: _local_scalar_dense waits for the device" in caplog.text
+
+
+@torch.inference_mode()
+def test_a_capture_that_fails_is_announced_and_passes_run_as_they_are(caplog):
+    graphs = TapeGraphs(failure=RuntimeError("out of room\nand more"))
+    captured = capture(Doubling(), graphs, is_rehearsed=False)
+    for seed in range(4):
+        assert torch.equal(captured(draw(4, seed))[0], 2 * draw(4, seed))
+    assert graphs.calls == ["warm up"] * PASSES_BEFORE + ["capture"]
+    assert caplog.text.count("capturing one failed (RuntimeError: out of room)") == 1
+
+
+@torch.inference_mode()
+def test_memory_that_is_needed_elsewhere_is_freed_and_passes_run_as_they_are():
+    network, graphs = Doubling(), TapeGraphs()
+    captured = capture(network, graphs)
+    for _ in range(PASSES_BEFORE + 1):
+        captured(draw(4))
+    release_captured([captured, network])
+    assert captured._captured is None
+    assert torch.equal(captured(draw(4, 5))[0], 2 * draw(4, 5))
+    assert graphs.calls.count("replay") == 1
+
+
+@pytest.mark.parametrize("patch", [(8, 8, 8), (8, 8)])
+def test_a_volume_is_predicted_by_captured_passes_as_by_others(patch):
+    configuration = build_configuration(patch)
+    networks = [build_network(configuration.network, torch.Generator().manual_seed(seed)).eval() for seed in range(2)]
+    graphs = TapeGraphs()
+    captured = capture_networks(networks, graphs, inference_batch_size=2)
+    image = torch.randn(1, 9, 13, 8)
+
+    def predict(members):
+        return predict_logits(
+            members, image, configuration=configuration, mirror_axes=(0, 1), device=CPU, inference_batch_size=2
+        )
+
+    assert torch.equal(predict(captured), predict(networks))
+    assert graphs.calls.count("replay") > 4
+
+
+@torch.inference_mode()
+def test_a_network_that_is_prepared_with_the_fused_kernel_computes_the_same_with_channels_last():
+    """On the CPU the kernel is not used: the rest of the network is that of a GPU."""
+    plan = build_configuration((16, 16, 16)).network
+    plain, fused = (
+        prepare_network(
+            build_network(plan, torch.Generator().manual_seed(0)), device=CPU, dtype="bfloat16", is_norm_fused=is_fused
+        )
+        for is_fused in (False, True)
+    )
+    image = torch.randn(2, 1, 16, 16, 16)
+    torch.testing.assert_close(fused(image)[0], plain(image)[0], atol=0.05, rtol=0.05)
+    assert any(getattr(module, "is_fused", False) for module in fused.modules())
+
+
+@torch.inference_mode()
+def test_a_network_without_a_normalization_for_the_kernel_says_so():
+    network = build_network(build_configuration((16, 16, 16)).network)
+    for module in network.modules():
+        for name, child in module.named_children():
+            if type(child).__name__ == "InstanceNormalization":
+                setattr(module, name, nn.Identity())
+    with pytest.raises(RuntimeError, match="no normalization that is computed by the fused kernel"):
+        prepare_network(network, device=CPU, dtype="bfloat16", is_norm_fused=True)

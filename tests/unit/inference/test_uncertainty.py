@@ -1,0 +1,130 @@
+"""Maps of uncertainty beside label maps, which stay as they are."""
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from builders.folds import write_trained_fold
+from builders.labels import build_labels
+from builders.plans import build_configuration, build_plan
+from builders.progress import Notes
+
+from autoseg.errors import PredictionError
+from autoseg.geometry import Grid
+from autoseg.inference.model import load_model
+from autoseg.inference.options import PredictionOptions
+from autoseg.inference.sliding_window.mirroring import list_mirrored_axes
+from autoseg.inference.view_disagreement import compute_uncertainty, record_normalizers
+from autoseg.volume_io import read_image, read_label_map, write_image
+from autoseg.workflows.predict.prediction import PredictionRequest, predict_images
+
+GRID = Grid(shape_voxels=(9, 10, 11), spacing_mm=(1.0, 1.5, 1.0))
+FLAT = Grid(shape_voxels=(8, 8, 8), spacing_mm=(1.0, 1.0, 1.0))
+REGIONS = build_labels({"whole": (1, 2), "core": (2,)}, region_write_values=(1, 2))
+
+
+def write_case(folder, grid=GRID, name="case"):
+    image = np.random.default_rng(0).normal(size=grid.shape_voxels).astype(np.float32)
+    write_image(folder / f"{name}_0000.nii.gz", image, grid=grid)
+
+
+@pytest.fixture
+def images(tmp_path):
+    write_case(tmp_path / "images")
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    def make(labels=None, folds=("0", "1"), dimensions=3):
+        patch, called = ((8, 8, 8), "3d_fullres") if dimensions == 3 else ((8, 8), "2d")
+        network = {"output_channels": 2} if labels is not None else {}
+        changes = {} if labels is None else {"labels": labels}
+        plan = build_plan(
+            {called: build_configuration(patch, data_of=called, network=network, mirror_axes=tuple(range(dimensions)))},
+            **changes,
+        )
+        for fold in folds:
+            write_trained_fold(tmp_path / "run", plan, called, fold=fold, seed=int(fold))
+        return tmp_path / "run"
+
+    return make
+
+
+def predict(run, images, out="out", **choices):
+    chosen = {"precision": "float32", "execution": "eager", "options": PredictionOptions()} | choices
+    predict_images(run, images, run.parent / out, request=PredictionRequest(device="cpu", **chosen), progress=Notes())
+    return run.parent / out
+
+
+@pytest.mark.parametrize(("labels", "dimensions"), [(None, 3), (None, 2), (REGIONS, 3)], ids=["3d", "2d", "regions"])
+def test_two_maps_of_8_bits_are_written_and_label_maps_stay_as_they_are(make_run, images, *, labels, dimensions):
+    run = make_run(labels, dimensions=dimensions)
+    plain, out = predict(run, images, "plain"), predict(run, images, uncertainty=True)
+    assert (out / "case.nii.gz").read_bytes() == (plain / "case.nii.gz").read_bytes()
+    paths = sorted((out / "uncertainty").iterdir())
+    assert [path.name for path in paths] == ["case_disagreement.nii.gz", "case_entropy.nii.gz"]
+    for path in paths:
+        assert nibabel.load(path).get_data_dtype() == np.uint8
+        found = read_label_map(path)
+        assert found.grid == read_label_map(out / "case.nii.gz").grid
+        assert found.array.max() > 0
+
+
+@pytest.mark.parametrize("labels", [None, REGIONS], ids=["labels", "regions"])
+def test_entropy_and_disagreement_are_those_of_all_folds_and_views(make_run, tmp_path, labels):
+    run = make_run(labels)
+    write_case(tmp_path / "flat", FLAT)  # a single window
+    model = load_model(run, device="cpu", precision="float32", execution="eager")
+    volume = read_image([tmp_path / "flat" / "case_0000.nii.gz"])
+    case = model.preprocess(volume.array, volume.grid)
+    recorded = record_normalizers(model).predict_case(case)
+    torch.testing.assert_close(recorded[:-1], model.predict_case(case), rtol=0, atol=0)
+    image = torch.from_numpy(case.image)[None]
+    with torch.inference_mode():
+        views = torch.stack(
+            [
+                network(image.flip([2 + axis for axis in axes]))[0].flip([2 + axis for axis in axes])[0]
+                for network in model.networks
+                for axes in list_mirrored_axes(model.configuration_plan.training.mirror_axes)
+            ]
+        )
+    assert len(views) == 16
+    if labels is None:
+        p, q = torch.softmax(views, 1), torch.softmax(views.mean(0), 0)
+        entropy = -(q * q.log()).sum(0) / np.log(len(q))
+        affinity = p.log().mean(0).exp().sum(0)
+    else:
+        p, q = torch.sigmoid(views), torch.sigmoid(views.mean(0))
+        entropy = -(q * q.log2() + (1 - q) * (1 - q).log2()).mean(0)
+        affinity = (p.log().mean(0).exp() + (1 - p).log().mean(0).exp()).prod(0)
+    found = compute_uncertainty(recorded, model.plan.labels).float()
+    torch.testing.assert_close(found[0], entropy, rtol=0, atol=2e-3)
+    torch.testing.assert_close(found[1], 1 - affinity, rtol=0, atol=2e-3)
+
+
+def test_a_single_prediction_disagrees_with_nothing(make_run, tmp_path):
+    run = make_run(folds=("0",))
+    write_case(tmp_path / "flat", FLAT)
+    out = predict(run, tmp_path / "flat", uncertainty=True, options=PredictionOptions(mirroring=False))
+    assert read_label_map(out / "uncertainty" / "case_disagreement.nii.gz").array.max() == 0
+    assert read_label_map(out / "uncertainty" / "case_entropy.nii.gz").array.max() > 0
+
+
+def test_a_repeated_call_writes_what_is_missing_and_a_plain_one_is_refused(make_run, images):
+    run = make_run()
+    out = predict(run, images, uncertainty=True)
+    path = out / "uncertainty" / "case_entropy.nii.gz"
+    content = path.read_bytes()
+    path.unlink()
+    predict(run, images, uncertainty=True)
+    assert path.read_bytes() == content
+    with pytest.raises(PredictionError, match=r"uncertainty holds the maps of uncertainty of an earlier prediction"):
+        predict(run, images)
+    predict(run, images, uncertainty=True, overwrite=True)
+    assert path.exists()
+
+
+def test_attention_and_uncertainty_are_not_recorded_at_once(make_run, images):
+    with pytest.raises(PredictionError, match="cannot be recorded at once; leave out --attention-maps"):
+        predict(make_run(), images, uncertainty=True, attention_maps=True)

@@ -1,0 +1,98 @@
+"""Fitting all estimates to held-out cases, and what a case is told."""
+
+import numpy as np
+import pytest
+from builders.quality import build_features, build_probabilities, build_shape, draw_features
+
+from autoseg.document import read_document, write_document
+from autoseg.errors import DocumentError
+from autoseg.quality.calibration import CALIBRATION_NAME, QualityCalibration, ScoredCase, fit_calibration
+from autoseg.quality.estimates import estimate_case
+
+NAMES = {"channel_names": ("MRI",), "class_names": ("organ",)}
+
+
+def draw_scored(count, seed=0):
+    """Cases whose Dice is their soft Dice with noise, and whose volume is estimated 10 % too small."""
+    random = np.random.default_rng(seed)
+    scored = []
+    for features in draw_features(count, seed):
+        (found,), (shape,) = features.network.probabilities, features.shapes
+        dice = float(np.clip(found.soft_dice + 0.01 * random.normal(), 0, 1))
+        volume = shape.volume_ml * float(np.exp(0.1 + 0.05 * random.normal()))
+        scored.append(ScoredCase(features=features, dice=(dice,), nsd=(min(1.0, dice + 0.05),), reference_ml=(volume,)))
+    return scored
+
+
+def calibrate(count):
+    classes, distribution = fit_calibration(draw_scored(count), np.arange(count) % 5, **NAMES)
+    return QualityCalibration(
+        autoseg_version="1",
+        weights_sha256=("a",),
+        postprocessing=(),
+        cases=count,
+        class_names=("organ",),
+        classes=classes,
+        distribution=distribution,
+    )
+
+
+@pytest.fixture(scope="module")
+def calibration():
+    return calibrate(80)
+
+
+def estimate(calibration, features):
+    return estimate_case(
+        "x", "x.nii.gz", features, classes=calibration.classes, distribution=calibration.distribution, **NAMES
+    )
+
+
+def test_new_cases_get_scores_and_volumes_with_intervals_that_hold(calibration) -> None:
+    inside, errors = [], []
+    for entry in draw_scored(200, seed=5):
+        found = estimate(calibration, entry.features).classes["organ"]
+        for value, true in ((found.dice, entry.dice), (found.nsd, entry.nsd), (found.volume, entry.reference_ml)):
+            inside.append(value.low <= true[0] <= value.high)
+        errors.append(abs(found.dice.value - entry.dice[0]))
+    assert 0.84 <= np.mean(inside) <= 0.97
+    assert np.mean(errors) < 0.02
+    assert "calibrated on 80 held-out cases: estimates of Dice were off by 0.0" in calibration.describe()
+
+
+def test_fewer_than_twenty_cases_give_no_estimate_and_say_so_but_volumes_and_flags() -> None:
+    few = calibrate(19)
+    assert "19 held-out cases are too few to calibrate it, fewer than 20" in few.describe()
+    found = estimate(few, build_features(build_shape(40.0)))
+    quality = found.classes["organ"]
+    assert (quality.dice, quality.nsd) == (None, None)
+    assert (quality.volume.value, quality.volume.low, quality.volume.high) == (40.0, None, None)
+    assert [flag.kind for flag in found.flags] == ["volume"]
+    assert calibrate(20).classes[0].dice is not None
+
+
+def test_a_class_that_is_not_predicted_has_a_volume_of_0_and_no_estimate(calibration) -> None:
+    found = estimate(calibration, build_features(False))
+    assert found.classes["organ"].volume.value == 0
+    assert found.classes["organ"].dice is None
+    assert [flag.kind for flag in found.flags] == ["missing class"]
+
+
+def test_cases_are_sorted_by_what_a_person_should_look_at_first(calibration) -> None:
+    cases = {
+        "usual": build_features(),
+        "poor": build_features(probabilities=build_probabilities(0.8)),
+        "large": build_features(build_shape(40.0)),
+        "missing": build_features(False),
+    }
+    found = {name: estimate(calibration, features).urgency for name, features in cases.items()}
+    assert sorted(found, key=found.__getitem__) == ["missing", "large", "poor", "usual"]
+
+
+def test_a_calibration_is_a_strict_document_without_names_of_cases(calibration, tmp_path) -> None:
+    path = tmp_path / CALIBRATION_NAME
+    write_document(path, calibration)
+    assert read_document(path, QualityCalibration) == calibration
+    path.write_text(path.read_text().replace('"cases": 80', '"cases": -1, "patient": "Doe"', 1))
+    with pytest.raises(DocumentError, match=r"quality_calibration\.json: cases"):
+        read_document(path, QualityCalibration)

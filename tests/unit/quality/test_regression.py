@@ -1,0 +1,69 @@
+"""Estimates with conformal intervals, on simulated scores."""
+
+import numpy as np
+import pytest
+
+from autoseg.quality.regression import (
+    FEWEST_CASES,
+    compute_rank_correlation,
+    cross_estimate,
+    find_conformal_quantiles,
+    fit_regression,
+    judge_fit,
+)
+
+
+def simulate(count, *, seed=0, noise=0.4, features=3):
+    """Scores whose logits are linear in the first feature, with skewed noise."""
+    random = np.random.default_rng(seed)
+    values = random.normal(size=(count, features))
+    logits = 2 + values[:, 0] + noise * (random.exponential(size=count) - 1)
+    return values, 1 / (1 + np.exp(-logits)), np.arange(count) % 5
+
+
+@pytest.mark.parametrize("count", [20, 50, 200])
+def test_intervals_of_new_cases_hold_nine_in_ten_whatever_the_number_of_cases(count) -> None:
+    inside = []
+    for seed in range(15):
+        features, scores, blocks = simulate(count + 40, seed=seed)
+        fitted = fit_regression(features[:count], scores[:count], blocks[:count])
+        found = [fitted.estimate(row.tolist()) for row in features[count:]]
+        inside += [one.low <= score <= one.high for one, score in zip(found, scores[count:], strict=True)]
+    assert 0.86 <= np.mean(inside) <= (0.99 if count < 50 else 0.96)
+
+
+def test_an_estimate_follows_the_features_and_stays_between_0_and_1() -> None:
+    features, scores, blocks = simulate(100, noise=0.05)
+    fitted = fit_regression(features, scores, blocks)
+    found = [fitted.estimate(row.tolist()) for row in features]
+    assert np.abs([one.value for one in found] - scores).mean() < 0.01
+    extreme = fitted.estimate([1e9, 0.0, 0.0])
+    assert 0 < extreme.low <= extreme.value <= extreme.high < 1
+
+
+def test_a_case_is_judged_by_the_cases_of_other_blocks_alone() -> None:
+    features, scores, blocks = simulate(60)
+    changed = np.where(blocks == 2, 0.01, scores)
+    before, after = (cross_estimate(features, known, blocks) for known in (scores, changed))
+    assert [a == b for a, b, block in zip(before, after, blocks, strict=True) if block == 2] == [True] * 12
+    quality = judge_fit(features, scores, blocks)
+    assert (quality.cases, quality.rank_correlation > 0.7, quality.mean_error < 0.06) == (60, True, True)
+
+
+def test_a_few_scores_of_0_do_not_bend_the_regression() -> None:
+    features, scores, blocks = simulate(100, noise=0.05)
+    spoilt = scores.copy()
+    spoilt[:4] = 0.0
+    fitted, plain = fit_regression(features, spoilt, blocks), fit_regression(features, scores, blocks)
+    ordinary = features[50].tolist()
+    assert fitted.estimate(ordinary).value == pytest.approx(plain.estimate(ordinary).value, abs=0.02)
+
+
+@pytest.mark.parametrize(("count", "ranks"), [(20, (1, 20)), (39, (2, 38)), (199, (10, 190))])
+def test_either_end_of_an_interval_leaves_out_at_most_a_twentieth(count, ranks) -> None:
+    assert find_conformal_quantiles(np.arange(1.0, count + 1)) == ranks
+    assert count >= FEWEST_CASES
+
+
+def test_constant_scores_have_no_rank_correlation() -> None:
+    assert compute_rank_correlation(np.ones(5), np.arange(5.0)) == 0.0

@@ -1,0 +1,65 @@
+import gc
+
+import pytest
+import torch
+
+from autoseg.runtime.cuda_graphs import postpone_garbage_collection, rehearse
+from autoseg.runtime.streams import copy_to_device, postpone_on_gpu, start_copy_to_cpu
+
+CPU = torch.device("cpu")
+VALUES = torch.arange(4.0)
+
+
+@pytest.mark.parametrize(
+    ("work", "obstacle"),
+    [
+        (lambda: float(VALUES.sum()), "_local_scalar_dense waits for the device"),
+        (lambda: VALUES.nonzero(), "nonzero waits for the device"),
+        (lambda: VALUES[VALUES > 1], "index with a mask waits for the device"),
+        (lambda: torch.equal(VALUES, VALUES), "equal waits for the device"),
+        (lambda: VALUES.to("meta"), "_to_copy copies between the device and the CPU"),
+        (lambda: VALUES[torch.tensor([1, 2])] + VALUES.double()[:2], None),
+        (lambda: torch.where(VALUES > 1, VALUES, 0.0), None),
+        (lambda: float(torch.zeros((), device="cpu")), "_local_scalar_dense waits for the device"),
+    ],
+)
+def test_a_rehearsal_names_the_first_operation_that_a_graph_cannot_hold(work, obstacle):
+    assert rehearse(work, CPU)[1] == obstacle
+    with torch.inference_mode():
+        assert rehearse(work, CPU)[1] == obstacle
+
+
+def test_values_of_another_device_may_be_read_in_a_rehearsal():
+    result, obstacle = rehearse(lambda: float(VALUES.sum()), torch.device("meta"))
+    assert (result, obstacle) == (6.0, None)
+
+
+def test_a_rehearsal_sees_the_backward_pass():
+    class Reading(torch.autograd.Function):
+        @staticmethod
+        def forward(context, values):
+            return values.clone()
+
+        @staticmethod
+        def backward(context, gradient):
+            return gradient * float(gradient.sum())
+
+    weights = torch.ones(3, requires_grad=True)
+    _, obstacle = rehearse(lambda: Reading.apply(weights).sum().backward(), CPU)
+    assert obstacle == "_local_scalar_dense waits for the device"
+
+
+def test_garbage_is_collected_before_a_capture_and_not_within():
+    assert gc.isenabled()
+    with postpone_garbage_collection():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+
+
+def test_on_a_cpu_copies_and_postponed_work_are_made_at_once():
+    done = []
+    finish = postpone_on_gpu(lambda: done.append(1) or "made", CPU)
+    assert done == [1]
+    assert (finish(), finish(), done) == ("made", "made", [1])
+    assert copy_to_device(VALUES, CPU) is VALUES
+    assert start_copy_to_cpu(VALUES)() is VALUES

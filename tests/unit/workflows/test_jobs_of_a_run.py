@@ -1,0 +1,267 @@
+"""Folds that are trained as jobs of a cluster: what they need, what is repeated, what is shown and cancelled."""
+
+import sys
+from dataclasses import replace
+from functools import partial
+
+import pytest
+from builders.fake_slurm import prepend_to_path, write_fake_slurm
+from builders.fingerprints import build_case, build_fingerprint
+from builders.folds import build_checkpoint_description, finish_fold
+
+from autoseg.document import read_document, write_document
+from autoseg.errors import OptionError, Stopped, TrainingError
+from autoseg.places import open_place
+from autoseg.places.local import ThisComputer
+from autoseg.places.place import TaskState
+from autoseg.places.slurm.jobs import JobMark, JobRecord, add_jobs, find_jobs_folder, find_mark
+from autoseg.plan.document import Plan
+from autoseg.processes.fold_lock import lock_fold
+from autoseg.processes.progress import SilentProgress
+from autoseg.processes.signals import StopRequest
+from autoseg.run_folder import write_text
+from autoseg.training.options import Length
+from autoseg.workflows.folds.jobs import cancel_run_jobs, read_watched_status
+from autoseg.workflows.folds.state import read_state
+from autoseg.workflows.folds.status import FoldStatus, apply_task_state
+from autoseg.workflows.train import detached, dispatch
+from autoseg.workflows.train.detached import (
+    build_detached_queue,
+    check_place,
+    discard_trainings,
+    estimate_resources,
+    make_repeatable,
+)
+from autoseg.workflows.train.request import TrainingRequest
+from autoseg.workflows.train.units import Unit
+
+CASES = {"0": ("a", "b"), "1": ("c", "d")}
+FIRST = [Unit(configuration="3d_lowres", fold=fold, cases=cases) for fold, cases in CASES.items()]
+SECOND = Unit(configuration="3d_cascade_fullres", fold="0", cases=CASES["0"], needs="3d_lowres")
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch):
+    fake = write_fake_slurm(tmp_path / "bin")
+    monkeypatch.setenv("PATH", prepend_to_path(fake.folder))
+    return fake
+
+
+@pytest.fixture
+def measured(run):
+    cases = tuple(build_case(shape=(8, 8, 8 * factor), name=f"case{factor}") for factor in (1, 2))
+    write_document(run.fingerprint, build_fingerprint((1.0, 1.0, 1.0), (8, 8, 8), cases=cases))
+    return run
+
+
+def build_queue(run, units, request):
+    with open_place("slurm", run.root) as place:
+        return build_detached_queue(run, units, request, place, autoseg=None)
+
+
+def test_every_fold_is_a_command_that_finds_its_own_device(measured):
+    queue = build_queue(measured, FIRST, TrainingRequest(deterministic=True))
+    root = str(measured.root.resolve())
+    assert queue.tasks[FIRST[1]].command == (
+        sys.executable, "-m", "autoseg", "train", root, "--configuration", "3d_lowres", "--fold", "1",
+        "--precision", "auto", "--deterministic",
+    )  # fmt: skip
+
+
+def test_the_second_stage_needs_all_folds_of_the_first_and_the_selection_all_of_both(measured):
+    queue = build_queue(measured, [*FIRST, SECOND], TrainingRequest())
+    first = ("3d_lowres, fold 0", "3d_lowres, fold 1")
+    assert queue.tasks[SECOND].needs == first
+    (selection,) = queue.following
+    assert selection.needs == (*first, SECOND.name)
+    assert selection.command[-2:] == ("select", str(measured.root.resolve()))
+
+
+def test_nothing_is_selected_after_single_folds_or_where_all_are_trained(measured):
+    assert build_queue(measured, FIRST[:1], TrainingRequest(folds=("0",))).following == ()
+    finish_fold(measured, "3d_lowres", "0")
+    queue = build_queue(measured, FIRST[:1], TrainingRequest())
+    assert (queue.tasks, queue.following) == ({}, ())
+
+
+def test_a_gpu_of_the_planned_memory_is_asked_for_unless_the_device_is_the_cpu(measured):
+    plan = read_document(measured.plan, Plan)
+    on_gpu = estimate_resources(measured, plan, "3d_lowres", TrainingRequest(workers=3))
+    assert on_gpu.gpu_bytes == plan.accelerator_memory_gb * 1e9
+    assert (on_gpu.cores, on_gpu.nodes, on_gpu.seconds) == (4, 1, None)
+    on_cpu = estimate_resources(measured, plan, "3d_lowres", TrainingRequest(device="cpu"))
+    assert (on_cpu.gpu_bytes, on_cpu.cores) == (0, detached.CPU_CORES)
+
+
+def test_the_memory_grows_with_the_largest_case(measured):
+    plan = read_document(measured.plan, Plan)
+    before = estimate_resources(measured, plan, "3d_lowres", TrainingRequest()).ram_bytes
+    cases = (build_case(shape=(80, 80, 80)),)
+    write_document(measured.fingerprint, build_fingerprint((1.0, 1.0, 1.0), (8, 8, 8), cases=cases))
+    assert estimate_resources(measured, plan, "3d_lowres", TrainingRequest()).ram_bytes > before
+
+
+@pytest.mark.parametrize(
+    ("planned", "request_", "seconds"),
+    [
+        (None, TrainingRequest(budget_seconds=3600.0), 3600.0),
+        (7200.0, TrainingRequest(), 7200.0),
+        (7200.0, TrainingRequest(length=Length(epochs=3)), None),
+        (None, TrainingRequest(), None),
+    ],
+)
+def test_the_time_is_that_of_the_budget(measured, planned, request_, seconds):
+    plan = read_document(measured.plan, Plan)
+    chosen = plan.configurations["3d_lowres"]
+    chosen = chosen.model_copy(update={"training": chosen.training.model_copy(update={"budget_seconds": planned})})
+    plan = plan.model_copy(update={"configurations": {**plan.configurations, "3d_lowres": chosen}})
+    assert estimate_resources(measured, plan, "3d_lowres", request_).seconds == seconds
+
+
+def test_a_repeated_command_neither_restarts_nor_extends_once_more(run, monkeypatch):
+    unit = FIRST[0]
+    assert not make_repeatable(run, unit, TrainingRequest(restart=True)).restart
+    write_text(run.fold("3d_lowres", "0").final_checkpoint, "weights")
+    monkeypatch.setattr(detached, "read_description", lambda path: build_checkpoint_description(epochs=7))
+    repeatable = make_repeatable(run, unit, TrainingRequest(length=Length(more_epochs=5)))
+    assert repeatable.length == Length(epochs=12)
+
+
+def test_trainings_that_begin_again_are_discarded_before_their_jobs_are_submitted(measured):
+    for unit in FIRST:
+        finish_fold(measured, "3d_lowres", unit.fold)
+    request = TrainingRequest(restart=True)
+    needed = replace(FIRST[1], is_only_needed=True)
+    queue = build_queue(measured, [FIRST[0], needed], request)
+    assert "--restart" not in queue.tasks[FIRST[0]].command
+    discard_trainings(measured, queue, request)
+    assert not measured.fold("3d_lowres", "0").root.exists()
+    assert measured.fold("3d_lowres", "1").root.exists()
+    with (
+        lock_fold(measured.fold("3d_lowres", "0"), device="cpu"),
+        pytest.raises(TrainingError, match="already"),
+    ):
+        discard_trainings(measured, queue, request)
+
+
+def test_options_that_do_not_fit_the_place_are_refused(run):
+    with open_place("slurm", run.root) as place:
+        with pytest.raises(OptionError, match=r"--devices 0,1 are of this computer.*gres=gpu:2"):
+            check_place(TrainingRequest(), place, "0,1")
+        check_place(TrainingRequest(nodes=2, parallel=True), place, None)
+    with pytest.raises(OptionError, match="--nodes needs a cluster"):
+        check_place(TrainingRequest(nodes=2, parallel=True), ThisComputer(), None)
+    with pytest.raises(OptionError, match="--nodes 2 needs --parallel"):
+        TrainingRequest(nodes=2)
+
+
+def train(run, monkeypatch, show_statuses):
+    """Trains two folds at a place whose scheduler is a fake."""
+    monkeypatch.setattr(dispatch, "list_units", lambda *arguments, **options: FIRST)
+    work = partial(dispatch.train_folds, run.root, TrainingRequest(folds=("0", "1")), devices=None)
+    with open_place("slurm", run.root) as place:
+        return work(
+            place=place,
+            report_fold=print,
+            show_statuses=show_statuses,
+            progress=SilentProgress(),
+            stop=StopRequest(),
+        )
+
+
+def test_the_outcome_names_the_folds_whose_jobs_did_not_succeed(measured, slurm, monkeypatch):
+    slurm.show_queue("1_0|COMPLETED|n1|None", "1_1|NODE_FAIL|n1|NodeDown")
+    shown = []
+    outcome = train(measured, monkeypatch, shown.extend)
+    assert outcome.failures == ("job 1_1 ended without a word (Slurm: NODE_FAIL, NodeDown)",)
+    assert [status.state for status in shown[-1]] == ["waiting", "lost"]
+    assert read_state(measured.fold("3d_lowres", "1")) is None  # the job may be on its way yet
+
+
+def test_ctrl_c_ends_the_command_and_no_job(measured, slurm, monkeypatch):
+    slurm.show_queue("1_0|RUNNING|n1|None", "1_1|PENDING||Priority")
+
+    def interrupt(snapshots):
+        next(iter(snapshots))
+        raise KeyboardInterrupt
+
+    with pytest.raises(Stopped, match=r"the jobs continue: `autoseg status .*autoseg cancel"):
+        train(measured, monkeypatch, interrupt)
+    assert len(slurm.read_scripts()) == 1
+    assert slurm.read("cancelled") == []
+
+
+# Status and cancellation
+
+
+def submit(run, *names):
+    add_jobs(find_jobs_folder(run.root), [JobRecord(task=name, job_id=f"5_{i}") for i, name in enumerate(names)])
+
+
+def test_the_status_of_a_run_shows_what_became_of_its_jobs(run, slurm):
+    submit(run, "2d, fold 0", "2d, fold 1", "3d_lowres, fold 0", "3d_lowres, fold 1", "select")
+    slurm.show_queue(
+        "5_0|PENDING||Priority", "5_1|NODE_FAIL|n1|NodeDown", "5_2|RUNNING|n2|None", "5_3|CANCELLED||None",
+        "5_4|PENDING||Dependency",
+    )  # fmt: skip
+    statuses, notes = read_watched_status(run)
+    shown = {(status.configuration, status.fold): (status.state, status.reason) for status in statuses}
+    assert shown["2d", "0"] == ("queued", "job 5_0 waits (Priority)")
+    assert shown["2d", "1"] == ("lost", "job 5_1 ended without a word (Slurm: NODE_FAIL, NodeDown)")
+    assert shown["3d_lowres", "0"] == ("preparing", None)
+    assert shown["3d_lowres", "1"] == ("waiting", "job 5_3 was cancelled")
+    assert shown["3d_cascade_fullres", "0"] == ("waiting", None)
+    assert notes == ("select: queued: job 5_4 waits (Dependency)",)
+
+
+def test_what_was_trained_after_a_lost_job_is_finished(run, slurm):
+    submit(run, "2d, fold 0")
+    finish_fold(run, "2d", "0")
+    assert {status.state for status in read_watched_status(run)[0] if status.is_trained} == {"finished"}
+
+
+def test_where_slurm_does_not_answer_the_files_are_shown(run, slurm):
+    submit(run, "2d, fold 0")
+    slurm.fail("squeue", "Unable to contact slurm controller")
+    statuses, notes = read_watched_status(run)
+    assert {status.state for status in statuses} == {"waiting"}
+    assert "Unable to contact slurm controller" in notes[0]
+
+
+def test_a_run_without_jobs_asks_no_slurm(run, slurm):
+    assert read_watched_status(run)[1] == ()
+    assert slurm.read("asked") == []
+
+
+def test_jobs_of_named_folds_are_cancelled(run, slurm):
+    submit(run, "2d, fold 0", "2d, fold 1", "3d_lowres, fold 0")
+    slurm.show_queue("5_0|RUNNING|n1|None", "5_1|PENDING||Priority", "5_2|RUNNING|n1|None")
+    assert cancel_run_jobs(run.root, configurations=["2d"], folds=["1"]) == ("2d, fold 1: job 5_1 is cancelled",)
+    assert cancel_run_jobs(run.root, folds=["0"]) == (
+        "2d, fold 0: job 5_0 is cancelled",
+        "3d_lowres, fold 0: job 5_2 is cancelled",
+    )
+    assert slurm.read("cancelled") == ["5_1", "5_0 5_2"]
+
+
+def test_a_job_that_failed_says_why(run, slurm):
+    submit(run, "2d, fold 0")
+    mark = JobMark(job_id="5_0", phase="failed", node="n1", reason="the disk is full; log: x")
+    write_document(find_mark(find_jobs_folder(run.root), "2d, fold 0"), mark)
+    (failed,) = (status for status in read_watched_status(run)[0] if status.state == "failed")
+    assert failed.reason == "the disk is full; log: x"
+
+
+@pytest.mark.parametrize(
+    ("task", "state", "reason", "device"),
+    [
+        (TaskState(phase="running", where="n1"), "preparing", None, "n1"),
+        (TaskState(phase="finished"), "interrupted", None, None),
+        (TaskState(phase="stopped", reason="cancelled"), "interrupted", "cancelled", None),
+        (TaskState(phase="lost", reason="gone"), "lost", "gone", None),
+        (TaskState(phase="waiting"), "waiting", None, None),
+    ],
+)
+def test_a_place_adds_what_files_do_not_tell(task, state, reason, device):
+    found = apply_task_state(FoldStatus(configuration="2d", fold="0", state="interrupted"), task)
+    assert (found.state, found.reason, found.device) == (state, reason, device)

@@ -1,0 +1,252 @@
+"""What `autoseg select` measures of other ways to predict, and what it makes of it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from builders.folds import write_trained_fold
+from builders.plans import build_configuration, build_plan
+from builders.preprocessing import preprocess_training_case
+from builders.progress import Notes
+from builders.threads import use_one_thread
+
+from autoseg.dataset.folds import Fold, Splits
+from autoseg.document import read_document, write_document
+from autoseg.geometry import Grid
+from autoseg.inference.model import load_model
+from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions
+from autoseg.plan import Plan
+from autoseg.preprocessing.cache import write_case
+from autoseg.preprocessing.class_locations import find_class_locations
+from autoseg.processes import case_pool
+from autoseg.processes.progress import SilentProgress
+from autoseg.run_folder import RunFolder, remove_folder
+from autoseg.stages.training_cases import open_training_case, read_network_input
+from autoseg.volume_io import read_label_map, write_label_map
+from autoseg.workflows.evaluate.evaluation import EvaluationJob, evaluate_jobs
+from autoseg.workflows.plan.preprocessing import extract_recipe
+from autoseg.workflows.select.held_out import find_held_out
+from autoseg.workflows.select.prediction_choice import PredictionChoice
+from autoseg.workflows.select.selection import SelectionRequest, select_models
+from autoseg.workflows.select.selection_document import Selection
+from autoseg.workflows.select.stored_predictions import write_prediction
+from autoseg.workflows.select.variants import VariantJob, choose_prediction
+
+GRID = Grid(shape_voxels=(2, 24, 16), spacing_mm=(1.0, 1.0, 1.0))
+FOLDS = (("a", "b", "c"), ("d", "e", "f"))
+CASES = tuple(case for fold in FOLDS for case in fold)
+LIVER = 5
+PLAIN = PredictionOptions(mirroring=False)
+PLAIN_DICE = PredictionOptions(mirroring=False, decoding="dice")
+DICE = PredictionOptions(decoding="dice")
+
+_one_thread = pytest.fixture(autouse=True)(use_one_thread)
+
+
+@pytest.fixture(autouse=True)
+def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scoring would start processes on several cores."""
+    monkeypatch.setattr(case_pool, "count_usable_cpus", lambda: 1)
+
+
+def make_label_map(columns: int) -> np.ndarray:
+    """Liver in the first columns; 8 are right."""
+    label_map = np.zeros(GRID.shape_voxels, np.uint8)
+    label_map[:, :columns] = LIVER
+    return label_map
+
+
+def write_run(root: Path, *, mirror_axes: tuple[int, ...], patch_voxels: tuple[int, int] = (16, 8)) -> RunFolder:
+    """Six preprocessed cases of two folds, whose validation found liver in 7 of 8 columns."""
+    run = RunFolder(root)
+    plan = build_plan({"2d": build_configuration(patch_voxels, data_of="2d", mirror_axes=mirror_axes)})
+    for fold in ("0", "1"):
+        write_trained_fold(root, plan, "2d", fold=fold, seed=int(fold))
+    folds = tuple(Fold(training=FOLDS[1 - index], validation=validation) for index, validation in enumerate(FOLDS))
+    write_document(run.splits, Splits(folds=folds))
+    write_document(run.recipe("2d"), extract_recipe(plan, "2d"))
+    for index, case in enumerate(CASES):
+        image = np.random.default_rng(index).normal(size=(1, *GRID.shape_voxels)).astype(np.float32)
+        done = preprocess_training_case(
+            image, make_label_map(8).astype(np.int16) // LIVER, GRID, plan, configuration="2d"
+        )
+        locations = find_class_locations(done.label_map, plan.labels)
+        write_case(run.preprocessed("2d"), case, done, locations=locations, patch_voxels=patch_voxels)
+        write_label_map(run.references / f"{case}.nii.gz", make_label_map(8), grid=GRID, like=None)
+    write_validations(run, plan, columns=7)
+    return run
+
+
+def write_validations(run: RunFolder, plan: Plan, *, columns: int) -> None:
+    for index, cases in enumerate(FOLDS):
+        folder, jobs = run.fold("2d", str(index)).validation, []
+        for case in cases:
+            path, reference = folder / f"{case}.nii.gz", run.references / f"{case}.nii.gz"
+            write_label_map(path, make_label_map(columns), grid=GRID, like=None)
+            jobs.append(EvaluationJob(case=case, prediction=path, reference=reference, labels=plan.labels))
+        evaluate_jobs(jobs, folder=folder, progress=SilentProgress())
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    return write_run(tmp_path_factory.mktemp("prepared") / "run", mirror_axes=(0, 1))
+
+
+@pytest.fixture
+def run(prepared: RunFolder) -> RunFolder:
+    """Nothing but the validation is predicted."""
+    for path in (prepared.root / "variants", prepared.logs):
+        remove_folder(path)
+    prepared.selection.unlink(missing_ok=True)
+    return prepared
+
+
+def open_job(run: RunFolder) -> VariantJob:
+    return VariantJob(run=run, members=find_held_out(run, configurations=None, folds=None), cases=CASES, device="cpu")
+
+
+def predict_by_hand(run: RunFolder, columns: Mapping[PredictionOptions, int]) -> None:
+    """Stores label maps as if they had been predicted earlier."""
+    job = open_job(run)
+    for options, count in columns.items():
+        for case in CASES:
+            label_map = make_label_map(count)
+            write_prediction(run, job.find_folder(options), job.members, case, label_map=label_map, grid=GRID)
+
+
+def select(run: RunFolder, *, progress: SilentProgress | None = None, variants: bool = True) -> Selection:
+    request = SelectionRequest(device="cpu", variants=variants)
+    chosen = select_models(run.root, request, progress=progress or SilentProgress())
+    assert chosen == read_document(run.selection, Selection)
+    return chosen
+
+
+def with_steps(columns: Mapping[PredictionOptions, int]) -> dict[PredictionOptions, int]:
+    steps = {PredictionOptions(mirroring=False, step_fraction=step): 4 for step in (0.75, 1.0)}
+    return {**columns, **steps, PredictionOptions(step_fraction=0.75): 4}
+
+
+def choose(run: RunFolder, *, progress: SilentProgress | None = None) -> PredictionChoice:
+    """Chooses where the validation found liver in 7 columns; tumours are in no reference."""
+    usual, is_scored = np.array([[14 / 15, np.nan]] * len(CASES)), np.array([True, False])
+    chosen = choose_prediction(
+        open_job(run), usual, alone={}, is_scored=is_scored, progress=progress or SilentProgress()
+    )
+    assert chosen is not None
+    return chosen
+
+
+@pytest.mark.parametrize(
+    ("columns", "mirroring", "decoding"),
+    [
+        ({PLAIN: 6, PLAIN_DICE: 6}, True, "argmax"),
+        ({PLAIN: 6, PLAIN_DICE: 7, DICE: 8}, True, "dice"),
+        ({PLAIN: 6, PLAIN_DICE: 7, DICE: 7}, True, "argmax"),
+        ({PLAIN: 7, PLAIN_DICE: 7}, False, "argmax"),
+        ({PLAIN: 7, PLAIN_DICE: 8}, False, "dice"),
+        ({PLAIN: 8, PLAIN_DICE: 7}, False, "argmax"),
+    ],
+)
+def test_mirroring_is_kept_where_it_gains_and_decoding_changes_where_its_whole_interval_gains(
+    run: RunFolder, columns: dict[PredictionOptions, int], mirroring: bool, decoding: str
+) -> None:
+    predict_by_hand(run, with_steps(columns))
+    notes = Notes()
+    chosen = choose(run, progress=notes)
+    assert (chosen.mirroring, chosen.decoding) == (mirroring, decoding)
+    predicted = {
+        total for label, total in zip(notes.labels, notes.totals, strict=True) if label == "Predicting variant"
+    }
+    assert predicted == {0}  # all are there from earlier
+
+
+def test_the_reasons_and_the_table_hold_the_figures(run: RunFolder) -> None:
+    predict_by_hand(run, with_steps({PLAIN: 6, PLAIN_DICE: 7, DICE: 8}))
+    chosen, gain = choose(run), 14 / 15 - 12 / 14
+    assert chosen.mirroring_gain is not None
+    assert chosen.mirroring_gain.mean == pytest.approx(gain)
+    assert chosen.mirroring_because.startswith(f"mirrored views gain {gain:+.4f}")
+    assert chosen.mirroring_because.endswith("for 4 times the time")
+    assert chosen.decoding_because.endswith(", all of it above 0")
+    listed = [(v.mirroring, v.step_fraction, v.decoding, v.passes_per_case) for v in chosen.variants]
+    small, large = 2 * 2 * 3, 2 * 2 * 2  # windows; those of step 0.75 are as many as of 0.5
+    assert listed == [
+        (True, 0.5, "argmax", 4 * small),
+        (False, 0.5, "argmax", small),
+        (False, 0.5, "dice", small),
+        (True, 0.5, "dice", 4 * small),
+        (False, 1.0, "argmax", large),
+    ]
+    assert [v.foreground.mean for v in chosen.variants[:2]] == pytest.approx([14 / 15, 12 / 14])
+
+
+def test_postprocessing_is_learned_on_the_label_maps_that_are_predicted_from_then_on(run: RunFolder) -> None:
+    predict_by_hand(run, with_steps({PLAIN: 7, PLAIN_DICE: 8}))
+    chosen = select(run)
+    assert chosen.prediction is not None
+    assert chosen.prediction.options == PLAIN_DICE
+    assert chosen.postprocessing.before.mean == 1.0
+    assert chosen.candidates[0].foreground.mean == pytest.approx(14 / 15)
+
+
+def test_networks_predict_variants_as_they_predict_new_images_and_an_interrupted_call_continues(run: RunFolder) -> None:
+    choose(run)
+    job = open_job(run)
+    for options in (PLAIN, PLAIN_DICE):
+        model = load_model(run, configuration="2d", folds=("0",), device="cpu", execution="eager")
+        case = open_training_case(run, model.plan, "2d", "a")
+        logits = model.predict_preprocessed(read_network_input(case, model.plan, "2d"), options=options)
+        expected = model.restore_label_map(logits, case.geometry, decoding=options.decoding)
+        found = read_label_map(job.list_jobs(options)[0].prediction).array
+        np.testing.assert_array_equal(found, expected)
+    notes = Notes()
+    for case in ("b", "e"):
+        job.list_jobs(PLAIN)[CASES.index(case)].prediction.unlink()
+    choose(run, progress=notes)
+    assert notes.text.count("0 held-out cases to predict") >= 1
+    assert (
+        "without mirrored views, step 0.5, decoding argmax and dice: 2 held-out cases to predict, 4 are" in notes.text
+    )
+
+
+def test_without_measurements_the_selection_is_as_before(run: RunFolder) -> None:
+    assert select(run, variants=False).prediction is None
+    assert not (run.root / "variants").exists()
+
+
+def test_a_selection_of_an_earlier_version_is_read(run: RunFolder) -> None:
+    chosen = select(run, variants=False)
+    earlier = chosen.model_dump(mode="json")
+    del earlier["prediction"]
+    assert Selection.model_validate(earlier) == chosen
+
+
+def test_networks_without_mirrored_views_are_compared_by_decoding_alone(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", mirror_axes=(), patch_voxels=(24, 16))
+    predict_by_hand(run, {DICE: 8})
+    chosen = choose(run)
+    assert (chosen.options, chosen.mirroring_gain) == (DICE, None)
+    assert "trained without mirroring" in chosen.mirroring_because
+    assert len(chosen.variants) == 2  # one window for every step
+
+
+@pytest.mark.parametrize("obstacle", ["few cases", "no preprocessed cases"])
+def test_what_cannot_be_measured_is_left_out_with_a_note(tmp_path: Path, obstacle: str) -> None:
+    run, notes = write_run(tmp_path / "run", mirror_axes=(0,)), Notes()
+    if obstacle == "few cases":
+        request = SelectionRequest(device="cpu", folds=("0",))
+        chosen = select_models(run.root, request, progress=notes)
+        assert "not compared: too few cases to tell, fewer than 5" in notes.text
+    else:
+        remove_folder(run.preprocessed("2d"))
+        chosen = select(run, progress=notes)
+        assert "mirroring, steps and decodings are not compared: " in notes.text
+    assert chosen.prediction is None
+
+
+def test_the_options_name_the_folder(run: RunFolder) -> None:
+    job = open_job(run)
+    folders = {job.find_folder(options) for options in (DEFAULT_OPTIONS, PLAIN, PLAIN_DICE, DICE)}
+    assert len(folders) == 4
+    assert job.find_folder(PLAIN) == run.variants("2d", "no_mirroring_step_0.5_argmax")
