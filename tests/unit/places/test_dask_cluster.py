@@ -66,7 +66,11 @@ def predict_and_evaluate(run: Path, place: Place | None) -> dict[str, bytes]:
             run, run.with_name("images"), out, request=request, place=place, progress=SilentProgress()
         )
     evaluate_folder(out, run.with_name("here"), run_root=run, progress=SilentProgress(), place=place)
-    return {name: content for name, content in read_files(out).items() if name.endswith((".nii.gz", ".b2nd", ".csv"))}
+    return {
+        name: content
+        for name, content in read_files(out).items()
+        if name.endswith((".nii.gz", ".b2nd", ".csv", "quality.json"))
+    }
 
 
 @pytest.fixture
