@@ -3,10 +3,12 @@
 Only the work on cases runs there. A worker that dies costs the case that it worked on, which another one does again.
 """
 
+import asyncio
 import logging
+import multiprocessing
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,13 +28,20 @@ from autoseg.run_folder import RunFolder
 from autoseg.runtime.cpu_time import count_usable_cpus
 
 SECONDS_TO_CONNECT: Final = 20.0
-SECONDS_TO_CLOSE: Final = 10.0
+SECONDS_TO_CLOSE: Final = 30.0
 DEATHS_OF_A_CASE: Final = 1  # as on this computer without Dask: a case is tried twice
 VISIBLE_GPUS: Final = "CUDA_VISIBLE_DEVICES"
 ONLY_CASES: Final = (
     "--on dask is for work on single cases (plan, preprocess, predict, evaluate); train here or --on slurm"
 )
 PROTOCOL_PACKAGES: Final = ("dask", "distributed")
+
+SETTINGS: Final = {
+    "distributed.nanny.pre-spawn-environ": {},
+    "distributed.deploy.lost-worker-timeout": "1h",  # a busy computer needs more than 15 s to start a process again
+}
+
+NAME_OF_PROCESSES: Final = "Dask Worker"
 
 ProvideClient = Callable[[int, bool], DaskClient]
 """Returns the connection to workers; to so many, if they are to be started, and whether they run networks."""
@@ -169,6 +178,7 @@ def _connect(address: str) -> Iterator[Any]:
     url = address if "://" in address else f"tcp://{address}"
     _silence_dask()
     try:
+        asyncio.run(_greet(url))
         client = Client(url, timeout=SECONDS_TO_CONNECT, set_as_default=False)
     except (OSError, ValueError, TimeoutError) as error:
         msg = (
@@ -177,10 +187,23 @@ def _connect(address: str) -> Iterator[Any]:
         )
         raise WorkerError(msg) from error
     try:
-        check_versions(client.get_versions())
+        with suppress(TimeoutError):  # of a worker that hangs; cases go to the others
+            check_versions(client.sync(client._get_versions, callback_timeout=SECONDS_TO_CONNECT))
         yield client
     finally:
         client.close(SECONDS_TO_CLOSE)
+
+
+async def _greet(url: str) -> None:
+    """Checks that Dask answers at an address; a client would wait for ever for a program that accepts connections.
+
+    Raises:
+        OSError, TimeoutError: Nothing is there, or something else.
+    """
+    from distributed.comm import connect
+
+    connection = await asyncio.wait_for(connect(url, timeout=SECONDS_TO_CONNECT), SECONDS_TO_CONNECT)
+    connection.abort()
 
 
 def check_versions(found: Mapping[str, Any]) -> None:
@@ -291,17 +314,27 @@ def _start_workers(environments: Sequence[Mapping[str, str]], scratch: Path) -> 
     _silence_dask()
     with ExitStack() as opened:
         opened.enter_context(_unchanged_environment())
-        opened.enter_context(dask.config.set({"distributed.nanny.pre-spawn-environ": {}}))
+        opened.enter_context(dask.config.set(SETTINGS))
         try:
             with defer_interruptions():
                 cluster = SpecCluster(workers=specifications, scheduler=scheduler, silence_logs=logging.CRITICAL)
-                opened.callback(cluster.close, timeout=SECONDS_TO_CLOSE)
+                opened.callback(_close, cluster)
                 client = Client(cluster, timeout=SECONDS_TO_CONNECT, set_as_default=False)
                 opened.callback(client.close, SECONDS_TO_CLOSE)
         except (OSError, RuntimeError, TimeoutError) as error:
             msg = f"the workers of Dask cannot be started on this computer ({error})"
             raise WorkerError(msg) from error
         yield client
+
+
+def _close(cluster: Any) -> None:
+    """Ends scheduler and workers; those that take too long, as on a busy computer, are killed."""
+    try:
+        cluster.close(timeout=SECONDS_TO_CLOSE)
+    except TimeoutError:
+        for process in multiprocessing.active_children():
+            if process.name.startswith(NAME_OF_PROCESSES):
+                process.kill()
 
 
 @contextmanager

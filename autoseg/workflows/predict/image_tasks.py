@@ -21,6 +21,7 @@ from autoseg.places.place import Place
 from autoseg.plan.document import Plan
 from autoseg.processes.case_pool import Failure, compute_worker_count
 from autoseg.processes.progress import Progress, SilentProgress
+from autoseg.quality.estimates import QualityReport
 from autoseg.run_folder import RunFolder, open_run
 from autoseg.runtime.precision import Precision
 from autoseg.workflows.cases.loop import check_failures
@@ -32,6 +33,8 @@ from autoseg.workflows.predict.prediction import (
     list_incomplete,
     predict_images,
 )
+from autoseg.workflows.predict.prediction_folder import QUALITY_NAME
+from autoseg.workflows.predict.quality import QUALITY_NOTE, describe_quality
 from autoseg.workflows.select.model_choice import resolve_models
 
 BYTES_PER_WORKER: Final = 4 * 2**30  # networks, an image of 512 x 512 x 500 voxels and its logits (guess)
@@ -93,6 +96,9 @@ def predict_images_in_tasks(
     )
     for line in dict.fromkeys(line for one in outcome.results for line in one.notes):
         progress.note(line)
+    if (out / QUALITY_NAME).is_file():
+        for line in describe_quality(read_document(out / QUALITY_NAME, QualityReport)):
+            progress.note(line)
     incomplete = list_incomplete(found.problems)
     failures = [*incomplete, *outcome.failures]
     if outcome.results:
@@ -119,7 +125,8 @@ def predict_image(image: Path, *, run_root: Path, out: Path, request: Prediction
     outcome = predict_images(
         run_root, image, out, request=request, progress=heard, load=partial(load_kept_ensemble, count=count)
     )
-    return ImageOutcome(is_new=outcome.written > 0, notes=tuple(heard.lines))
+    notes = tuple(line for line in heard.lines if not line.startswith(QUALITY_NOTE))  # of the images so far
+    return ImageOutcome(is_new=outcome.written > 0, notes=notes)
 
 
 def load_kept_ensemble(

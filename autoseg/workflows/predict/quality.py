@@ -40,6 +40,8 @@ from autoseg.workflows.select.model_choice import ModelChoice
 
 LINES_NAME: Final = ".quality.jsonl"
 """Cases that were finished since quality.json was written, one line each."""
+QUALITY_NOTE: Final = "quality: "
+"""Beginning of notes about all images of a folder."""
 
 logger = logging.getLogger(__name__)
 
@@ -213,11 +215,11 @@ def merge_quality(out: Path, estimator: QualityEstimator, *, model: str) -> Qual
 def describe_quality(report: QualityReport) -> list[str]:
     """Describes a report in lines for the user."""
     flagged = sorted((case for case in report.cases if case.flags), key=lambda case: case.urgency)
-    lines = [f"quality: {report.calibration}"]
+    lines = [f"{QUALITY_NOTE}{report.calibration}"]
     if flagged:
         first = flagged[0]
         lines.append(
-            f"quality: {len(flagged)} of {len(report.cases)} predictions to be looked at first ({QUALITY_NAME}): "
+            f"{QUALITY_NOTE}{len(flagged)} of {len(report.cases)} predictions to be looked at first ({QUALITY_NAME}): "
             f"{first.name} ({first.flags[0].text}){', ...' if len(flagged) > 1 else ''}"
         )
     return lines
