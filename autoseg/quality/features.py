@@ -95,7 +95,7 @@ class NetworkFeatures(Part):
 
     Attributes:
         image: The image.
-        probabilities: For every class; None where it is not predicted. For several models, the means over them.
+        probabilities: Features of every class; None where it is not predicted. Of several models, the means.
     """
 
     image: ImageFeatures
@@ -107,7 +107,7 @@ class CaseFeatures(Part):
 
     Attributes:
         network: Measured from image and logits.
-        shapes: For every class, from the finished label map; None where it is empty.
+        shapes: Shape of every class in the finished label map; None where it is empty.
     """
 
     network: NetworkFeatures
