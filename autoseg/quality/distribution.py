@@ -151,7 +151,7 @@ class Flag(Part):
 
 
 class Distribution(Part):
-    """What known cases look like.
+    """Typical features of known cases.
 
     Attributes:
         ranges: Values of every feature.

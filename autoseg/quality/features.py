@@ -16,7 +16,7 @@ SMALLEST: Final = 1e-6
 
 
 class ClassProbabilities(Part):
-    """What the probabilities of a network say about one class that it predicts somewhere, on the network's grid.
+    """Probabilities of one class that a network predicts somewhere, on the network's grid.
 
     Attributes:
         soft_dice: Dice that would be expected if every probability were right.
