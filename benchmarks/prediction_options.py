@@ -23,16 +23,17 @@ def main() -> None:
     parser.add_argument("images", type=Path)
     parser.add_argument("--before", type=Path, help="sources of an earlier version")
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--predict", nargs="*", default=(), help="further arguments of every prediction")
+    parser.add_argument("--fold", nargs="+", default=[], help="folds that predict")
     arguments = parser.parse_args()
     sources = Path(__file__).resolve().parents[1]
     variants = {name: (sources, options) for name, options in VARIANTS.items()}
     if arguments.before is not None:
         variants = {"before": (arguments.before, ())} | variants
+    folds = [part for fold in arguments.fold for part in ("--fold", fold)]
     figures: dict[str, list[tuple[float, float, float]]] = {name: [] for name in variants}
     for _ in range(arguments.rounds):
         for name, (tree, options) in variants.items():
-            figures[name].append(measure(tree, arguments.run, arguments.images, (*options, *arguments.predict)))
+            figures[name].append(measure(tree, arguments.run, arguments.images, (*options, *folds)))
     print("| prediction | CPU (s) | wall (s) | peak (MiB) |\n|---|---|---|---|")
     for name, rounds in figures.items():
         cpu, wall, peak = (min(values) for values in zip(*rounds, strict=True))

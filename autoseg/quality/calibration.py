@@ -78,7 +78,7 @@ class QualityCalibration(Document):
         cases: Number of held-out cases.
         class_names: Names of the classes.
         classes: Calibration of each class.
-        distribution: What the held-out cases look like.
+        distribution: Typical features of the held-out cases.
     """
 
     schema_version: Literal[1] = 1
