@@ -16,7 +16,11 @@ from autoseg.inference.ensemble import Ensemble, MemberChoice, load_ensemble
 from autoseg.inference.options import PredictionOptions
 from autoseg.inference.restoring.decoding import decode_probabilities
 from autoseg.inference.restoring.dice_decoding import find_dice_rule, restore_dice_label_map
-from autoseg.inference.restoring.restore_grid import restore_label_map, restore_probabilities
+from autoseg.inference.restoring.restore_grid import (
+    iterate_mean_probabilities,
+    restore_label_map,
+    restore_probabilities,
+)
 from autoseg.labels import LabelScheme
 
 ONE_REGION = build_labels({"a": (1,)}, region_write_values=(1,))
@@ -134,6 +138,20 @@ def test_a_volume_in_strips_is_decoded_as_a_whole_and_nothing_lies_outside_of_th
     assert not outside.any()
     usual = restore_label_map(logits, GEOMETRY, labels=labels, resampling=RESAMPLING)
     assert (found != usual).any()
+
+
+@pytest.mark.parametrize("strip_bytes", [1, 2000, 5000])
+def test_no_more_probabilities_than_a_strip_exist_at_a_time(strip_bytes: int) -> None:
+    logits = torch.randn(3, 6, 8, 7, generator=torch.Generator().manual_seed(0))
+    row_bytes = 11 * 3 * 4
+    sizes = [
+        part.numel() * 4
+        for _, _, part in iterate_mean_probabilities(
+            [logits], [GEOMETRY], [RESAMPLING], labels=PLAIN, strip_bytes=strip_bytes
+        )
+    ]
+    assert sum(sizes) == 12 * 12 * row_bytes
+    assert max(sizes) <= max(strip_bytes, row_bytes)
 
 
 def test_a_slice_is_decoded_like_a_volume() -> None:
