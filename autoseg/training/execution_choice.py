@@ -47,6 +47,8 @@ LOSS_TOLERANCE: Final = 0.02
 CPU); a wrong kernel changes a loss by its size."""
 COURSE_TOLERANCE: Final = 0.1
 """The same of the losses after steps on both batches (guess): weights that are rounded differently part slowly."""
+SMALLEST_GAIN: Final = 0.02
+"""Fraction of a step that a variant must save (guess): timings of the same step differ by about as much."""
 VARIANTS_PAY_SECONDS: Final = 120.0
 """Training time from which further executions are tried (guess): each trial takes a second or two."""
 COMPILED_STEPS: Final = "compiled_steps"
@@ -207,7 +209,9 @@ def choose_execution(
     for variant in variants if min(seconds, iterations * best.step_seconds) >= VARIANTS_PAY_SECONDS else ():
         if _fits(variant, best.execution):
             tried, why = _try_each(build, [replace(best.execution, **variant)], batch, reference=trials[0])
-            trials, reasons = [*trials, *tried], [*reasons, *why]
+            faster = [trial for trial in tried if trial.step_seconds <= (1 - SMALLEST_GAIN) * best.step_seconds]
+            slower = [f"{trial.describe()} is not worth it" for trial in tried if trial not in faster]
+            trials, reasons = [*trials, *faster], [*reasons, *why, *slower]
             best = min(trials, key=lambda trial: trial.step_seconds)
     if min(seconds, iterations * best.step_seconds) < pays_from_seconds:
         reasons += [f"not compiled, which pays from {pays_from_seconds / 60:.0f} minutes of training on"]
