@@ -75,6 +75,9 @@ class QualityCalibration(Document):
     Attributes:
         weights_sha256: Digests of the weights whose held-out predictions it was fitted to, as in the selection.
         postprocessing: Rules that were applied to these predictions, in words.
+        mirroring: Whether these predictions averaged mirrored views, as always in files of earlier versions.
+        step_fraction: Distance of neighbouring windows as a fraction of the patch.
+        decoding: Decoding of the label maps.
         cases: Number of held-out cases.
         class_names: Names of the classes.
         classes: Calibration of each class.
@@ -85,6 +88,9 @@ class QualityCalibration(Document):
     autoseg_version: str
     weights_sha256: tuple[str, ...]
     postprocessing: tuple[str, ...]
+    mirroring: bool = True
+    step_fraction: float = 0.5
+    decoding: Literal["argmax", "dice"] = "argmax"
     cases: Annotated[int, Field(ge=0)]
     class_names: tuple[str, ...]
     classes: tuple[ClassCalibration, ...]

@@ -1,6 +1,6 @@
 """Features of held-out predictions, stored beside their label maps, from which estimates of quality are calibrated."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
@@ -15,7 +15,7 @@ from autoseg.plan.document import Plan
 from autoseg.preprocessing.case import CaseGeometry
 from autoseg.quality.features import NetworkFeatures
 from autoseg.quality.images import measure_image
-from autoseg.quality.probabilities import measure_probabilities
+from autoseg.quality.probabilities import average_probabilities, measure_probabilities
 from autoseg.run_folder import RunFolder
 from autoseg.stages.stored_maps import PredictionSource, read_source
 
@@ -48,6 +48,12 @@ def measure_network_features(
     return NetworkFeatures(
         image=measure_image(own, geometry), probabilities=measure_probabilities(logits, own, plan.labels)
     )
+
+
+def average_features(of_members: Sequence[NetworkFeatures]) -> NetworkFeatures:
+    """Averages the features of several models, each measured on its own grid; those of the image are the first's."""
+    probabilities = average_probabilities([features.probabilities for features in of_members])
+    return NetworkFeatures(image=of_members[0].image, probabilities=probabilities)
 
 
 def find_sources(run: RunFolder, plan: Plan, configuration: str, fold: str, *, case: str) -> Iterator[PredictionSource]:

@@ -21,7 +21,7 @@ from autoseg.errors import DocumentError
 from autoseg.fingerprint import Fingerprint
 from autoseg.geometry import Grid
 from autoseg.inference.ensemble import Ensemble
-from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions
+from autoseg.inference.options import PredictionOptions
 from autoseg.plan.document import Plan
 from autoseg.postprocessing.rules import Rule
 from autoseg.preprocessing.case import compute_plan_axes
@@ -165,9 +165,23 @@ def _find_mismatch(
         return "the calibration is that of other models, those that autoseg select chose"
     if _describe(choice.rules) != calibration.postprocessing:
         return "the calibration is that of label maps with other postprocessing"
-    if options != DEFAULT_OPTIONS:
-        return "the calibration is that of predictions with mirrored views and steps of half a patch"
+    differences = _list_differences(calibration, options)
+    if differences:
+        return f"the calibration is that of predictions {' and '.join(differences)}"
     return None
+
+
+def _list_differences(calibration: QualityCalibration, options: PredictionOptions) -> list[str]:
+    """Lists in words the options of a calibration that are not those of a prediction."""
+    found = []
+    if calibration.mirroring != options.mirroring:
+        views = ("without", "with")
+        found.append(f"{views[calibration.mirroring]} mirrored views (here {views[options.mirroring]})")
+    if calibration.step_fraction != options.step_fraction:
+        found.append(f"with step {calibration.step_fraction:g} (here {options.step_fraction:g})")
+    if calibration.decoding != options.decoding:
+        found.append(f"with decoding {calibration.decoding} (here {options.decoding})")
+    return found
 
 
 def _describe(rules: Sequence[Rule]) -> tuple[str, ...]:

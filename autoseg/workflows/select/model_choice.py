@@ -34,8 +34,7 @@ class ModelChoice:
     @property
     def options(self) -> PredictionOptions:
         """The options that were selected, else the usual ones."""
-        chosen = None if self.selection is None else self.selection.prediction
-        return DEFAULT_OPTIONS if chosen is None else chosen.options
+        return DEFAULT_OPTIONS if self.selection is None else self.selection.options
 
 
 def resolve_models(

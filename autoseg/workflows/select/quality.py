@@ -1,12 +1,12 @@
 """Calibrates estimates of quality on the held-out predictions of the selected models.
 
-Features of probabilities are stored by validations. Where they are missing, the case is predicted once more, by the
-network that held it out.
+Features of probabilities are stored by validations, and where other options of prediction are measured. Where they are
+missing, the case is predicted once more, by the network that held it out.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
-from itertools import groupby
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +17,7 @@ from autoseg import __version__
 from autoseg.document import write_document
 from autoseg.errors import CasesFailedError, RunError
 from autoseg.evaluation.case_metrics import evaluate_case
-from autoseg.inference.model import load_model
+from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions
 from autoseg.plan.document import Plan
 from autoseg.postprocessing.application import apply_rules
 from autoseg.postprocessing.rules import Rule
@@ -26,17 +26,10 @@ from autoseg.processes.case_pool import Failure, list_problems, run_over_cases
 from autoseg.processes.progress import Progress
 from autoseg.quality.calibration import CALIBRATION_NAME, QualityCalibration, ScoredCase, fit_calibration
 from autoseg.quality.features import CaseFeatures, NetworkFeatures
-from autoseg.quality.probabilities import average_probabilities
 from autoseg.quality.shapes import MM3_PER_ML, measure_shapes
 from autoseg.run_folder import RunFolder
 from autoseg.workflows.cases.loop import CaseOutput, complete_cases, predict_preprocessed_cases
-from autoseg.workflows.cases.network_features import (
-    StoredFeatures,
-    find_sources,
-    measure_network_features,
-    read_features,
-    write_features,
-)
+from autoseg.workflows.cases.network_features import average_features
 from autoseg.workflows.evaluate.evaluation import (
     SURFACE_TOLERANCE_MM,
     EvaluationJob,
@@ -45,7 +38,8 @@ from autoseg.workflows.evaluate.evaluation import (
 )
 from autoseg.workflows.plan.preprocessing import check_preprocessed
 from autoseg.workflows.select.held_out import HeldOut
-from autoseg.workflows.select.selection_document import Selection
+from autoseg.workflows.select.selection_document import NAMES_JOINED_BY, Selection
+from autoseg.workflows.select.variants import VariantJob, get_configuration, measure_outputs
 
 LOG_NAME: Final = "quality.log"
 
@@ -62,10 +56,12 @@ def calibrate_quality(
 ) -> QualityCalibration:
     """Fits the estimates to what the selection predicts for its held-out cases, and writes them into the run.
 
+    They hold for the options that were chosen.
+
     Args:
         run: The run.
         held_out: The selected configurations.
-        jobs: Predictions of the selection and references.
+        jobs: Predictions of the selection with its options, and references.
         selection: The selection.
         blocks: Number of the block of each job; blocks are left out in turn.
         device: Device for cases that have to be predicted.
@@ -87,6 +83,9 @@ def calibrate_quality(
         autoseg_version=__version__,
         weights_sha256=selection.weights_sha256,
         postprocessing=tuple(rule.describe() for rule in selection.postprocessing.rules),
+        mirroring=selection.options.mirroring,
+        step_fraction=selection.options.step_fraction,
+        decoding=selection.options.decoding,
         cases=len(scored),
         class_names=plan.labels.class_names,
         classes=classes,
@@ -116,14 +115,19 @@ def score_held_out(
         CasesFailedError: Some cases could not be predicted or compared.
     """
     plan, rules = held_out[0].plan, selection.postprocessing.rules
-    cases, depth = [job.case for job in jobs], selection.members[0].pruned_depth
-    of_members = [
-        _complete_features(run, member, cases, depth=depth, device=device, progress=progress) for member in held_out
-    ]
+    whole = VariantJob(
+        run=run,
+        members=tuple(held_out),
+        cases=tuple(job.case for job in jobs),
+        pruned_depth=selection.members[0].pruned_depth,
+        device=device,
+    )
+    options = replace(selection.options, decoding=DEFAULT_OPTIONS.decoding)  # any decoding has the same logits
+    of_parts = [_complete_features(part, options, progress=progress) for part in _list_parts(whole, options)]
     chosen = [
-        (job.case, (job, _join([features[job.case] for features in of_members])))
+        (job.case, (job, average_features([features[job.case] for features in of_parts])))
         for job in jobs
-        if all(job.case in features for features in of_members)
+        if all(job.case in features for features in of_parts)
     ]
     outcome = run_over_cases(
         partial(_score_case, plan=plan, rules=rules),
@@ -138,46 +142,50 @@ def score_held_out(
     return {case: result for (case, _), result in zip(chosen, outcome.results, strict=True)}
 
 
-def _join(of_members: Sequence[NetworkFeatures]) -> NetworkFeatures:
-    probabilities = average_probabilities([features.probabilities for features in of_members])
-    return of_members[0].model_copy(update={"probabilities": probabilities})
+def _list_parts(job: VariantJob, options: PredictionOptions) -> tuple[VariantJob, ...]:
+    """Lists the parts whose features are stored apart: each member by itself, as validated, or all as one variant."""
+    if options != DEFAULT_OPTIONS:
+        return (job,)
+    return tuple(replace(job, members=(member,)) for member in job.members)
 
 
-def _find_folder(run: RunFolder, member: HeldOut, case: str, depth: int | None) -> Path:
-    """Finds the folder of the label map of a case."""
-    if depth is not None:
-        return run.pruned(member.configuration, depth)
-    return run.fold(member.configuration, member.holders[case]).validation
+def _find_folder(part: VariantJob, options: PredictionOptions, case: str) -> Path:
+    """Finds the folder of the features of a case."""
+    if options != DEFAULT_OPTIONS:
+        return part.find_folder(options)
+    (member,) = part.members
+    if part.pruned_depth is not None:
+        return part.run.pruned(member.configuration, part.pruned_depth)
+    return part.run.fold(member.configuration, member.holders[case]).validation
 
 
 def _complete_features(
-    run: RunFolder,
-    member: HeldOut,
-    cases: Sequence[str],
-    *,
-    depth: int | None,
-    device: str,
-    progress: Progress,
+    part: VariantJob, options: PredictionOptions, *, progress: Progress
 ) -> dict[str, NetworkFeatures]:
     """Reads the stored features of all cases; those that are missing are measured and stored."""
-    found = {case: _read(run, member, case, depth) for case in cases}
-    waiting = [case for case in cases if found[case] is None]
-    if waiting and _are_preprocessed(run, member, waiting, progress):
+
+    def read(case: str) -> NetworkFeatures | None:
+        return part.read_features(_find_folder(part, options, case), case)
+
+    found = {case: read(case) for case in part.cases}
+    waiting = [case for case in part.cases if found[case] is None]
+    if waiting and _are_preprocessed(part, waiting, progress):
         progress.note(
-            f"{member.configuration}: features of {len(waiting)} held-out cases are not stored; these cases are "
-            f"predicted once more"
+            f"{NAMES_JOINED_BY.join(part.configurations)}: features of {len(waiting)} held-out cases are not stored; "
+            f"these cases are predicted once more"
         )
-        events = _predict_waiting(run, member, waiting, depth=depth, device=device, progress=progress)
+        events = _predict_waiting(part, options, waiting, progress=progress)
         complete_cases(
-            events, progress=progress, label="Measuring features", total=len(waiting), log=run.logs / LOG_NAME
+            events, progress=progress, label="Measuring features", total=len(waiting), log=part.run.logs / LOG_NAME
         )
-        found |= {case: _read(run, member, case, depth) for case in waiting}
+        found |= {case: read(case) for case in waiting}
     return {case: features for case, features in found.items() if features is not None}
 
 
-def _are_preprocessed(run: RunFolder, member: HeldOut, cases: Sequence[str], progress: Progress) -> bool:
+def _are_preprocessed(part: VariantJob, cases: Sequence[str], progress: Progress) -> bool:
     try:
-        check_preprocessed(run, member.plan, member.plan.configurations[member.configuration].data_of, cases)
+        for member in part.members:
+            check_preprocessed(part.run, member.plan, get_configuration(member).data_of, cases)
     except RunError as error:
         progress.note(
             f"warning: quality is calibrated without {len(cases)} held-out cases, which have no features: {error}"
@@ -186,42 +194,21 @@ def _are_preprocessed(run: RunFolder, member: HeldOut, cases: Sequence[str], pro
     return True
 
 
-def _read(run: RunFolder, member: HeldOut, case: str, depth: int | None) -> NetworkFeatures | None:
-    sources = tuple(find_sources(run, member.plan, member.configuration, member.holders[case], case=case))
-    return read_features(_find_folder(run, member, case, depth), case, sources=sources, pruned_depth=depth)
-
-
 def _predict_waiting(
-    run: RunFolder,
-    member: HeldOut,
-    waiting: Sequence[str],
-    *,
-    depth: int | None,
-    device: str,
-    progress: Progress,
+    part: VariantJob, options: PredictionOptions, waiting: Sequence[str], *, progress: Progress
 ) -> Iterator[Failure | None]:
-    """Cases of the same fold follow one another, so that each network is loaded once."""
+    """Cases of the same folds follow one another, so that each network is loaded once."""
 
     def measure(case: str, outputs: Sequence[CaseOutput]) -> NetworkFeatures:
-        (output,) = outputs
-        return measure_network_features(output.image, output.logits, output.geometry, output.model.plan)
+        return measure_outputs(outputs)
 
     def write(case: str, features: NetworkFeatures) -> None:
-        sources = tuple(find_sources(run, member.plan, member.configuration, member.holders[case], case=case))
-        content = StoredFeatures(sources=sources, pruned_depth=depth, features=features)
-        write_features(_find_folder(run, member, case, depth), case, content)
+        part.write_features(_find_folder(part, options, case), case, features)
 
-    for fold, cases in groupby(sorted(waiting, key=member.holders.__getitem__), key=member.holders.__getitem__):
-        model = load_model(
-            run,
-            configuration=member.configuration,
-            folds=(fold,),
-            device=device,
-            execution="eager",
-            with_previous=False,
-            pruned_depth=depth,
+    for models, cases in part.load_models(waiting):
+        yield from predict_preprocessed_cases(
+            part.run, models, cases, finish=measure, write=write, progress=progress, options=options
         )
-        yield from predict_preprocessed_cases(run, [model], list(cases), finish=measure, write=write, progress=progress)
 
 
 def _score_case(job: tuple[EvaluationJob, NetworkFeatures], *, plan: Plan, rules: tuple[Rule, ...]) -> ScoredCase:

@@ -153,7 +153,7 @@ def select_models(run_root: Path, request: SelectionRequest, *, progress: Progre
     calibration = calibrate_quality(
         run,
         ranked[0].members,
-        ranked[0].jobs,
+        jobs,
         selection,
         blocks=_make_blocks(ranked[0].members[0], cases),
         device=request.device,

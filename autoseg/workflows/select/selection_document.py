@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from autoseg.document import Document, Part, read_document
 from autoseg.evaluation.crossvalidation import Statistic
+from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions
 from autoseg.plan.values import ConfigurationName, Count
 from autoseg.postprocessing.learning import Step
 from autoseg.postprocessing.rules import Rule
@@ -105,6 +106,11 @@ class Selection(Document):
     def name(self) -> str:
         """Returns the name of the selected candidate."""
         return NAMES_JOINED_BY.join(member.name for member in self.members)
+
+    @property
+    def options(self) -> PredictionOptions:
+        """Returns the options that were chosen, else the usual ones."""
+        return DEFAULT_OPTIONS if self.prediction is None else self.prediction.options
 
     @property
     def weights_sha256(self) -> tuple[str, ...]:

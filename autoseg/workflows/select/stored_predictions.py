@@ -46,7 +46,7 @@ def is_current(run: RunFolder, folder: Path, members: Sequence[HeldOut], case: s
         found = read_document(_find_record(folder, case), PredictionSources)
     except DocumentError:
         return False
-    return found.sources == _find_sources(run, members, case)
+    return found.sources == list_sources(run, members, case)
 
 
 def write_prediction(
@@ -67,7 +67,7 @@ def write_prediction(
     record.unlink(missing_ok=True)
     path = find_label_map(folder, members, case)
     write_label_map(path, label_map, grid=grid, like=find_reference(run, case))
-    write_document(record, PredictionSources(sources=_find_sources(run, members, case)), is_durable=False)
+    write_document(record, PredictionSources(sources=list_sources(run, members, case)), is_durable=False)
 
 
 def _find_record(folder: Path, case: str) -> Path:
@@ -75,7 +75,8 @@ def _find_record(folder: Path, case: str) -> Path:
     return folder / f"{case}.source.json"
 
 
-def _find_sources(run: RunFolder, members: Sequence[HeldOut], case: str) -> tuple[PredictionSource, ...]:
+def list_sources(run: RunFolder, members: Sequence[HeldOut], case: str) -> tuple[PredictionSource, ...]:
+    """Lists the trainings whose weights predict a held-out case, of one member after the other."""
     return tuple(
         source
         for member in members

@@ -28,16 +28,24 @@ from autoseg.plan.document import ConfigurationPlan
 from autoseg.postprocessing.learning import stack_counts
 from autoseg.processes.case_pool import Failure, list_problems, run_over_cases
 from autoseg.processes.progress import Progress
+from autoseg.quality.features import NetworkFeatures
 from autoseg.run_folder import RunFolder
 from autoseg.stages.training_cases import open_training_case
 from autoseg.workflows.cases.loop import CaseOutput, complete_cases, predict_preprocessed_cases
+from autoseg.workflows.cases.network_features import (
+    StoredFeatures,
+    average_features,
+    measure_network_features,
+    read_features,
+    write_features,
+)
 from autoseg.workflows.cases.references import find_reference
 from autoseg.workflows.evaluate.evaluation import EvaluationJob, count_evaluation_workers
 from autoseg.workflows.plan.preprocessing import check_preprocessed
 from autoseg.workflows.select.held_out import HeldOut
 from autoseg.workflows.select.postprocessing import measure_effects
 from autoseg.workflows.select.prediction_choice import PredictionChoice, Variant
-from autoseg.workflows.select.stored_predictions import find_label_map, is_current, write_prediction
+from autoseg.workflows.select.stored_predictions import find_label_map, is_current, list_sources, write_prediction
 
 VARIANTS_FOLDER: Final = "variants"
 LOG_NAME: Final = "variant_predictions.log"
@@ -94,6 +102,42 @@ class VariantJob:
             for case in self.cases
         )
 
+    def read_features(self, folder: Path, case: str) -> NetworkFeatures | None:
+        """Reads the features of a case in a folder of predictions; None if there are none of the present weights."""
+        sources = list_sources(self.run, self.members, case)
+        return read_features(folder, case, sources=sources, pruned_depth=self.pruned_depth)
+
+    def write_features(self, folder: Path, case: str, features: NetworkFeatures) -> None:
+        """Writes the features of a case into a folder of predictions.
+
+        Raises:
+            RunError: The folder cannot be written or the disk is full.
+        """
+        sources = list_sources(self.run, self.members, case)
+        write_features(folder, case, StoredFeatures(sources=sources, pruned_depth=self.pruned_depth, features=features))
+
+    def load_models(self, cases: Sequence[str]) -> Iterator[tuple[list[SegmentationModel], list[str]]]:
+        """Loads models as for a validation; yields those of the same folds with the cases that these held out."""
+
+        def find_folds(case: str) -> tuple[str, ...]:
+            return tuple(member.holders[case] for member in self.members)
+
+        for folds, names in groupby(sorted(cases, key=find_folds), key=find_folds):
+            models = [self._load(member, fold) for member, fold in zip(self.members, folds, strict=True)]
+            check_members_compatible(models)
+            yield models, list(names)
+
+    def _load(self, member: HeldOut, fold: str) -> SegmentationModel:
+        return load_model(
+            self.run,
+            configuration=member.configuration,
+            folds=(fold,),
+            device=self.device,
+            execution="eager",
+            with_previous=False,
+            pruned_depth=self.pruned_depth,
+        )
+
     def is_waiting(self, options: PredictionOptions, case: str) -> bool:
         """Returns whether a case still has to be predicted."""
         return not is_current(self.run, self.find_folder(options), self.members, case)
@@ -102,6 +146,16 @@ class VariantJob:
         """Counts the patches that the network of one fold computes for a case on average; of all members together."""
         counts = [_count_passes(self.run, member, case, options) for member in self.members for case in self.cases]
         return sum(counts) / len(self.cases)
+
+
+def measure_outputs(outputs: Sequence[CaseOutput]) -> NetworkFeatures:
+    """Measures the logits of all members; features of a pair are the means of both."""
+    return average_features(
+        [
+            measure_network_features(output.image, output.logits, output.geometry, output.model.plan)
+            for output in outputs
+        ]
+    )
 
 
 def get_configuration(member: HeldOut) -> ConfigurationPlan:
@@ -287,7 +341,12 @@ def _predict(job: VariantJob, variants: Sequence[PredictionOptions], progress: P
     views = "with" if variants[0].mirroring else "without"
     named = f"{views} mirrored views, step {variants[0].step_fraction:g}, decoding {_name_decodings(variants)}"
     progress.note(f"{named}: {len(unfinished)} held-out cases to predict, {kept} are there from earlier")
-    events = _predict_waiting(job, {case: waiting[case] for case in unfinished}, progress)
+    events = _predict_waiting(
+        job,
+        {case: waiting[case] for case in unfinished},
+        logits_options=replace(variants[0], decoding=DEFAULT_OPTIONS.decoding),
+        progress=progress,
+    )
     complete_cases(
         events, progress=progress, label="Predicting variant", total=len(unfinished), log=job.run.logs / LOG_NAME
     )
@@ -298,43 +357,36 @@ def _name_decodings(variants: Sequence[PredictionOptions]) -> str:
 
 
 def _predict_waiting(
-    job: VariantJob, waiting: Mapping[str, Sequence[PredictionOptions]], progress: Progress
+    job: VariantJob,
+    waiting: Mapping[str, Sequence[PredictionOptions]],
+    *,
+    logits_options: PredictionOptions,
+    progress: Progress,
 ) -> Iterator[Failure | None]:
-    """Cases of the same folds follow one another, so that each network is loaded once."""
+    """Cases of the same folds follow one another, so that each network is loaded once.
 
-    def restore(case: str, outputs: Sequence[CaseOutput]) -> tuple[list[np.ndarray], Grid]:
+    Features are stored, too, where the options may be chosen, beside the label maps of argmax, as they are those of the
+    logits, which any decoding has.
+    """
+    is_choosable = logits_options.step_fraction == DEFAULT_OPTIONS.step_fraction and logits_options != DEFAULT_OPTIONS
+
+    def restore(case: str, outputs: Sequence[CaseOutput]) -> tuple[list[np.ndarray], Grid, NetworkFeatures | None]:
         ensemble = Ensemble(members=tuple(output.model for output in outputs))
         logits, geometries = [output.logits for output in outputs], [output.geometry for output in outputs]
         label_maps = [
             ensemble.restore_label_map(logits, geometries, decoding=options.decoding) for options in waiting[case]
         ]
-        return label_maps, outputs[0].geometry.grid
+        features = measure_outputs(outputs) if is_choosable else None
+        return label_maps, outputs[0].geometry.grid, features
 
-    def write(case: str, restored: tuple[list[np.ndarray], Grid]) -> None:
-        label_maps, grid = restored
+    def write(case: str, restored: tuple[list[np.ndarray], Grid, NetworkFeatures | None]) -> None:
+        label_maps, grid, features = restored
+        if features is not None:
+            job.write_features(job.find_folder(logits_options), case, features)
         for options, label_map in zip(waiting[case], label_maps, strict=True):
             write_prediction(job.run, job.find_folder(options), job.members, case, label_map=label_map, grid=grid)
 
-    def find_folds(case: str) -> tuple[str, ...]:
-        return tuple(member.holders[case] for member in job.members)
-
-    for folds, cases in groupby(sorted(waiting, key=find_folds), key=find_folds):
-        models = [_load(job, member, fold) for member, fold in zip(job.members, folds, strict=True)]
-        check_members_compatible(models)
-        names = list(cases)
+    for models, cases in job.load_models(list(waiting)):
         yield from predict_preprocessed_cases(
-            job.run, models, names, finish=restore, write=write, progress=progress, options=waiting[names[0]][0]
+            job.run, models, cases, finish=restore, write=write, progress=progress, options=logits_options
         )
-
-
-def _load(job: VariantJob, member: HeldOut, fold: str) -> SegmentationModel:
-    """Loads a model as for a validation."""
-    return load_model(
-        job.run,
-        configuration=member.configuration,
-        folds=(fold,),
-        device=job.device,
-        execution="eager",
-        with_previous=False,
-        pruned_depth=job.pruned_depth,
-    )

@@ -153,7 +153,7 @@ def test_a_calibrated_run_gives_expected_scores_with_intervals(run, calibration,
     ("choices", "words"),
     [
         ({"configuration": "3d_fullres"}, "the calibration is that of other models"),
-        ({"options": PredictionOptions(mirroring=False)}, "predictions with mirrored views"),
+        ({"options": PredictionOptions(mirroring=False)}, "predictions with mirrored views (here without)"),
     ],
 )
 def test_a_calibration_of_another_prediction_gives_no_estimate(run, images, choices, words):
