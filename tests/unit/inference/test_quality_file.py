@@ -10,7 +10,7 @@ from builders.folds import write_trained_fold
 from builders.geometries import build_geometry
 from builders.plans import build_configuration, build_plan
 from builders.progress import Notes
-from builders.selections import build_selection
+from builders.selections import build_prediction_choice, build_selection
 
 from autoseg.document import read_document, write_document
 from autoseg.errors import DocumentError, RunError
@@ -30,10 +30,13 @@ from autoseg.workflows.exchange.request import ExportRequest
 from autoseg.workflows.predict import quality as quality_files
 from autoseg.workflows.predict.prediction import PredictionRequest, predict_images
 from autoseg.workflows.predict.quality import LINES_NAME
-from autoseg.workflows.select.selection_document import Member
+from autoseg.workflows.select.selection_document import Member, Selection
 
 GRID = Grid(shape_voxels=(9, 10, 11), spacing_mm=(1.0, 1.5, 1.0))
 PLAN = build_plan({"3d_fullres": build_configuration((8, 8, 8))})
+TRAINING_CASES = [
+    build_case((1.0, 1.5, 1.0), (40, 40, 40), name=f"c{index}", voxel_counts=(9, 9)) for index in range(6)
+]
 
 
 @pytest.fixture
@@ -114,6 +117,13 @@ def calibration(run, fitted):
     return fitted
 
 
+def choose_options(run, **options):
+    """Chooses options of prediction for what was selected."""
+    selected = read_document(run.selection, Selection)
+    choice = build_prediction_choice(**options)
+    write_document(run.selection, selected.model_copy(update={"prediction": choice}))
+
+
 def test_every_case_has_volumes_and_a_run_without_calibration_says_so(run, images):
     notes = Notes()
     out = predict(run, images, progress=notes)
@@ -130,8 +140,7 @@ def test_every_case_has_volumes_and_a_run_without_calibration_says_so(run, image
 
 
 def test_a_fingerprint_gives_flags_without_a_calibration(run, images):
-    cases = [build_case((1.0, 1.5, 1.0), (40, 40, 40), name=f"c{index}", voxel_counts=(9, 9)) for index in range(6)]
-    fingerprint = build_fingerprint((1.0, 1.5, 1.0), (40, 40, 40), labels=PLAN.labels, cases=cases)
+    fingerprint = build_fingerprint((1.0, 1.5, 1.0), (40, 40, 40), labels=PLAN.labels, cases=TRAINING_CASES)
     write_document(run.fingerprint, fingerprint)
     notes = Notes()
     report = read(predict(run, images, progress=notes))
@@ -153,13 +162,37 @@ def test_a_calibrated_run_gives_expected_scores_with_intervals(run, calibration,
     ("choices", "words"),
     [
         ({"configuration": "3d_fullres"}, "the calibration is that of other models"),
-        ({"options": PredictionOptions(mirroring=False)}, "predictions with mirrored views (here without)"),
+        ({"postprocessing": False, "mirroring": False}, "predictions with mirrored views (here without)"),
+        (
+            {"step_fraction": 1.0, "decoding": "dice"},
+            "predictions with step 0.5 (here 1) and with decoding argmax (here dice); flags",
+        ),
+        ({"options": None, "budget_seconds": 1e-6}, "predictions with step 0.5 (here 1); flags"),
     ],
 )
 def test_a_calibration_of_another_prediction_gives_no_estimate(run, images, choices, words):
+    fingerprint = build_fingerprint((1.0, 1.5, 1.0), (40, 40, 40), labels=PLAN.labels, cases=TRAINING_CASES)
+    write_document(run.fingerprint, fingerprint)
     report = read(predict(run, images, **choices))
+    found = report.cases[0].classes[PLAN.labels.class_names[0]]
     assert words in report.calibration
-    assert report.cases[0].classes[PLAN.labels.class_names[0]].dice is None
+    assert (found.dice, found.volume.value > 0) == (None, True)
+    assert report.cases[0].flags
+
+
+def test_a_calibration_of_chosen_options_holds_for_these_alone(run, calibration, images):
+    choose_options(run, mirroring=False, decoding="dice")
+    earlier = read(predict(run, images, "earlier", options=None))  # a calibration from before the choice
+    assert "with mirrored views (here without) and with decoding argmax (here dice)" in earlier.calibration
+    path = run.root / CALIBRATION_NAME
+    own = read_document(path, QualityCalibration).model_copy(update={"mirroring": False, "decoding": "dice"})
+    write_document(path, own)
+    report = read(predict(run, images, options=None))
+    assert report.calibration == calibration.describe()
+    assert all(found.dice is not None for case in report.cases for found in case.classes.values())
+    other = read(predict(run, images, "other", options=None, mirroring=True))
+    assert "predictions without mirrored views (here with); " in other.calibration
+    assert other.cases[0].classes[PLAN.labels.class_names[0]].dice is None
 
 
 def test_a_folder_is_continued_and_only_what_was_predicted_is_in_it(run, images):

@@ -6,6 +6,7 @@ from builders.quality import build_features, build_probabilities, build_shape, d
 
 from autoseg.document import read_document, write_document
 from autoseg.errors import DocumentError
+from autoseg.inference.options import PredictionOptions
 from autoseg.quality.calibration import CALIBRATION_NAME, QualityCalibration, ScoredCase, fit_calibration
 from autoseg.quality.estimates import estimate_case
 
@@ -40,6 +41,16 @@ def calibrate(count):
 @pytest.fixture(scope="module")
 def calibration():
     return calibrate(80)
+
+
+def test_a_calibration_of_an_earlier_version_is_one_of_the_usual_options(calibration):
+    earlier = calibration.model_dump(mode="json")
+    for name in ("mirroring", "step_fraction", "decoding"):
+        del earlier[name]
+    assert QualityCalibration.model_validate(earlier) == calibration
+    usual = PredictionOptions()
+    found = (calibration.mirroring, calibration.step_fraction, calibration.decoding)
+    assert found == (usual.mirroring, usual.step_fraction, usual.decoding)
 
 
 def estimate(calibration, features):

@@ -28,8 +28,10 @@ from autoseg.preprocessing.cache import write_case
 from autoseg.preprocessing.class_locations import find_class_locations
 from autoseg.processes import case_pool
 from autoseg.processes.progress import SilentProgress
+from autoseg.quality.calibration import CALIBRATION_NAME, QualityCalibration
 from autoseg.run_folder import RunFolder
 from autoseg.volume_io import read_label_map, write_image, write_label_map
+from autoseg.workflows.cases.network_features import StoredFeatures
 from autoseg.workflows.evaluate.evaluation import EvaluationJob, evaluate_jobs
 from autoseg.workflows.exchange.exporting import export_model
 from autoseg.workflows.exchange.request import ExportRequest
@@ -58,11 +60,17 @@ def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(case_pool, "count_usable_cpus", lambda: 1)
 
 
-@pytest.fixture
-def plan() -> Plan:
+def build_nested_plan(*, mirror_axes: tuple[int, ...]) -> Plan:
     """Planes, and a nested network of two columns."""
     network = build_small_network_plan("nested_u", 2, input_channels=1)
-    return build_plan({"2d": build_configuration((16, 8), data_of="2d").model_copy(update={"network": network})})
+    configuration = build_configuration((16, 8), data_of="2d", mirror_axes=mirror_axes)
+    return build_plan({"2d": configuration.model_copy(update={"network": network})})
+
+
+@pytest.fixture
+def plan() -> Plan:
+    """A plan without mirrored views."""
+    return build_nested_plan(mirror_axes=())
 
 
 @pytest.fixture
@@ -151,6 +159,22 @@ def test_select_prunes_where_a_smaller_network_is_as_good(
     assert chosen.name == names[0]
     assert ("depth 1 is the smallest" in chosen.because) == (depth is not None)
     assert chosen.postprocessing.before.mean == pytest.approx(2 / 3)  # learned on what will predict
+
+
+def test_quality_is_calibrated_on_features_of_the_pruned_networks_with_the_chosen_options(run: RunFolder) -> None:
+    notes = Notes()
+    write_document(run.plan, build_nested_plan(mirror_axes=(0,)))
+    for fold in ("0", "1"):
+        train(run, fold, pruned=1, whole=2)
+    chosen = select_models(run.root, SelectionRequest(device="cpu"), progress=notes)
+    assert (chosen.members[0].pruned_depth, chosen.options.mirroring) == (1, False)
+    assert "predicted once more" not in notes.text
+    calibration = read_document(run.root / CALIBRATION_NAME, QualityCalibration)
+    assert (calibration.mirroring, calibration.cases) == (False, 6)
+    folder = run.root / "variants" / "2d_depth_1" / "no_mirroring_step_0.5_argmax"
+    stored = [read_document(path, StoredFeatures) for path in sorted(folder.glob("*.features.json"))]
+    assert [entry.pruned_depth for entry in stored] == [1] * 6
+    assert stored[0].features.probabilities[1] is None  # tumours, which the whole networks find
 
 
 def test_what_a_depth_costs_is_told(run: RunFolder, plan: Plan) -> None:

@@ -1,5 +1,6 @@
 """What `autoseg select` measures of other ways to predict, and what it makes of it."""
 
+import math
 from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
@@ -10,6 +11,7 @@ from builders.folds import write_trained_fold
 from builders.plans import build_configuration, build_plan
 from builders.preprocessing import preprocess_training_case
 from builders.progress import Notes
+from builders.selections import build_selection
 from builders.threads import use_one_thread
 
 from autoseg.dataset.folds import Fold, Splits
@@ -23,15 +25,19 @@ from autoseg.preprocessing.cache import write_case
 from autoseg.preprocessing.class_locations import find_class_locations
 from autoseg.processes import case_pool
 from autoseg.processes.progress import SilentProgress
+from autoseg.quality.calibration import CALIBRATION_NAME, QualityCalibration
 from autoseg.run_folder import RunFolder, remove_folder
 from autoseg.stages.training_cases import open_training_case, read_network_input
 from autoseg.volume_io import read_label_map, write_label_map
+from autoseg.workflows.cases.network_features import average_features, measure_network_features
 from autoseg.workflows.evaluate.evaluation import EvaluationJob, evaluate_jobs
 from autoseg.workflows.plan.preprocessing import extract_recipe
+from autoseg.workflows.select import variants
 from autoseg.workflows.select.held_out import find_held_out
 from autoseg.workflows.select.prediction_choice import PredictionChoice
+from autoseg.workflows.select.quality import score_held_out
 from autoseg.workflows.select.selection import SelectionRequest, select_models
-from autoseg.workflows.select.selection_document import Selection
+from autoseg.workflows.select.selection_document import Member, Selection
 from autoseg.workflows.select.stored_predictions import write_prediction
 from autoseg.workflows.select.variants import VariantJob, choose_prediction
 
@@ -201,6 +207,51 @@ def test_postprocessing_is_learned_on_the_label_maps_that_are_predicted_from_the
     assert chosen.candidates[0].foreground.mean == pytest.approx(14 / 15)
 
 
+def read_calibration(run: RunFolder) -> tuple[PredictionOptions, QualityCalibration]:
+    found = read_document(run.root / CALIBRATION_NAME, QualityCalibration)
+    options = PredictionOptions(mirroring=found.mirroring, step_fraction=found.step_fraction, decoding=found.decoding)
+    return options, found
+
+
+def find_volume(calibration: QualityCalibration) -> float:
+    """Finds the median volume of the livers in the label maps of the held-out cases."""
+    return next(known.median for known in calibration.distribution.ranges if known.measure == "volume")
+
+
+def test_quality_is_calibrated_on_the_label_maps_of_the_chosen_options_and_else_on_those_of_validations(
+    run: RunFolder,
+) -> None:
+    predict_by_hand(run, with_steps({PLAIN: 7, PLAIN_DICE: 8}))
+    select(run)
+    options, calibration = read_calibration(run)
+    assert (options, calibration.cases) == (PLAIN_DICE, 6)
+    assert find_volume(calibration) == pytest.approx(math.log(2 * 8 * 16 / 1000))
+    assert select(run, variants=False).prediction is None
+    options, calibration = read_calibration(run)
+    assert (options, calibration.cases) == (DEFAULT_OPTIONS, 6)
+    assert find_volume(calibration) == pytest.approx(math.log(2 * 7 * 16 / 1000))
+
+
+def test_features_are_measured_while_variants_are_predicted_and_those_that_are_missing_once_more(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(variants, "SMALLEST_MIRRORING_GAIN", 2.0)  # not worth its time
+    notes, folder = Notes(), open_job(run).find_folder(PLAIN)
+    assert select(run, progress=notes).options.mirroring is False
+    expected = read_calibration(run)
+    assert "predicted once more" not in notes.text
+    assert {path.parent for path in (run.root / "variants").rglob("*.features.json")} == {folder}
+    with monkeypatch.context() as patch:
+        patch.setattr(variants, "load_model", None)
+        select(run)
+    assert read_calibration(run) == expected
+    for case in ("b", "e"):
+        (folder / f"{case}.features.json").unlink()
+    select(run, progress=notes)
+    assert "features of 2 held-out cases are not stored; these cases are predicted once more" in notes.text
+    assert read_calibration(run) == expected
+
+
 def test_networks_predict_variants_as_they_predict_new_images_and_an_interrupted_call_continues(run: RunFolder) -> None:
     choose(run)
     job = open_job(run)
@@ -221,7 +272,7 @@ def test_networks_predict_variants_as_they_predict_new_images_and_an_interrupted
     )
 
 
-def test_a_pair_is_measured_as_one_beside_its_members_alone(tmp_path: Path) -> None:
+def test_a_pair_is_measured_as_one_beside_its_members_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = ("2d", "2d_other")
     run = write_run(tmp_path / "run", mirror_axes=(0,), patch_voxels=(24, 16), names=names)
     job, usual = open_job(run), np.array([[0.1, np.nan]] * len(CASES))
@@ -237,14 +288,23 @@ def test_a_pair_is_measured_as_one_beside_its_members_alone(tmp_path: Path) -> N
     ensemble = load_ensemble(
         run, [MemberChoice(configuration=name, folds=("1",)) for name in names], device="cpu", execution="eager"
     )
-    logits, geometries = [], []
+    logits, geometries, features = [], [], []
     for member in ensemble.members:
         case = open_training_case(run, member.plan, member.configuration, "d")
         image = read_network_input(case, member.plan, member.configuration)
         logits.append(member.predict_preprocessed(image, options=PLAIN))
         geometries.append(case.geometry)
+        features.append(measure_network_features(image, logits[-1], case.geometry, member.plan))
     found = read_label_map(job.list_jobs(PLAIN)[CASES.index("d")].prediction).array
     np.testing.assert_array_equal(found, ensemble.restore_label_map(logits, geometries))
+    assert job.read_features(job.find_folder(PLAIN), "d") == average_features(features)
+    selected = build_selection(
+        tuple(Member(configuration=name, folds=("0",), weights_sha256=("",)) for name in names), ()
+    )
+    selected = selected.model_copy(update={"prediction": choice.model_copy(update={"mirroring": False})})
+    monkeypatch.setattr(variants, "load_model", None)
+    scored = score_held_out(run, job.members, job.list_jobs(PLAIN), selected, device="cpu", progress=SilentProgress())
+    assert scored["d"].features.network == average_features(features)
 
 
 def test_without_measurements_the_selection_is_as_before(run: RunFolder) -> None:
