@@ -20,6 +20,7 @@ from autoseg.dataset.record import restore_dataset
 from autoseg.document import read_document
 from autoseg.geometry import Grid
 from autoseg.inference.model import SegmentationModel, load_model
+from autoseg.inference.options import DEFAULT_OPTIONS
 from autoseg.postprocessing.application import apply_rules
 from autoseg.preprocessing.case import compute_plan_axes
 from autoseg.processes.progress import SilentProgress
@@ -38,6 +39,7 @@ from autoseg.workflows.evaluate.evaluation import EvaluationJob
 from autoseg.workflows.select.held_out import HeldOut, find_held_out
 from autoseg.workflows.select.quality import score_held_out
 from autoseg.workflows.select.selection_document import Selection, read_selection
+from autoseg.workflows.select.variants import VariantJob
 
 Damage = Callable[[Volume, np.random.Generator], Volume]
 
@@ -58,15 +60,7 @@ def main() -> None:
         run, configurations=[one.configuration for one in selection.members], folds=selection.members[0].folds
     )
     cases = [case for case in selection.cases if case in member.holders]
-    jobs = [
-        EvaluationJob(
-            case=case,
-            prediction=member.find_label_map(run, case),
-            reference=find_reference(run, case),
-            labels=member.plan.labels,
-        )
-        for case in cases
-    ]
+    jobs = _list_jobs(run, member, cases, selection)
     scored = score_held_out(run, (member,), jobs, selection, device="auto", progress=SilentProgress())
     blocks = np.array([int(member.holders[case]) for case in scored], np.int64)
     judges = {block: _fit(list(scored.values()), blocks, block, member) for block in np.unique(blocks).tolist()}
@@ -86,6 +80,23 @@ def main() -> None:
     figures["flags"] = _print_flags(flags)
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def _list_jobs(run: RunFolder, member: HeldOut, cases: list[str], selection: Selection) -> list[EvaluationJob]:
+    """Lists the label maps that were predicted with the chosen options, and their references."""
+    if selection.options != DEFAULT_OPTIONS:
+        depth = selection.members[0].pruned_depth
+        job = VariantJob(run=run, members=(member,), cases=tuple(cases), pruned_depth=depth)
+        return list(job.list_jobs(selection.options))
+    return [
+        EvaluationJob(
+            case=case,
+            prediction=member.find_label_map(run, case),
+            reference=find_reference(run, case),
+            labels=member.plan.labels,
+        )
+        for case in cases
+    ]
 
 
 def _fit(cases: Sequence[ScoredCase], blocks: np.ndarray, left_out: int, member: HeldOut) -> tuple[tuple, Distribution]:
@@ -272,12 +283,12 @@ def measure_case(model: SegmentationModel, array: np.ndarray, grid: Grid, select
     """Predicts an image and measures the features of the prediction."""
     plan = model.plan
     case = model.preprocess(array, grid, warn=lambda text: None)
-    logits = model.predict_case(case)
+    logits = model.predict_case(case, options=selection.options)
     network = NetworkFeatures(
         image=measure_image(case.image, case.geometry),
         probabilities=measure_probabilities(logits, case.image, plan.labels),
     )
-    label_map = plan.labels.encode(model.restore_label_map(logits, case.geometry))
+    label_map = plan.labels.encode(model.restore_label_map(logits, case.geometry, decoding=selection.options.decoding))
     finished = apply_rules(label_map, selection.postprocessing.rules, labels=plan.labels, spacing_mm=grid.spacing_mm)
     axes = compute_plan_axes(grid, plan.orientation, plan.axis_permutation)
     shapes = measure_shapes(axes.apply(finished), axes.apply_to_grid(grid).spacing_mm, plan.labels)
