@@ -106,6 +106,7 @@ ALLOWED = {
         "pool.shutdown": OWN_THREAD,
         "waiting.popleft().result": OWN_THREAD,
     },
+    "autoseg.remote.session": {"threading.Event": "looked at for some seconds each time"},
     "autoseg.remote.store": {"threading.RLock": "held for one transfer, whose tries are limited"},
     "autoseg.remote.syncing": {"ThreadPoolExecutor": OWN_THREAD, "future.result": OWN_THREAD},
     "autoseg.volume_io.formats.pictures": {"threading.Lock": OWN_LOCK},
