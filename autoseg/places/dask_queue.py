@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import pickle
 import time
 import uuid
 from collections import deque
@@ -89,7 +88,6 @@ class CaseQueue(Generic[Job, Result]):
     _running: dict[int, TaskFuture] = field(default_factory=dict, init=False)
     _ended: "SimpleQueue[int]" = field(default_factory=SimpleQueue, init=False)
     _resources: dict[str, int] = field(default_factory=dict, init=False)
-    _pickled: bytes = field(default=b"", init=False)
     _seconds_of_workers: float | None = field(default=None, init=False)
 
     def iterate(self) -> Iterator[CaseEvent[Result]]:
@@ -98,7 +96,6 @@ class CaseQueue(Generic[Job, Result]):
         Raises:
             WorkerError: Workers cannot work on the cases, or they or the scheduler are gone.
         """
-        self._pickled = pickle.dumps(self.work)
         if self.runs_networks and self._count_workers({GPU: 1}):
             self._resources = {GPU: 1}
         try:
@@ -129,7 +126,7 @@ class CaseQueue(Generic[Job, Result]):
         name, job = self.jobs[index]
         future = self.client.submit(
             run_case,
-            self._pickled,
+            self.work,
             name,
             job,
             self.caller,
@@ -185,8 +182,7 @@ class CaseQueue(Generic[Job, Result]):
 
     def _check_outcome(self, outcome: object) -> None:
         if isinstance(outcome, Refusal):
-            msg = f"the worker of Dask on {outcome.worker} cannot work on this run: {outcome.reason}"
-            raise WorkerError(msg)
+            raise WorkerError(outcome.describe())
         if isinstance(outcome, AutosegError):  # what all cases need is out of reach
             raise outcome
         if isinstance(outcome, Exception):
