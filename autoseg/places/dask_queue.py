@@ -1,6 +1,7 @@
 """Gives cases to the workers of Dask, a limited number at a time, and collects what becomes of them."""
 
 import asyncio
+import concurrent.futures
 import logging
 import time
 import uuid
@@ -215,7 +216,7 @@ def _read_outcome(future: TaskFuture) -> object:
         return future.result(timeout=SECONDS_FOR_RESULT) if error is None else error
     except TimeoutError:
         raise
-    except asyncio.CancelledError as lost:
+    except (asyncio.CancelledError, concurrent.futures.CancelledError) as lost:
         raise WorkerError(_describe_lost_scheduler(lost)) from lost
     except Exception as error:
         return error

@@ -1,6 +1,7 @@
 """Cases are given to the workers of Dask, and what goes wrong there is told apart; without Dask, by a fake client."""
 
 import asyncio
+import concurrent.futures
 import json
 import os
 import re
@@ -54,7 +55,10 @@ class FakeFuture:
 
     def exception(self, timeout: float) -> object:
         del timeout
-        return self.outcome if isinstance(self.outcome, Exception) else None
+        is_error = isinstance(self.outcome, Exception) and not isinstance(
+            self.outcome, concurrent.futures.CancelledError
+        )
+        return self.outcome if is_error else None
 
     def result(self, timeout: float) -> object:
         del timeout
@@ -209,9 +213,10 @@ def test_without_workers_there_is_an_end(caller: Caller, monkeypatch: pytest.Mon
     assert notes.lines == ["waiting for workers of Dask, of which there are none"]
 
 
-def test_a_lost_scheduler_is_named(caller: Caller) -> None:
+@pytest.mark.parametrize("error", [asyncio.CancelledError("lost"), concurrent.futures.CancelledError("lost")])
+def test_a_lost_scheduler_is_named(caller: Caller, error: BaseException) -> None:
     client = FakeClient()
-    client.submit = lambda *arguments, **options: FakeFuture(asyncio.CancelledError("lost"))  # type: ignore
+    client.submit = lambda *arguments, **options: FakeFuture(error)  # type: ignore
     with pytest.raises(WorkerError, match="connection to the scheduler of Dask was lost"):
         run(client, caller)
 
