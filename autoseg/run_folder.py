@@ -172,10 +172,6 @@ class RunFolder:
         """Predictions of pruned networks for held-out cases."""
         return self.root / "pruned" / f"{configuration}_depth_{depth}"
 
-    def variants(self, selected: str, options: str) -> Path:
-        """Returns the folder of the held-out predictions of the selected models with other options."""
-        return self.root / "variants" / selected / options
-
     def training_log(self, configuration: str, fold: str) -> Path:
         """Terminal output of a training that a queue has started; further processes of it have files beside it."""
         return self.logs / f"train_{configuration}_fold_{fold}.log"

@@ -1,5 +1,6 @@
 """The stages whose cost `benchmarks.growth` measures, each a function of a working folder, and made-up data."""
 
+import json
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -100,9 +101,13 @@ def check(folders: Folders) -> None:
 
 
 def plan(folders: Folders) -> None:
-    """Measures and plans the dataset."""
+    """Measures and plans the dataset, with a batch of 2: it would grow with the number of small cases."""
     _plan(folders, overwrite=True)
     shorten(folders.run.root, iterations=1)
+    content = json.loads(folders.run.plan.read_text())
+    for configuration in content["configurations"].values():
+        configuration["training"]["batch_size"] = 2
+    folders.run.plan.write_text(json.dumps(content))
 
 
 def plan_again(folders: Folders) -> None:
@@ -138,7 +143,7 @@ def preprocess(folders: Folders) -> None:
 
 
 def train(folders: Folders) -> None:
-    """Trains one iteration on all cases; makes further models of the result, one for each fold."""
+    """Trains one iteration on all cases."""
     from autoseg.workflows.train.request import TrainingRequest
     from autoseg.workflows.train.training import train_run
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from autoseg.workflows.folds.status import FoldStatus
 
 SECONDS_BETWEEN_LOOKS = 2.0
+SECONDS_BETWEEN_QUESTIONS = 15.0  # to squeue, which serves all users of a cluster
 
 
 def status(
@@ -41,11 +42,11 @@ def status(
 
 
 def watch_run(run: Path) -> "Iterator[tuple[FoldStatus, ...]]":
-    """Yields the status every two seconds, until every fold is finished."""
+    """Yields the status every two seconds, or less often if there are jobs, until every fold is finished."""
     import time
 
     from autoseg.run_folder import open_run
-    from autoseg.workflows.folds.jobs import read_watched_status
+    from autoseg.workflows.folds.jobs import has_jobs, read_watched_status
 
     opened = open_run(run)
     while True:
@@ -53,7 +54,7 @@ def watch_run(run: Path) -> "Iterator[tuple[FoldStatus, ...]]":
         yield statuses
         if all(status.state == "finished" for status in statuses):
             return
-        time.sleep(SECONDS_BETWEEN_LOOKS)
+        time.sleep(SECONDS_BETWEEN_QUESTIONS if has_jobs(opened) else SECONDS_BETWEEN_LOOKS)
 
 
 def format_status_json(statuses: "tuple[FoldStatus, ...]") -> str:

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from typing import Final, Literal
 
 import torch
@@ -29,7 +29,8 @@ from autoseg.runtime.measurement_cache import (
 
 SUBJECT: Final = "pass_times"
 REPETITIONS: Final = 3
-"""The first pass of a shape is also a warm-up; the fastest one counts."""
+"""The first pass of a shape is also a warm-up. The median counts: the fastest pass would promise too much on a machine
+that others use, too."""
 
 logger = logging.getLogger(__name__)
 
@@ -47,8 +48,8 @@ class PassTime(Document):
     """Measured duration of passes through one network.
 
     Attributes:
-        single_seconds: A pass of one patch.
-        seconds_per_patch: Of a pass of as many patches as are predicted at once.
+        single_seconds: Duration of a pass of one patch.
+        seconds_per_patch: Duration divided by the patches, where as many as are predicted at once take part.
     """
 
     schema_version: Literal[1] = 1
@@ -107,7 +108,7 @@ def _time_passes(model: SegmentationModel, count: int) -> float:
     shape = (count, configuration.network.input_channels, *configuration.patch_voxels)
     patches = torch.zeros(shape, device=model.device)
     with adaptive_cpu_threads(model.device):
-        return min(_time_pass(model.networks[0], patches) for _ in range(REPETITIONS))
+        return median(_time_pass(model.networks[0], patches) for _ in range(REPETITIONS))
 
 
 def _time_pass(network: nn.Module, patches: torch.Tensor) -> float:

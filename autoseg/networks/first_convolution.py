@@ -38,7 +38,8 @@ class FirstConvolutionForm(nn.Module):
         """
         super().__init__()
         self.weight, self.bias = original.weight, original.bias
-        self.stride, self.padding, self.kernel_size = original.stride, original.padding, original.kernel_size
+        assert not isinstance(original.padding, str), "such a convolution has no other form"
+        self.stride, self.borders, self.kernel_size = original.stride, original.padding, original.kernel_size
         self.convolve, self.compute, self.layout = CONVOLUTIONS[type(original)], FORMS[form], layout
 
     def forward(self, image: Float[Tensor, "batch channel *space"]) -> Float[Tensor, "batch output ..."]:
@@ -55,7 +56,7 @@ def convolve_padded(module: FirstConvolutionForm, image: Tensor) -> Tensor:
         weight.contiguous(memory_format=module.layout),
         module.bias,
         module.stride,
-        module.padding,
+        module.borders,
     )
     return result
 
@@ -63,7 +64,7 @@ def convolve_padded(module: FirstConvolutionForm, image: Tensor) -> Tensor:
 def convolve_first(module: FirstConvolutionForm, image: Tensor) -> Tensor:
     """Convolves with channels first, and converts the result."""
     plain, weight = _lay_out_first(image), _lay_out_first(module.weight)
-    result = module.convolve(plain, weight, module.bias, module.stride, module.padding)
+    result = module.convolve(plain, weight, module.bias, module.stride, module.borders)
     return result.contiguous(memory_format=module.layout)
 
 
@@ -77,7 +78,7 @@ def convolve_by_product(module: FirstConvolutionForm, image: Tensor) -> Tensor:
     kind = image.device.type
     if torch.is_autocast_enabled(kind):
         image = image.to(torch.get_autocast_dtype(kind))  # before it is copied as often as a kernel has voxels
-    counts = [count for extent in reversed(module.padding) for count in (int(extent), int(extent))]
+    counts = [extent for extent in reversed(module.borders) for _ in range(2)]
     cells = functional.pad(image, counts)
     for axis, (extent, step) in enumerate(zip(module.kernel_size, module.stride, strict=True), start=2):
         cells = cells.unfold(axis, extent, step)

@@ -1,1 +1,1 @@
-"""How good a prediction is without a reference: features, calibrated estimates, and what training data never showed."""
+"""Quality of predictions without a reference: features, calibrated estimates, and flags."""

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from autoseg.document import Document, Part
 from autoseg.quality.distribution import Distribution, learn_distribution
-from autoseg.quality.features import CaseFeatures, compute_log, compute_logit
+from autoseg.quality.features import CaseFeatures, ChannelFeatures, compute_log, compute_logit
 from autoseg.quality.regression import (
     FEWEST_CASES,
     FitQuality,
@@ -78,7 +78,7 @@ class QualityCalibration(Document):
         cases: Number of held-out cases.
         class_names: Names of the classes.
         classes: Calibration of each class.
-        distribution: What the held-out cases look like.
+        distribution: Typical features of the held-out cases.
     """
 
     schema_version: Literal[1] = 1
@@ -135,22 +135,27 @@ def list_regressors(features: CaseFeatures, index: int) -> list[float] | None:
     probabilities, shape = features.network.probabilities[index], features.shapes[index]
     if probabilities is None or shape is None:
         return None
+    image, predicted = features.network.image, [entry for entry in features.network.probabilities if entry is not None]
     return [
         compute_logit(probabilities.soft_dice),
+        float(np.mean([compute_logit(entry.soft_dice) for entry in predicted])),
         compute_log(probabilities.border_uncertainty),
         compute_log(probabilities.class_uncertainty),
         compute_log(probabilities.expected_fraction),
+        *probabilities.intensities,
         compute_log(shape.volume_ml),
         compute_log(float(shape.components)),
         compute_log(shape.compactness),
+        shape.largest_fraction,
         shape.border_fraction,
-        *(
-            value
-            for channel in features.network.image.channels
-            for value in (compute_log(channel.contrast), compute_log(channel.roughness))
-        ),
-        *probabilities.intensities,
+        *shape.centre,
+        *map(compute_log, image.extent_mm),
+        *(value for channel in image.channels for value in _list_channel_regressors(channel)),
     ]
+
+
+def _list_channel_regressors(channel: ChannelFeatures) -> list[float]:
+    return [compute_log(channel.contrast), compute_log(channel.roughness), *channel.percentiles]
 
 
 def _fit_class(cases: Sequence[ScoredCase], blocks: Int64[np.ndarray, " case"], index: int) -> ClassCalibration:

@@ -139,7 +139,7 @@ class Flag(Part):
     """Something about a prediction that a person should look at.
 
     Attributes:
-        kind: What is unusual.
+        kind: Kind of the difference.
         deviation: Distance from the median, in units of that at which known cases are flagged: more than 1. None where
             a class is missing.
         text: One sentence with the numbers.
@@ -151,7 +151,7 @@ class Flag(Part):
 
 
 class Distribution(Part):
-    """What known cases look like.
+    """Typical features of known cases.
 
     Attributes:
         ranges: Values of every feature.
@@ -277,7 +277,7 @@ def measure_largest_deviation(values: Mapping[tuple[str, str], float], ranges: S
 
 
 def average_thumbnails(cases: Sequence[CaseFeatures]) -> tuple[tuple[float, ...], ...]:
-    """Averages the thumbnails of all cases, channel by channel."""
+    """Averages the thumbnails of all cases for each channel."""
     of_cases = np.array([[channel.thumbnail for channel in entry.network.image.channels] for entry in cases])
     return tuple(tuple(np.round(mean, 4).tolist()) for mean in of_cases.mean(0)) if len(of_cases) else ()
 

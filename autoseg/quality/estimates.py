@@ -67,7 +67,7 @@ class QualityReport(Document):
 
     Attributes:
         model: Name of the run.
-        calibration: What the estimates are based on, or why there are none.
+        calibration: Sentence about the basis of the estimates, or the reason for their lack.
         volume_unit: Unit of the volumes.
         cases: Quality of every case that was predicted, sorted by name.
     """
@@ -99,7 +99,7 @@ def estimate_case(
         label_map: Name of its label map.
         features: Features of the prediction.
         classes: Calibration of each class; None if the model has none.
-        distribution: What the training cases look like; None if nothing is known of them.
+        distribution: Typical features of the training cases; None if nothing is known of them.
         channel_names: Names of the channels.
         class_names: Names of the classes.
     """

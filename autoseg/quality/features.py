@@ -16,7 +16,7 @@ SMALLEST: Final = 1e-6
 
 
 class ClassProbabilities(Part):
-    """What the probabilities of a network say about one class that it predicts somewhere, on the network's grid.
+    """Probabilities of one class that a network predicts somewhere, on the network's grid.
 
     Attributes:
         soft_dice: Dice that would be expected if every probability were right.
@@ -95,7 +95,7 @@ class NetworkFeatures(Part):
 
     Attributes:
         image: The image.
-        probabilities: For every class; None where it is not predicted. For several models, the means over them.
+        probabilities: Features of every class; None where it is not predicted. Of several models, the means.
     """
 
     image: ImageFeatures
@@ -107,7 +107,7 @@ class CaseFeatures(Part):
 
     Attributes:
         network: Measured from image and logits.
-        shapes: For every class, from the finished label map; None where it is empty.
+        shapes: Shape of every class in the finished label map; None where it is empty.
     """
 
     network: NetworkFeatures

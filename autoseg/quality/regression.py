@@ -24,6 +24,7 @@ HUBER_DEVIATIONS: Final = 1.345  # the usual constant: 95 % efficient for normal
 REWEIGHTINGS: Final = 5
 FROM_MAD: Final = 1.4826  # the standard deviation of a normal distribution whose median absolute deviation is 1
 SMALLEST_SCORE: Final = 0.005
+"""Scores are clipped to this distance from 0 and 1; an interval that reaches it holds 0 or 1."""
 SMALLEST: Final = 1e-6
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -77,10 +78,15 @@ class Regression(Part):
         logit = self.intercept + sum(
             weight * min(max((value - centre) / scale, -LARGEST), LARGEST) for value, centre, scale, weight in parts
         )
-        return Estimate(value=_to_score(logit), low=_to_score(logit + self.low), high=_to_score(logit + self.high))
+        low, high = _to_score(logit + self.low), _to_score(logit + self.high)
+        return Estimate(
+            value=_to_score(logit),
+            low=0.0 if low <= SMALLEST_SCORE else low,
+            high=1.0 if high >= 1 - SMALLEST_SCORE else high,
+        )
 
 
-LARGEST: Final = 6.0
+LARGEST: Final = 4.0
 """Standard deviations beyond which a feature counts no further: nothing is known of what lies there."""
 
 

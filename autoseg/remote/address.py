@@ -31,6 +31,10 @@ OBJECT_STORES: Final = frozenset(["s3", "s3a", "gs", "gcs", "az", "abfs", "abfss
 """Protocols of stores that show an object when it is complete, and list all objects below a name at once."""
 
 
+CONNECTED_PROTOCOLS: Final = frozenset(["ssh", "sftp"])
+"""Protocols with one connection, which passes on one transfer at a time and must be opened anew when it breaks."""
+
+
 def find_url(path: Path) -> str | None:
     """Finds the URL that an argument of the command line names; None for a local path.
 

@@ -3,22 +3,26 @@
 import importlib.util
 import os
 import secrets
-from collections.abc import Mapping
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext, suppress
 from datetime import datetime
 from pathlib import Path, PurePosixPath
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from autoseg.document import Part
 from autoseg.errors import RemoteError
 from autoseg.files.temporary_files import name_temporary
-from autoseg.remote.address import EXTRAS, OBJECT_STORES, check_url, find_protocol
+from autoseg.remote.address import CONNECTED_PROTOCOLS, EXTRAS, OBJECT_STORES, check_url, find_protocol
 from autoseg.remote.retrying import TruncatedTransferError, retry
 from autoseg.run_folder import make_folder
+
+Result = TypeVar("Result")
 
 TIME_KEYS: Final = ("LastModified", "last_modified", "mtime", "updated", "created")
 TAG_KEYS: Final = ("ETag", "etag", "generation", "md5Hash", "content_md5")
 NS_PER_SECOND: Final = 10**9
+LONGEST_SILENCE_SECONDS: Final = 120.0
 UNFINISHED: Final = ".autoseg-unfinished-"
 
 
@@ -45,16 +49,31 @@ class Store:
     """The files below a URL, by names relative to it."""
 
     def __init__(self, url: str) -> None:
-        """Opens the file system of the URL.
+        """Checks the URL; its server is not asked yet.
 
         Raises:
             RemoteError: The protocol is unknown, its package is missing, or the URL holds a secret.
         """
         check_url(url)
         self.url = url
-        self._files = _open_file_system(url)
-        self._root = str(self._files._strip_protocol(url)).rstrip("/")
+        self._root = str(_find_file_system(url)._strip_protocol(url)).rstrip("/")
         self._is_object_store = find_protocol(url) in OBJECT_STORES
+        self._has_connection = find_protocol(url) in CONNECTED_PROTOCOLS
+        self._turn = threading.RLock() if self._has_connection else nullcontext()
+        self._opened: Any = None
+
+    @property
+    def _files(self) -> Any:
+        """The file system of fsspec, which may connect to its server when it is opened."""
+        import fsspec
+
+        if self._opened is None:
+            options = {"skip_instance_cache": True} if self._has_connection else {}
+            files, _ = fsspec.core.url_to_fs(self.url, **options)
+            if self._has_connection and hasattr(files, "ftp"):  # otherwise a server that is silent is waited for
+                files.ftp.get_channel().settimeout(LONGEST_SILENCE_SECONDS)
+            self._opened = files
+        return self._opened
 
     def describe(self, name: str) -> str:
         """Returns the URL of a file."""
@@ -67,7 +86,7 @@ class Store:
             RemoteError: The place cannot be reached.
         """
         try:
-            found = retry(lambda: self._ask(self._root), what=f"read {self.url}")
+            found = self._try(lambda: self._ask(self._root), what=f"read {self.url}")
         except FileNotFoundError:
             return False
         return str(found["type"]) == "file"
@@ -79,7 +98,7 @@ class Store:
             RemoteError: They cannot be listed.
         """
         try:
-            found = retry(self._list_all, what=f"list {self.url}")
+            found = self._try(self._list_all, what=f"list {self.url}")
         except FileNotFoundError:
             return {}
         names = {path: path.removeprefix(self._root).lstrip("/") for path in found}
@@ -92,7 +111,7 @@ class Store:
             RemoteError: The place cannot be reached.
         """
         try:
-            return _read_version(retry(lambda: self._ask(self._place(name)), what=f"read {self.describe(name)}"))
+            return _read_version(self._try(lambda: self._ask(self._place(name)), what=f"read {self.describe(name)}"))
         except FileNotFoundError:
             return None
 
@@ -119,7 +138,7 @@ class Store:
 
         make_folder(target.parent)
         try:
-            version = retry(transfer, what=f"read {self.describe(name)}")
+            version = self._try(transfer, what=f"read {self.describe(name)}")
             os.utime(temporary, ns=(version.modified_ns, version.modified_ns))
             temporary.replace(target)
         finally:
@@ -146,7 +165,7 @@ class Store:
             return version
 
         try:
-            return retry(transfer, what=f"write {self.describe(name)}")
+            return self._try(transfer, what=f"write {self.describe(name)}")
         except FileNotFoundError as error:
             if not source.exists():
                 raise
@@ -160,7 +179,21 @@ class Store:
             RemoteError: It cannot be removed.
         """
         with suppress(FileNotFoundError):
-            retry(lambda: self._files.rm_file(self._place(name)), what=f"remove {self.describe(name)}")
+            self._try(lambda: self._files.rm_file(self._place(name)), what=f"remove {self.describe(name)}")
+
+    def _try(self, action: Callable[[], Result], *, what: str) -> Result:
+        """Calls a function that uses the file system until it succeeds, a limited number of times."""
+
+        def act() -> Result:
+            try:
+                return action()
+            except Exception:
+                if self._has_connection:
+                    self._opened = None  # the next try connects again
+                raise
+
+        with self._turn:
+            return retry(act, what=what)
 
     def _check_version(self, name: str, found: RemoteVersion, expected: RemoteVersion | None) -> None:
         """Compares times by the second, as headers of HTTP tell no more than that."""
@@ -209,7 +242,7 @@ class Store:
             raise
 
 
-def _open_file_system(url: str) -> Any:
+def _find_file_system(url: str) -> Any:
     import fsspec
 
     protocol = find_protocol(url)
@@ -218,11 +251,10 @@ def _open_file_system(url: str) -> Any:
         msg = f"{url} needs the package {package}, which is not installed; run: pip install 'autoseg[{extra}]'"
         raise RemoteError(msg)
     try:
-        files, _ = fsspec.core.url_to_fs(url)
+        return fsspec.get_filesystem_class(protocol)
     except (ImportError, ValueError) as error:
         msg = f"{url} cannot be opened: {error}; protocols with an extra of autoseg: {', '.join(EXTRAS)}"
         raise RemoteError(msg) from error
-    return files
 
 
 def _compare_sizes(found: int, expected: int) -> None:

@@ -1,4 +1,4 @@
-"""How much of a CUDA device is used, and whether several processes may compute on it side by side."""
+"""Measures the use of a CUDA device, and finds out whether several processes may compute on it side by side."""
 
 import os
 import shutil

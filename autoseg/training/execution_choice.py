@@ -6,6 +6,8 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from statistics import median
 from typing import Any, Final, Literal
 
@@ -23,6 +25,7 @@ from autoseg.runtime.measurement_cache import (
     write_measurement,
 )
 from autoseg.runtime.precision import DtypeName
+from autoseg.training.compiling_beside import CompilingBeside
 from autoseg.training.data.batch import Batch
 from autoseg.training.data.randomness import BatchKey
 from autoseg.training.execution import TrainingExecution, find_execution
@@ -44,6 +47,8 @@ LOSS_TOLERANCE: Final = 0.02
 CPU); a wrong kernel changes a loss by its size."""
 COURSE_TOLERANCE: Final = 0.1
 """The same of the losses after steps on both batches (guess): weights that are rounded differently part slowly."""
+SMALLEST_GAIN: Final = 0.02
+"""Fraction of a step that a variant must save (guess): timings of the same step differ by about as much."""
 VARIANTS_PAY_SECONDS: Final = 120.0
 """Training time from which further executions are tried (guess): each trial takes a second or two."""
 COMPILED_STEPS: Final = "compiled_steps"
@@ -104,6 +109,7 @@ def decide_execution(
     plan: ConfigurationPlan,
     schedule: Schedule,
     options: TrainingOptions,
+    beside: CompilingBeside | None = None,
 ) -> TrainingExecution:
     """Measures the fastest execution on a GPU, unless measuring would interfere (announced); else the default."""
     usual = find_execution(plan.dimensions, options.device, options.dtype)
@@ -125,11 +131,15 @@ def decide_execution(
         compiler=COMPILER,
         pays_from_seconds=COMPILING_PAYS_SECONDS if before is None else COMPILING_AGAIN_PAYS_SECONDS,
         variants=list_variants(plan, options),
+        remember=partial(_remember_compiled, stored),
+        # Code that is in the cache is compiled within seconds.
+        beside=beside if before is None else None,
     )
-    if execution.compiler is not None:
-        taken = CompiledStep(execution=execution.describe())
-        write_measurement(stored, taken, what="whether compiled code is there")
     return execution
+
+
+def _remember_compiled(path: Path, execution: TrainingExecution) -> None:
+    write_measurement(path, CompiledStep(execution=execution.describe()), what="whether compiled code is there")
 
 
 def list_variants(plan: ConfigurationPlan, options: TrainingOptions) -> list[Mapping[str, Any]]:
@@ -166,6 +176,8 @@ def choose_execution(
     compiler: str = COMPILER,
     pays_from_seconds: float | None = None,
     variants: Sequence[Mapping[str, Any]] = (),
+    remember: Callable[[TrainingExecution], None] = lambda execution: None,
+    beside: CompilingBeside | None = None,
 ) -> TrainingExecution:
     """Trains a few steps in every way, and takes the fastest.
 
@@ -181,6 +193,8 @@ def choose_execution(
         compiler: Backend of torch.compile.
         pays_from_seconds: Training time from which compiling pays; None: that of a network that never was compiled.
         variants: Changes of the execution that are tried one after the other, each on the fastest one before it.
+        remember: Called with a compiled execution that is taken.
+        beside: Compiles beside the training, where memory allows it; None: compiling comes first.
     """
     pays_from_seconds = COMPILING_PAYS_SECONDS if pays_from_seconds is None else pays_from_seconds
     formats = (CHANNELS_LAST[batch.label_map.ndim - 1], torch.contiguous_format)
@@ -195,17 +209,28 @@ def choose_execution(
     for variant in variants if min(seconds, iterations * best.step_seconds) >= VARIANTS_PAY_SECONDS else ():
         if _fits(variant, best.execution):
             tried, why = _try_each(build, [replace(best.execution, **variant)], batch, reference=trials[0])
-            trials, reasons = [*trials, *tried], [*reasons, *why]
+            faster = [trial for trial in tried if trial.step_seconds <= (1 - SMALLEST_GAIN) * best.step_seconds]
+            slower = [f"{trial.describe()} is not worth it" for trial in tried if trial not in faster]
+            trials, reasons = [*trials, *faster], [*reasons, *why, *slower]
             best = min(trials, key=lambda trial: trial.step_seconds)
     if min(seconds, iterations * best.step_seconds) < pays_from_seconds:
         reasons += [f"not compiled, which pays from {pays_from_seconds / 60:.0f} minutes of training on"]
     else:
-        announce("compiling the network, to see whether it is faster then (takes a minute or two)")
         # The compiler fuses normalization and activation by itself.
         plain = replace(best.execution, compiler=compiler, is_norm_fused=False)
-        compiled, reason = _try_compiled(build, plain, batch, reference=trials[0])
-        trials, reasons = [*trials, *compiled], [*reasons, reason]
+        compare = partial(
+            _compare_compiled, build, plain, batch, best=best, reference=trials[0], announce=announce, remember=remember
+        )
+        if beside is not None and beside.has_room():
+            beside.start(plain, compare)
+            reasons += ["it is compiled beside the first epochs, and compared then"]
+        else:
+            announce("compiling the network, to see whether it is faster then (takes a minute or two)")
+            compiled, reason = _try_compiled(build, plain, batch, reference=trials[0])
+            trials, reasons = [*trials, *compiled], [*reasons, reason]
     best = min(trials, key=lambda trial: trial.step_seconds)
+    if best.execution.compiler is not None:
+        remember(best.execution)
     measured = ", ".join(trial.describe() for trial in trials)
     announce(f"a step takes: {measured}; {'; '.join(reasons)}; taken: {best.execution.describe()}")
     return best.execution
@@ -227,6 +252,27 @@ def _try_formats(
                 raise
             announce(f"{execution.describe()} is left out, because it failed ({describe_error(error)})")
     return trials
+
+
+def _compare_compiled(
+    build: Callable[[TrainingExecution], Learner],
+    execution: TrainingExecution,
+    batch: Batch,
+    *,
+    best: Trial,
+    reference: Trial,
+    announce: Callable[[str], None],
+    remember: Callable[[TrainingExecution], None],
+) -> TrainingExecution | None:
+    """Compares a compiled network with the fastest execution so far; returns its execution if it is faster."""
+    trials, reason = _try_compiled(build, execution, batch, reference=reference)
+    fastest = min([best, *trials], key=lambda trial: trial.step_seconds)
+    measured = ", ".join(trial.describe() for trial in (best, *trials))
+    announce(f"a step takes: {measured}; {reason}; taken: {fastest.execution.describe()}")
+    if fastest is best:
+        return None
+    remember(fastest.execution)
+    return fastest.execution
 
 
 def _fits(variant: Mapping[str, Any], execution: TrainingExecution) -> bool:

@@ -43,7 +43,7 @@ def time_network(plan: ConfigurationPlan, labels: LabelScheme, *, device: torch.
 
 def _time(plan: ConfigurationPlan, labels: LabelScheme, device: torch.device, dtype: DtypeName) -> StepCost:
     learner = build_learner(plan, labels, device=device, seed=0, dtype=dtype)
-    batch = _draw_batch(plan, labels)
+    batch = draw_random_batch(plan, labels)
     learner.train()
     step = _time_steps(learner, batch)
     peak_bytes = _read_peak(plan, device, dtype)
@@ -60,7 +60,8 @@ def _time(plan: ConfigurationPlan, labels: LabelScheme, device: torch.device, dt
     )
 
 
-def _draw_batch(plan: ConfigurationPlan, labels: LabelScheme) -> Batch:
+def draw_random_batch(plan: ConfigurationPlan, labels: LabelScheme) -> Batch:
+    """Draws a batch of noise on the CPU."""
     generator = torch.Generator().manual_seed(0)
     size, patch = plan.training.batch_size, plan.patch_voxels
     highest = len(labels.foreground_labels) + 1

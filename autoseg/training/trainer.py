@@ -1,7 +1,8 @@
 """Training of one configuration on one fold, from the first epoch or the latest checkpoint to the final one."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from typing import Final
@@ -28,8 +29,11 @@ from autoseg.training.budget.pace import (
 )
 from autoseg.training.calibration import MOST_ITERATIONS, measure_step_times
 from autoseg.training.checkpoint import identify_training
+from autoseg.training.compiling_beside import CompilingBeside
+from autoseg.training.data.batch import Batch
 from autoseg.training.data.batch_making import build_source, keep_augmentation_current, make_batches
-from autoseg.training.data.batches import list_batch_keys, translate_worker_crashes
+from autoseg.training.data.batches import BatchSource, list_batch_keys, translate_worker_crashes
+from autoseg.training.data.device_batches import DeviceBatchSource
 from autoseg.training.data.training_data import TrainingData
 from autoseg.training.execution import TrainingExecution
 from autoseg.training.execution_choice import decide_execution
@@ -76,7 +80,9 @@ def train(
     elif is_new:
         initial = _read_initial_weights(plan, options)
     select_kernels(options.device, deterministic=options.deterministic)
-    with translate_memory_errors(options.device, purpose=WHAT_NEEDS_MEMORY, advice=ADVICE), translate_worker_crashes():
+    beside = CompilingBeside(plan=plan, labels=data.labels, options=options)
+    memory = translate_memory_errors(options.device, purpose=WHAT_NEEDS_MEMORY, advice=ADVICE)
+    with memory, translate_worker_crashes(), closing(beside):
         source = build_source(
             plan,
             data.channels,
@@ -91,7 +97,9 @@ def train(
         training = plan.training.model_copy(update={"epochs": options.length.epochs or plan.training.epochs})
         schedule = start.schedule or build_schedule(training, epochs=_count_epochs(training, options.length))
         build = partial(_build_learner, plan, data.labels, options)
-        execution = decide_execution(build, source.make_batch, plan=plan, schedule=schedule, options=options)
+        execution = decide_execution(
+            build, source.make_batch, plan=plan, schedule=schedule, options=options, beside=beside
+        )
         first: Event = schedule
         expected_epoch_seconds = 0.0
         if options.process_group.is_main_process and (
@@ -119,27 +127,38 @@ def train(
             output=output,
             options=options,
             expected_epoch_seconds=expected_epoch_seconds,
+            find_faster=partial(_find_faster, beside, build),
         )
         loop.restore(start)
-        is_epoch_augmented = partial(_is_augmented_now, loop)
         if is_new and initial is None:
             _announce_outputs(plan, learner, options)
-        keys = list_batch_keys(
-            schedule.iterations_per_epoch,
-            schedule.validation_iterations_per_epoch,
-            first_epoch=start.epochs_done,
-            first_iteration=start.iterations_done,
-            is_augmented=is_epoch_augmented,
-        )
-        batches = keep_augmentation_current(
-            keys,
-            stream=partial(
-                make_batches, source, workers=options.workers, device=options.device, announce=options.announce
-            ),
-            make_batch=source.make_batch,
-            is_augmented=is_epoch_augmented,
-        )
-        yield from loop.run(batches)
+        del learner  # the loop may replace it by a faster one
+        yield from loop.run(_make_batches(loop, source, start, options))
+
+
+def _make_batches(
+    loop: TrainingLoop, source: BatchSource | DeviceBatchSource, start: Start, options: TrainingOptions
+) -> Iterator[Batch]:
+    """Makes the batches of all remaining epochs, augmented as the schedule of the moment says."""
+    is_epoch_augmented = partial(_is_augmented_now, loop)
+    keys = list_batch_keys(
+        loop.state.schedule.iterations_per_epoch,
+        loop.state.schedule.validation_iterations_per_epoch,
+        first_epoch=start.epochs_done,
+        first_iteration=start.iterations_done,
+        is_augmented=is_epoch_augmented,
+    )
+    return keep_augmentation_current(
+        keys,
+        stream=partial(make_batches, source, workers=options.workers, device=options.device, announce=options.announce),
+        make_batch=source.make_batch,
+        is_augmented=is_epoch_augmented,
+    )
+
+
+def _find_faster(beside: CompilingBeside, build: Callable[[TrainingExecution], Learner]) -> Learner | None:
+    execution = beside.take()
+    return None if execution is None else build(execution)
 
 
 def _is_augmented_now(loop: TrainingLoop, epoch: int) -> bool:

@@ -27,6 +27,10 @@ class FaultyFileSystem(MemoryFileSystem):
     faults: ClassVar[deque[Fault | None]] = deque()
     calls: ClassVar[Counter[str]] = Counter()
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._count("open")
+
     @classmethod
     def _strip_protocol(cls, path: str) -> str:
         return super()._strip_protocol(path.replace("faulty://", "memory://"))

@@ -149,14 +149,14 @@ def test_a_training_outlives_its_time_limit_and_its_node_and_ends_as_if_nothing_
 ) -> None:
     record = read_last_record(cascade.fold(LOW_RESOLUTION, "0").training_log)
     assert record is not None
-    # Slurm looks at time limits twice a minute, on fast computers and slow ones.
+    # Slurm looks twice a minute whether the warning is due, on fast computers and slow ones.
     length = {
         "epochs": EPOCHS,
         "iterations": max(3, round(SECONDS_OF_TRAINING / EPOCHS / record.seconds_per_iteration)),
     }
     disturbed = make_run(planned, tmp_path / "disturbed", **length)
     undisturbed = make_run(planned, tmp_path / "undisturbed", **length)
-    submit(disturbed, *FOLD_0, "--slurm", "time_minutes=60", "--slurm", "signal_seconds=60")
+    submit(disturbed, *FOLD_0, "--slurm", "time_minutes=60", "--slurm", "signal_seconds=90")
     submit(undisturbed, *FOLD_0)
     (job,) = read_jobs(find_jobs_folder(disturbed.root))
     wait_until(lambda: is_in_training(disturbed), seconds=SECONDS_TO_WAIT, what="it is trained")

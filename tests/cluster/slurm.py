@@ -20,7 +20,7 @@ GPUS_PER_NODE = 2
 SYSTEM_CONFIGURATION = Path("/etc/slurm/slurm.conf")
 PACKAGES = ("slurm-wlm", "munge")
 DAEMONS = ("munged", "slurmctld", "slurmd")
-SECONDS_TO_INSTALL = 300.0
+SECONDS_TO_INSTALL = 120.0
 SECONDS_TO_START = 60.0
 SECONDS_TO_END = 15.0
 NULL_DEVICE = os.makedev(1, 3)
@@ -155,9 +155,9 @@ class Cluster:
                 subprocess.run(["scontrol", "update", f"JobId={job_id}", "StartTime=now"], timeout=30, check=False)
 
     def end_soon(self, job_id: str) -> None:
-        """Shortens the time limit of a running job to the next full minute but one at the most."""
+        """Shortens the time limit of a running job, so that one or two minutes are left to it."""
         elapsed = run("squeue", "--noheader", f"--jobs={job_id}", "--format=%M").strip()
-        self.limit(job_id, minutes=int(elapsed.split(":")[-2]) + 1)
+        self.limit(job_id, minutes=int(elapsed.split(":")[-2]) + 2)
 
     def limit(self, job_id: str, *, minutes: int) -> None:
         """Sets the time limit of a job."""

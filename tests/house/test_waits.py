@@ -88,6 +88,8 @@ ALLOWED = {
         "DistributedDataParallel": GROUP,
     },
     "autoseg.networks.throughput": {"torch.cuda.synchronize": DEVICE},
+    "autoseg.runtime.device": {"torch.cuda.synchronize": DEVICE},
+    "autoseg.runtime.streams": {"arrived.synchronize": DEVICE, "beside.synchronize": DEVICE},
     "autoseg.training.calibration": {"torch.cuda.synchronize": DEVICE},
     "autoseg.training.data.batches": {
         "DataLoader": "torch looks every few seconds whether its workers live; one whose thread fails exits"
@@ -105,8 +107,8 @@ ALLOWED = {
         "pool.shutdown": OWN_THREAD,
         "waiting.popleft().result": OWN_THREAD,
     },
+    "autoseg.remote.store": {"threading.RLock": "held for one transfer, whose tries are limited"},
     "autoseg.remote.syncing": {"ThreadPoolExecutor": OWN_THREAD, "future.result": OWN_THREAD},
-    "autoseg.training.monitoring.late_losses": {"copied.synchronize": DEVICE},
     "autoseg.volume_io.formats.pictures": {"threading.Lock": OWN_LOCK},
     "autoseg.volume_io.formats.reader_process": {
         "threading.Lock": "held for one answer of the child, within its time",

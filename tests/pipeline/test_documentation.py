@@ -146,6 +146,20 @@ def test_the_page_about_clusters_runs(place: Path, monkeypatch: pytest.MonkeyPat
     assert {"#SBATCH --nodes=2", "#SBATCH --gres=gpu:4", "#SBATCH --account=radiology"} <= set(several.splitlines())
 
 
+def test_the_page_about_quality_runs(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (block,) = list_blocks("docs/how-to/quality.md", "sh")
+    commands = [shlex.split(line) for line in block.splitlines()]
+    assert [command[1] for command in commands] == ["select", "predict", "report"]
+    for command in commands:
+        assert command[0] == "autoseg"
+        done = run_autoseg(*command[1:], cwd=place)
+        assert done.code == 0, done.err
+    assert len(list((place / "predictions" / "uncertainty").glob("case_*.nii.gz"))) == 2
+    (snippet,) = list_blocks("docs/how-to/quality.md", "python")
+    exec(compile(snippet, "docs/how-to/quality.md", "exec"), {})
+    assert "held-out cases are too few to calibrate it" in capsys.readouterr().out
+
+
 def test_the_demonstration_takes_the_commands_of_the_page() -> None:
     page = (ROOT / "docs" / "how-to" / "first-hour.md").read_text(encoding="utf-8")
     targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)

@@ -47,7 +47,7 @@ def two_models(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture(scope="module")
 def selected(two_models: Path) -> tuple[Path, str]:
-    done = run_autoseg("select", two_models, "--device", "cpu")
+    done = run_autoseg("select", two_models, "--no-variants", "--device", "cpu")
     assert done.code == 0, done.out + done.err
     return two_models, done.out
 
@@ -104,7 +104,7 @@ def test_select_continues_and_predicts_anew_what_other_weights_made(selected: tu
     record["sources"][0]["weights_sha256"] = "of another training"
     (folder / "case5.source.json").write_text(json.dumps(record))
     before = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.nii.gz")}
-    done = run_autoseg("select", run, "--device", "cpu")
+    done = run_autoseg("select", run, "--no-variants", "--device", "cpu")
     assert done.code == 0, done.err
     assert "2 held-out cases to predict once more with each of 2d, 3d_fullres, 4 are there from earlier" in done.out
     after = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.nii.gz")}

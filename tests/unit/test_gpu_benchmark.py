@@ -5,11 +5,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from builders.threads import use_one_thread
 
 sys.path.append(str(Path(__file__).parents[2]))
 
+from autoseg.training.execution import TrainingExecution
 from benchmarks import gpu
+from benchmarks.gpu_prediction import PredictionTime
 
 _one_thread = pytest.fixture(autouse=True)(use_one_thread)
 
@@ -43,6 +46,11 @@ def test_nnu_net_does_the_same_beside_it_where_it_is_installed(capsys, monkeypat
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "nnUNetv2_train").touch()
     monkeypatch.setattr(gpu, "run_python", answer)
+    monkeypatch.setattr(
+        gpu, "choose_execution", lambda *_, **options: TrainingExecution(memory_format=torch.channels_last)
+    )
+    monkeypatch.setattr(gpu, "_time", lambda settings, work: 1.0)
+    monkeypatch.setattr(gpu, "time_prediction", lambda *_, **options: PredictionTime(seconds=1.0, network_seconds=0.9))
     run("step-resenc", "prediction", peer=tmp_path)
     printed = capsys.readouterr().out
     assert "| step resenc | nnU-Net, not compiled | 500.00 ms | 2.0 it/s" in printed

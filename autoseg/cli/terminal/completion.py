@@ -87,6 +87,7 @@ LAYOUTS = (
     "covid19-ct",
     "acdc",
     "isles2018",
+    "sts-3d",
     "kvasir",
     "cvc-clinicdb",
     "cvc-colondb",

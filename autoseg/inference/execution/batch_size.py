@@ -44,7 +44,6 @@ class InferenceConditions(Part):
     """Everything that the inference speed of a network depends on.
 
     Attributes:
-        processor: Name of the CPU or GPU.
         threads: Number of threads; 0 on a GPU.
     """
 

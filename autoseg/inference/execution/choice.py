@@ -27,7 +27,6 @@ from autoseg.inference.execution.batch_size import (
     find_inference_conditions,
     time_pass,
 )
-from autoseg.inference.execution.captured_network import PASSES_BEFORE, CapturedNetwork, capture_networks
 from autoseg.inference.execution.compiled_network import compile_networks, find_compiler
 from autoseg.inference.execution.openvino_network import convert_network, find_openvino_version
 from autoseg.inference.execution.preparation import Execution, ExecutionChoice, prepare_network
@@ -37,6 +36,7 @@ from autoseg.networks.blocks import has_fused_normalization
 from autoseg.networks.fusion import fuse_modules
 from autoseg.networks.network import SegmentationNetwork
 from autoseg.plan.document import ConfigurationPlan
+from autoseg.runtime.captured_network import PASSES_BEFORE, CapturedNetwork, capture_networks
 from autoseg.runtime.cuda_graphs import CudaGraphs, GraphBackend
 from autoseg.runtime.device import benchmark_kernels, wait_for_device
 from autoseg.runtime.measurement_cache import find_measurement_cache

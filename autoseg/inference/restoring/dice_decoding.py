@@ -54,11 +54,14 @@ class DiceRule:
         Labels: the class that gains most of those whose threshold is exceeded, else background. Regions: each whose
         threshold is exceeded, in the order of declaration.
         """
-        thresholds = torch.from_numpy(self.thresholds).to(probabilities)
+        thresholds, weights = (
+            torch.from_numpy(values.astype(np.float32)).to(probabilities.device)
+            for values in (self.thresholds, self.weights)
+        )
         if labels.has_regions:
             inside = (probabilities > thresholds).unbind(-1)
             return compose_regions(inside, labels)
-        gains = (probabilities - thresholds) * torch.from_numpy(self.weights).to(probabilities)
+        gains = (probabilities - thresholds) * weights
         gains[..., BACKGROUND] = 0
         return compute_argmax(gains)
 
@@ -76,7 +79,7 @@ def find_dice_rule(parts: Iterable[Float32[Tensor, "*space class"]], labels: Lab
     for part in parts:
         flat = part.reshape(-1, classes)
         counts += _count_bins(flat)
-        expected_voxels += flat.sum(dim=0, dtype=torch.float64).cpu().numpy()
+        expected_voxels += flat.sum(dim=0).cpu().numpy()  # of a strip; not every device knows float64
         is_found |= _find_classes(flat, labels)
     if not labels.has_regions:
         is_found[BACKGROUND] = False

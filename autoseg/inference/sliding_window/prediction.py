@@ -20,7 +20,6 @@ from torch.nn import functional
 
 from autoseg.errors import PredictionError
 from autoseg.geometry import Border, find_border_sources
-from autoseg.inference.execution.captured_network import release_captured
 from autoseg.inference.sliding_window.mirroring import (
     ChannelExchange,
     list_mirrored_axes,
@@ -29,6 +28,7 @@ from autoseg.inference.sliding_window.mirroring import (
 )
 from autoseg.inference.sliding_window.windows import Window, WindowPlan, compute_blending_weights, compute_window_plan
 from autoseg.plan.document import ConfigurationPlan
+from autoseg.runtime.captured_network import release_captured
 from autoseg.runtime.cpu_threads import adaptive_cpu_threads
 from autoseg.runtime.device import is_out_of_memory, measure_free_memory, translate_memory_errors
 from autoseg.runtime.streams import copy_to_device, start_copy_to_cpu

@@ -4,16 +4,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, Literal
 
+import numpy as np
+from jaxtyping import Float32
+from torch import Tensor
+
 from autoseg.document import Document, read_document, write_document
 from autoseg.errors import DocumentError
 from autoseg.networks.weights import hash_weights
 from autoseg.plan.document import Plan
+from autoseg.preprocessing.case import CaseGeometry
 from autoseg.quality.features import NetworkFeatures
 from autoseg.quality.images import measure_image
 from autoseg.quality.probabilities import measure_probabilities
 from autoseg.run_folder import RunFolder
 from autoseg.stages.stored_maps import PredictionSource, read_source
-from autoseg.workflows.cases.loop import CaseOutput
 
 ENDING: Final = ".features.json"
 
@@ -33,13 +37,16 @@ class StoredFeatures(Document):
     features: NetworkFeatures
 
 
-def measure_output(output: CaseOutput) -> NetworkFeatures:
-    """Measures a prediction while its logits are there."""
-    plan = output.model.plan
-    image = output.image[: len(plan.channels)]
+def measure_network_features(
+    image: Float32[np.ndarray, "channel z y x"],
+    logits: Float32[Tensor, "class z y x"],
+    geometry: CaseGeometry,
+    plan: Plan,
+) -> NetworkFeatures:
+    """Measures a prediction while its logits are there; channels of the image from a previous stage do not count."""
+    own = image[: len(plan.channels)]
     return NetworkFeatures(
-        image=measure_image(image, output.geometry),
-        probabilities=measure_probabilities(output.logits, image, plan.labels),
+        image=measure_image(own, geometry), probabilities=measure_probabilities(logits, own, plan.labels)
     )
 
 

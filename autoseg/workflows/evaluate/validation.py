@@ -29,7 +29,12 @@ from autoseg.workflows.cases.loop import (
     complete_cases,
     predict_preprocessed_cases,
 )
-from autoseg.workflows.cases.network_features import StoredFeatures, find_sources, measure_output, write_features
+from autoseg.workflows.cases.network_features import (
+    StoredFeatures,
+    find_sources,
+    measure_network_features,
+    write_features,
+)
 from autoseg.workflows.cases.references import find_reference
 from autoseg.workflows.evaluate.evaluation import EvaluationJob, evaluate_jobs
 from autoseg.workflows.folds.status import ValidationChoice
@@ -174,7 +179,11 @@ def _predict_cases(
     def restore(case: str, predicted: Sequence[CaseOutput]) -> tuple[np.ndarray, Grid, NetworkFeatures]:
         (output,) = predicted
         label_map = model.restore_label_map(output.logits, output.geometry)
-        return label_map, output.geometry.grid, measure_output(output)
+        return (
+            label_map,
+            output.geometry.grid,
+            measure_network_features(output.image, output.logits, output.geometry, model.plan),
+        )
 
     def write(case: str, restored: tuple[np.ndarray, Grid, NetworkFeatures]) -> None:
         label_map, grid, features = restored

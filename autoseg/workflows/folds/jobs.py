@@ -26,6 +26,11 @@ def read_watched_status(run: RunFolder) -> tuple[tuple[FoldStatus, ...], tuple[s
     return tuple(_add_state(status, states) for status in statuses), notes
 
 
+def has_jobs(run: RunFolder) -> bool:
+    """Whether jobs were ever submitted for a run."""
+    return find_jobs_folder(run.root).is_dir()
+
+
 def cancel_run_jobs(
     run_root: Path, *, configurations: Sequence[str] = (), folds: Sequence[str] = ()
 ) -> tuple[str, ...]:

@@ -42,7 +42,7 @@ class Way:
         model: The models with the folds that predict.
         dice: Mean Dice on held-out cases; None if it was not measured.
         seconds: Forecast of the networks' mean time for an image; 0 without one.
-        given_up: What is left out to fit into a budget, in words.
+        given_up: Parts that are left out to fit into a budget, in words.
     """
 
     model: Ensemble
@@ -95,7 +95,7 @@ def fit_budget(
         usual: Prediction without a budget; nothing that takes longer is considered.
         found: The images, of which headers are read.
         budget_seconds: Seconds for an image on average.
-        measured: What `autoseg select` measured of these models; None for nothing.
+        measured: The ways that `autoseg select` measured of these models; None if there are none.
         kept: Names of the options that the user chose, and that are not given up: "mirroring", "step_fraction".
         progress: Receives all ways with their figures, and the choice.
     """

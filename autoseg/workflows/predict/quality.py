@@ -53,8 +53,8 @@ class QualityEstimator:
     Attributes:
         plan: Plan of the model.
         calibration: Calibration of the model that predicts; None if it has none.
-        distribution: What training cases look like; None if nothing is known of them.
-        because: What the estimates are based on, or why there are none.
+        distribution: Typical features of the training cases; None if nothing is known of them.
+        because: Sentence about the basis of the estimates, or the reason for their lack.
     """
 
     plan: Plan

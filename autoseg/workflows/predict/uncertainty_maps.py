@@ -25,7 +25,7 @@ class UncertaintyRecorder:
     """Models that predict, and whose folds, mirrored views and windows are compared.
 
     Attributes:
-        models: For every member, the model with one more channel.
+        models: The models, each with one more channel.
         out: Folder of the label maps.
     """
 

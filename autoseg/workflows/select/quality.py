@@ -33,7 +33,7 @@ from autoseg.workflows.cases.loop import CaseOutput, complete_cases, predict_pre
 from autoseg.workflows.cases.network_features import (
     StoredFeatures,
     find_sources,
-    measure_output,
+    measure_network_features,
     read_features,
     write_features,
 )
@@ -203,7 +203,8 @@ def _predict_waiting(
     """Cases of the same fold follow one another, so that each network is loaded once."""
 
     def measure(case: str, outputs: Sequence[CaseOutput]) -> NetworkFeatures:
-        return measure_output(outputs[0])
+        (output,) = outputs
+        return measure_network_features(output.image, output.logits, output.geometry, output.model.plan)
 
     def write(case: str, features: NetworkFeatures) -> None:
         sources = tuple(find_sources(run, member.plan, member.configuration, member.holders[case], case=case))

@@ -39,6 +39,7 @@ from autoseg.workflows.select.postprocessing import measure_effects
 from autoseg.workflows.select.prediction_choice import PredictionChoice, Variant
 from autoseg.workflows.select.stored_predictions import find_label_map, is_current, write_prediction
 
+VARIANTS_FOLDER: Final = "variants"
 LOG_NAME: Final = "variant_predictions.log"
 LARGER_STEPS: Final = (0.75, 1.0)
 SMALLEST_MIRRORING_GAIN: Final = 0.001
@@ -77,9 +78,8 @@ class VariantJob:
         """Returns the folder of the predictions with some options."""
         pruned = "" if self.pruned_depth is None else f"_depth_{self.pruned_depth}"
         views = "mirroring" if options.mirroring else "no_mirroring"
-        return self.run.variants(
-            f"{'+'.join(self.configurations)}{pruned}", f"{views}_step_{options.step_fraction:g}_{options.decoding}"
-        )
+        selected = self.run.root / VARIANTS_FOLDER / f"{'+'.join(self.configurations)}{pruned}"
+        return selected / f"{views}_step_{options.step_fraction:g}_{options.decoding}"
 
     def list_jobs(self, options: PredictionOptions) -> tuple[EvaluationJob, ...]:
         """Lists the predictions with some options, and their references."""

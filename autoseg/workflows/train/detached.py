@@ -16,6 +16,7 @@ from autoseg.network_cost import (
     count_voxel_bytes,
     estimate_host_training_bytes,
 )
+from autoseg.places.local import ThisComputer
 from autoseg.places.place import Place, Resources, Task
 from autoseg.plan.document import Plan
 from autoseg.preprocessing.pipeline import compute_preprocessed_shape
@@ -148,9 +149,13 @@ def check_place(request: TrainingRequest, place: Place | None, devices: str | No
     """Checks that the options fit the place.
 
     Raises:
-        OptionError: Devices are named for another computer, or several computers for this one.
+        OptionError: The place is for single cases, devices are named for another computer, or several computers for
+            this one.
     """
     is_detached = place is not None and place.is_detached
+    if not (place is None or is_detached or isinstance(place, ThisComputer)):
+        msg = "--on: that place works on single cases; train the folds here, or as jobs with --on slurm"
+        raise OptionError(msg)
     if is_detached and devices is not None:
         msg = f"--devices {devices} are of this computer; leave it out with --on (GPUs of a task: --slurm gres=gpu:2)"
         raise OptionError(msg)

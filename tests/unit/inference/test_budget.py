@@ -188,16 +188,16 @@ def test_the_time_of_a_patch_is_measured_once_and_multiplied(
     model = load_model(run, configuration=FULL, device="cpu", precision="float32")
     batch_size = model.inference_batch_size
     found = find_pass_time(model)
-    assert found.single_seconds == 2.0
-    assert found.seconds_per_patch == (2.0 if batch_size == 1 else 5.0 / batch_size)
+    assert found.single_seconds == 3.0
+    assert found.seconds_per_patch == (3.0 if batch_size == 1 else 9.0 / batch_size)
     times = iter(())
     assert find_pass_time(model) == found
     (path,) = (tmp_path / "autoseg" / "pass_times").iterdir()
     assert read_document(path, PassTime) == found
     grid = Grid(shape_voxels=(16, 8, 8), spacing_mm=(1.0, 1.0, 1.0))
-    expected = max(3 * 8 * found.seconds_per_patch, 2.0)
+    expected = max(3 * 8 * found.seconds_per_patch, 3.0)
     assert forecast_fold_seconds(model, [grid], DEFAULT_OPTIONS) == pytest.approx(expected)
-    assert forecast_fold_seconds(model, [grid], PLAIN) == pytest.approx(max(3 * found.seconds_per_patch, 2.0))
+    assert forecast_fold_seconds(model, [grid], PLAIN) == pytest.approx(max(3 * found.seconds_per_patch, 3.0))
 
 
 @pytest.mark.usefixtures("_steady_speed")

@@ -49,10 +49,10 @@ def images(tmp_path):
     return tmp_path / "images"
 
 
-def predict(run, images, **choices):
+def predict(run, images, *, load=load_ensemble, **choices):
     out = run.parent / "out"
     request = PredictionRequest(options=OPTIONS, device="cpu", **choices)
-    return out, predict_images(run, images, out, request=request, progress=SilentProgress())
+    return out, predict_images(run, images, out, request=request, progress=SilentProgress(), load=load)
 
 
 def test_a_model_whose_regions_hide_each_other_predicts_with_a_warning(tmp_path, images):
@@ -200,15 +200,14 @@ def test_the_precision_is_recorded_and_another_one_needs_permission(run, images)
         predict(run, images, precision="float32")
 
 
-def test_the_model_is_told_how_many_images_wait_and_what_runs_it_is_recorded(run, images, monkeypatch):
+def test_the_model_is_told_how_many_images_wait_and_what_runs_it_is_recorded(run, images):
     told = []
 
     def load(*arguments, **choices):
         told.append((choices["execution"], choices["workload"]))
         return load_ensemble(*arguments, **choices)
 
-    monkeypatch.setattr(prediction, "load_ensemble", load)
-    out, _ = predict(run, images)
+    out, _ = predict(run, images, load=load)
     assert told == [("auto", Workload(images=4, options=OPTIONS))]
     assert read_document(out / "prediction.json", PredictionRecord).execution == ("eager",)
 

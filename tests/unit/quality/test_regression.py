@@ -38,7 +38,16 @@ def test_an_estimate_follows_the_features_and_stays_between_0_and_1() -> None:
     found = [fitted.estimate(row.tolist()) for row in features]
     assert np.abs([one.value for one in found] - scores).mean() < 0.01
     extreme = fitted.estimate([1e9, 0.0, 0.0])
-    assert 0 < extreme.low <= extreme.value <= extreme.high < 1
+    assert 0 <= extreme.low <= extreme.value <= extreme.high <= 1
+
+
+def test_an_interval_may_hold_scores_of_0_and_1() -> None:
+    random = np.random.default_rng(0)
+    scores = np.where(random.random(100) < 0.5, 1.0, random.uniform(0.9, 1.0, 100))
+    features = random.normal(size=(100, 2))
+    quality = judge_fit(features, scores, np.arange(100) % 5)
+    assert quality.coverage >= 0.85
+    assert fit_regression(features, scores, np.arange(100) % 5).estimate([0.0, 0.0]).high == 1.0
 
 
 def test_a_case_is_judged_by_the_cases_of_other_blocks_alone() -> None:

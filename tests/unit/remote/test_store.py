@@ -64,6 +64,19 @@ def test_what_another_try_does_not_change_is_not_tried_again(store: Store, place
     assert place.calls["get"] == 1
 
 
+def test_a_protocol_with_one_connection_connects_again_after_a_failure(
+    store: Store, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("autoseg.remote.store.CONNECTED_PROTOCOLS", {"faulty"})
+    store, begin = Store("faulty://bucket/run"), place.calls["open"]
+    store.download("weights", tmp_path / "a")
+    store.download("weights", tmp_path / "b")
+    assert place.calls["open"] == begin + 1
+    place.faults += ["cut"]
+    store.download("weights", tmp_path / "c")
+    assert place.calls["open"] == begin + 2
+
+
 def test_a_full_disk_is_not_blamed_on_the_place() -> None:
     def fail() -> None:
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -11,9 +11,11 @@ from pathlib import Path
 import torch
 from torch._dynamo import register_backend
 
-from autoseg.document import parse_part
+from autoseg.document import parse_part, write_document
 from autoseg.labels import LabelScheme
 from autoseg.plan import ConfigurationPlan
+from autoseg.training.compiling_beside import CompilingTask
+from autoseg.training.compiling_beside import main as compile_beside
 from autoseg.training.data.batch import Batch
 from autoseg.training.execution import TrainingExecution
 from autoseg.training.execution_choice import choose_execution
@@ -60,6 +62,17 @@ def main(path: Path) -> None:
         taken = choose_execution(build, batch, iterations=10**9, announce=told.append, compiler=compiler)
         loss = run_training_step(build(taken), batch)
         choices[compiler] = {"told": told, "is_compiled": taken.compiler is not None, "loss": loss}
+    task = CompilingTask(
+        plan=plan,
+        labels=labels,
+        device="cpu",
+        dtype="float32",
+        compiler=COMPILER,
+        is_channels_last=True,
+        first_convolution="padded",
+    )
+    write_document(path.with_name("task.json"), task)
+    compile_beside(path.with_name("task.json"))
     print(json.dumps({"losses": losses, "choices": choices}))  # noqa: T201 (for the test that started it)
 
 

@@ -13,10 +13,12 @@ import torch
 from builders.clocks import Clock
 from builders.graphs import TapeGraphs
 
+from autoseg.document import read_document
 from autoseg.networks.first_convolution import FORMS
 from autoseg.runtime.distributed import ProcessGroup
-from autoseg.training import execution_choice
+from autoseg.training import compiling_beside, execution_choice
 from autoseg.training.budget.pace import Budget
+from autoseg.training.compiling_beside import CompilingBeside, CompilingTask
 from autoseg.training.data.batch import Batch
 from autoseg.training.execution import CACHE_VARIABLE, TrainingExecution, find_execution, prepare_compiler
 from autoseg.training.execution_choice import choose_execution, decide_execution, list_variants
@@ -174,7 +176,6 @@ def learners(build):
 @pytest.mark.parametrize(
     ("channels_last", "faster", "chosen"),
     [
-        (1.0, {"padded"}, "channels last, first convolution padded"),
         (1.0, {"product", "float16"}, "channels last, first convolution product, float16"),
         (1.0, set(), "channels last"),
         (3.0, {"padded"}, "channels first"),  # there the convolution of the image is as all others
@@ -193,8 +194,15 @@ def test_variants_of_the_fastest_execution_are_tried_in_turn(learners, monkeypat
     monkeypatch.setattr(execution_choice, "run_training_step", run)
     taken = choose_execution(learners.make, make_batch(), iterations=200, announce=told.append, variants=VARIANTS)
     assert taken.describe() == chosen
-    brief = choose_execution(learners.make, make_batch(), iterations=20, announce=told.append, variants=VARIANTS)
-    assert (brief.first_convolution, brief.dtype) == (None, None)
+    if channels_last < 2 and not faster:
+        assert "first convolution padded 1 s is not worth it" in told[-1]
+
+
+def test_a_training_of_a_minute_tries_no_variant(learners, monkeypatch):
+    monkeypatch.setattr(execution_choice, "time", Clock(seconds_per_look=1.0))
+    monkeypatch.setattr(execution_choice, "run_training_step", lambda learner, batch: 1.0)
+    choose_execution(learners.make, make_batch(), iterations=60, announce=print, variants=VARIANTS)
+    assert not any(execution.first_convolution or execution.dtype for _, execution in learners.made)
 
 
 def test_a_gpu_tries_forms_of_the_first_convolution_and_float16_where_they_make_sense(plan_configuration):
@@ -232,6 +240,65 @@ def test_a_compiler_that_is_not_there_is_no_obstacle(build, monkeypatch):
     taken = choose_execution(build, make_batch(), iterations=10**6, announce=told.append, compiler="nobody")
     assert taken == TrainingExecution(memory_format=torch.channels_last)
     assert "not compiled, because that failed (InvalidBackend" in told[-1]
+
+
+WORKS, FAILS, LASTS = "pass", "import sys; sys.exit('no memory for it')", "import time; time.sleep(100)"
+
+
+@pytest.fixture
+def beside(plan_configuration, labels, monkeypatch):
+    """Compiles beside a training on a device with room for both; what the process does is a program of a line."""
+    told, start = [], compiling_beside.start_child
+    options = TrainingOptions(device=CPU, seed=0, workers=0, announce=told.append)
+    compiling = CompilingBeside(plan=plan_configuration(), labels=labels, options=options)
+
+    def use(program):
+        def start_program(command, *, log, environment):
+            assert read_document(Path(command[-1]), CompilingTask).plan == compiling.plan
+            return start([sys.executable, "-S", "-c", program], log=log, environment=environment)
+
+        monkeypatch.setattr(compiling_beside, "start_child", start_program)
+        monkeypatch.setattr(CompilingBeside, "has_room", lambda self: True)
+        return compiling, told
+
+    yield use
+    compiling.close()
+
+
+@pytest.mark.parametrize(("seconds", "is_taken"), [(0.5, True), (1.5, False)])
+def test_a_network_is_compiled_beside_the_training_and_taken_if_it_is_faster(
+    build, beside, monkeypatch, *, seconds, is_taken
+):
+    (compiling, told), remembered = beside(WORKS), []
+    Steps(monkeypatch, channels_last=1.0, plain=2.0, compiled=seconds)
+    options = {"compiler": COMPILER, "beside": compiling, "remember": remembered.append, "announce": told.append}
+    assert choose_execution(build, make_batch(), iterations=10**6, **options).describe() == "channels last"
+    assert "compiled beside the first epochs" in told[-1]
+    compiling._child.process.wait()
+    later = compiling.take()
+    assert (later is not None) == is_taken
+    assert remembered == ([later] if is_taken else [])
+    assert told[-1].endswith(f"taken: channels last{', compiled' if is_taken else ''}")
+    assert compiling.take() is None  # it is asked after every epoch
+
+
+def test_a_process_that_fails_to_compile_is_announced_and_the_training_goes_on(beside):
+    compiling, told = beside(FAILS)
+    compiling.start(TrainingExecution(memory_format=PLAIN, compiler=COMPILER), compare=lambda: None)
+    compiling._child.process.wait()
+    assert compiling.take() is None
+    assert len(told) == 1
+    assert told[0].startswith("the network is trained as it is, because compiling it failed (no memory for it")
+
+
+def test_a_training_that_ends_stops_the_process_that_compiles(beside):
+    compiling, told = beside(LASTS)
+    compiling.start(TrainingExecution(memory_format=PLAIN, compiler=COMPILER), compare=lambda: None)
+    process = compiling._child.process
+    assert compiling.take() is None
+    compiling.close()
+    assert process.returncode
+    assert told == []
 
 
 @pytest.mark.parametrize("length", [{"iterations": 100}, {"iterations": 10**6, "seconds": 600.0}])

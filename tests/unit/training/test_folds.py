@@ -1,4 +1,5 @@
 import json
+from typing import ClassVar
 
 import pytest
 
@@ -152,3 +153,41 @@ def test_folds_that_tear_cases_apart_are_found():
     splits = Splits(folds=make_folds(name_cases(10)))
     first, second = splits.folds[0].validation[0], splits.folds[3].validation[0]
     assert find_folds_that_split(splits, [(first, second), splits.folds[0].validation]) == [(0, 3), ()]
+
+
+class CountedName(str):
+    """A name that counts how often it is compared with another."""
+
+    compared = 0
+
+    def __eq__(self, other: object) -> bool:
+        CountedName.compared += 1
+        return str.__eq__(self, other)
+
+    __hash__ = str.__hash__
+
+
+@pytest.mark.parametrize("count", [50, 400])
+def test_each_case_is_found_among_the_others_without_looking_through_them(count):
+    groups = {CountedName(f"case_{index:03d}"): f"g{index // 2}" for index in range(count)}
+    CountedName.compared = 0
+    make_group_folds(groups)
+    assert CountedName.compared <= 2 * count
+
+
+class CountedFold(Fold):
+    """A fold that counts how often its cases are read."""
+
+    reads: ClassVar[int] = 0
+
+    def __getattribute__(self, name):
+        CountedFold.reads += name in ("training", "validation")
+        return super().__getattribute__(name)
+
+
+@pytest.mark.parametrize("count", [2, 40])
+def test_folds_are_read_once_however_many_groups_are_looked_for(count):
+    splits = Splits.model_construct(folds=tuple(CountedFold(**dict(fold)) for fold in make_folds(name_cases(80))))
+    CountedFold.reads = 0
+    find_folds_that_split(splits, [(f"a{index}", f"b{index}") for index in range(count)])
+    assert CountedFold.reads == 2 * len(splits.folds)

@@ -21,6 +21,7 @@ from autoseg.training import loop, trainer
 from autoseg.training.budget.pace import Budget, Forecast, StepTimes
 from autoseg.training.budget.plateau import EPOCHS_BETWEEN_MEASUREMENTS, PATIENCE
 from autoseg.training.checkpoint import read_checkpoint
+from autoseg.training.execution import TrainingExecution
 from autoseg.training.loop import TrainingLoop
 from autoseg.training.monitoring import history_files
 from autoseg.training.monitoring.events import EpochDone, IterationDone
@@ -151,6 +152,23 @@ def test_an_interrupted_training_ends_bit_for_bit_where_an_uninterrupted_one_end
 
 
 WITHIN_EPOCHS = {"seconds_between_partial_checkpoints": ALWAYS}
+
+
+@pytest.mark.parametrize("settings", [{}, {"optimizer": "adamw", "momentum": 0.9, "weight_average_decay": 0.9}])
+def test_a_learner_that_is_replaced_after_an_epoch_ends_bit_for_bit_where_the_first_would_have(
+    start, tmp_path, monkeypatch, settings
+):
+    for _ in start(tmp_path / "whole", epochs=3, **settings):
+        pass
+    faster = iter([TrainingExecution(memory_format=torch.contiguous_format), None])
+    closed = []
+    monkeypatch.setattr(trainer.CompilingBeside, "take", lambda self: next(faster))
+    monkeypatch.setattr(trainer.CompilingBeside, "close", lambda self: closed.append(True))
+    for _ in start(tmp_path / "replaced", epochs=3, **settings):
+        pass
+    assert next(faster, "asked twice") == "asked twice"
+    assert closed == [True]
+    assert_equal_ends(tmp_path / "whole", tmp_path / "replaced")
 
 
 def read_latest(folder):

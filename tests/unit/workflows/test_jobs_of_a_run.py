@@ -3,12 +3,14 @@
 import sys
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 from builders.fake_slurm import prepend_to_path, write_fake_slurm
 from builders.fingerprints import build_case, build_fingerprint
 from builders.folds import build_checkpoint_description, finish_fold
 
+from autoseg.cli.status import watch_run
 from autoseg.document import read_document, write_document
 from autoseg.errors import OptionError, Stopped, TrainingError
 from autoseg.places import open_place
@@ -145,10 +147,14 @@ def test_trainings_that_begin_again_are_discarded_before_their_jobs_are_submitte
 
 
 def test_options_that_do_not_fit_the_place_are_refused(run):
+    methods = dict.fromkeys(("run_over_cases", "run_tasks", "describe_tasks"), print)
+    place_of_cases = SimpleNamespace(is_detached=False, **methods)
     with open_place("slurm", run.root) as place:
         with pytest.raises(OptionError, match=r"--devices 0,1 are of this computer.*gres=gpu:2"):
             check_place(TrainingRequest(), place, "0,1")
         check_place(TrainingRequest(nodes=2, parallel=True), place, None)
+    with pytest.raises(OptionError, match=r"works on single cases; train the folds here, or as jobs"):
+        check_place(TrainingRequest(), place_of_cases, None)
     with pytest.raises(OptionError, match="--nodes needs a cluster"):
         check_place(TrainingRequest(nodes=2, parallel=True), ThisComputer(), None)
     with pytest.raises(OptionError, match="--nodes 2 needs --parallel"):
@@ -226,6 +232,21 @@ def test_where_slurm_does_not_answer_the_files_are_shown(run, slurm):
     statuses, notes = read_watched_status(run)
     assert {status.state for status in statuses} == {"waiting"}
     assert "Unable to contact slurm controller" in notes[0]
+
+
+def test_a_watched_run_asks_slurm_seldom(run, slurm, monkeypatch):
+    waits = []
+
+    def sleep(seconds):
+        waits.append(seconds)
+        if len(waits) == 2:
+            raise KeyboardInterrupt
+        submit(run, "2d, fold 0")
+
+    monkeypatch.setattr("time.sleep", sleep)
+    with pytest.raises(KeyboardInterrupt):
+        list(watch_run(run.root))
+    assert waits == [2.0, 15.0]
 
 
 def test_a_run_without_jobs_asks_no_slurm(run, slurm):

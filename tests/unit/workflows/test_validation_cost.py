@@ -1,16 +1,23 @@
 """What of a validation fits into a time, on a machine of known pace."""
 
 import itertools
+from dataclasses import replace
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
-from builders.plans import build_configuration
+import torch
+from builders.plans import build_configuration, build_plan
 
 from autoseg.inference.options import PredictionOptions
+from autoseg.run_folder import RunFolder
+from autoseg.workflows.evaluate import validation_cost
 from autoseg.workflows.evaluate.validation_cost import (
     ESTIMATE_MARGIN,
     WORKER_START_SECONDS,
     ValidationCost,
     fit_validation,
+    measure_validation_cost,
     sample_cases,
 )
 
@@ -83,3 +90,50 @@ def test_mirrored_views_are_worth_more_than_overlap_and_overlap_more_than_cases(
     for better, worse in itertools.pairwise(best_first):
         assert better.is_better_than(worse)
         assert not worse.is_better_than(better)
+
+
+@pytest.mark.parametrize("count", [10, 100])
+def test_windows_are_counted_a_few_times_for_each_case_however_many_choices_there_are(count, monkeypatch):
+    compute, calls = validation_cost.compute_window_plan, []
+
+    def count_and_compute(*arguments):
+        calls.append(arguments)
+        return compute(*arguments)
+
+    monkeypatch.setattr(validation_cost, "compute_window_plan", count_and_compute)
+    names = [f"case_{index}" for index in range(count)]
+    cost = replace(make_cost(), shapes_voxels=dict.fromkeys(names, (1, 256, 256)))
+    assert len(fit_validation(cost, names, limit_seconds=0.1).cases) == 1
+    assert len(calls) == 5 * count  # the whole validation, and three ways to reduce it, the last one twice
+
+
+class OpenCase:
+    """A preprocessed case that counts how many are open."""
+
+    number = most = 0
+
+    def __init__(self, *arguments):
+        self.label_map = np.zeros((1, 64, 64), np.int16)
+        OpenCase.number += 1
+        OpenCase.most = max(OpenCase.most, OpenCase.number)
+
+    def __del__(self):
+        OpenCase.number -= 1
+
+
+def test_one_case_is_open_while_the_sizes_of_all_are_measured(monkeypatch, tmp_path):
+    monkeypatch.setattr(validation_cost, "open_training_case", OpenCase)
+    monkeypatch.setattr(
+        validation_cost,
+        "_build_untrained_model",
+        lambda *arguments: SimpleNamespace(configuration_plan=build_configuration((64, 64))),
+    )
+    monkeypatch.setattr(validation_cost, "_time_window", lambda model: 0.1)
+    monkeypatch.setattr(validation_cost, "_measure", lambda model, case, *arguments, rough, **options: rough)
+    plan = build_plan({"3d_fullres": build_configuration((64, 64))})
+    cost = measure_validation_cost(
+        RunFolder(tmp_path), plan, "3d_fullres", cases=CASES, device=torch.device("cpu"), limit_seconds=60.0
+    )
+    assert set(cost.shapes_voxels.values()) == {(1, 64, 64)}
+    assert len(cost.shapes_voxels) == len(CASES)
+    assert OpenCase.most <= 2

@@ -1,6 +1,7 @@
 """What `autoseg select` measures of other ways to predict, and what it makes of it."""
 
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from builders.threads import use_one_thread
 from autoseg.dataset.folds import Fold, Splits
 from autoseg.document import read_document, write_document
 from autoseg.geometry import Grid
+from autoseg.inference.ensemble import MemberChoice, load_ensemble
 from autoseg.inference.model import load_model
 from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions
 from autoseg.plan import Plan
@@ -57,12 +59,20 @@ def make_label_map(columns: int) -> np.ndarray:
     return label_map
 
 
-def write_run(root: Path, *, mirror_axes: tuple[int, ...], patch_voxels: tuple[int, int] = (16, 8)) -> RunFolder:
+def write_run(
+    root: Path,
+    *,
+    mirror_axes: tuple[int, ...],
+    patch_voxels: tuple[int, int] = (16, 8),
+    names: tuple[str, ...] = ("2d",),
+) -> RunFolder:
     """Six preprocessed cases of two folds, whose validation found liver in 7 of 8 columns."""
     run = RunFolder(root)
-    plan = build_plan({"2d": build_configuration(patch_voxels, data_of="2d", mirror_axes=mirror_axes)})
-    for fold in ("0", "1"):
-        write_trained_fold(root, plan, "2d", fold=fold, seed=int(fold))
+    plan = build_plan(
+        {name: build_configuration(patch_voxels, data_of="2d", mirror_axes=mirror_axes) for name in names}
+    )
+    for index, (name, fold) in enumerate(product(names, ("0", "1"))):
+        write_trained_fold(root, plan, name, fold=fold, seed=index)
     folds = tuple(Fold(training=FOLDS[1 - index], validation=validation) for index, validation in enumerate(FOLDS))
     write_document(run.splits, Splits(folds=folds))
     write_document(run.recipe("2d"), extract_recipe(plan, "2d"))
@@ -74,16 +84,17 @@ def write_run(root: Path, *, mirror_axes: tuple[int, ...], patch_voxels: tuple[i
         locations = find_class_locations(done.label_map, plan.labels)
         write_case(run.preprocessed("2d"), case, done, locations=locations, patch_voxels=patch_voxels)
         write_label_map(run.references / f"{case}.nii.gz", make_label_map(8), grid=GRID, like=None)
-    write_validations(run, plan, columns=7)
+    for name in names:
+        write_validations(run, plan, name)
     return run
 
 
-def write_validations(run: RunFolder, plan: Plan, *, columns: int) -> None:
+def write_validations(run: RunFolder, plan: Plan, name: str) -> None:
     for index, cases in enumerate(FOLDS):
-        folder, jobs = run.fold("2d", str(index)).validation, []
+        folder, jobs = run.fold(name, str(index)).validation, []
         for case in cases:
             path, reference = folder / f"{case}.nii.gz", run.references / f"{case}.nii.gz"
-            write_label_map(path, make_label_map(columns), grid=GRID, like=None)
+            write_label_map(path, make_label_map(7), grid=GRID, like=None)
             jobs.append(EvaluationJob(case=case, prediction=path, reference=reference, labels=plan.labels))
         evaluate_jobs(jobs, folder=folder, progress=SilentProgress())
 
@@ -210,6 +221,32 @@ def test_networks_predict_variants_as_they_predict_new_images_and_an_interrupted
     )
 
 
+def test_a_pair_is_measured_as_one_beside_its_members_alone(tmp_path: Path) -> None:
+    names = ("2d", "2d_other")
+    run = write_run(tmp_path / "run", mirror_axes=(0,), patch_voxels=(24, 16), names=names)
+    job, usual = open_job(run), np.array([[0.1, np.nan]] * len(CASES))
+    alone = {"2d": usual, "2d_other": usual + 0.1}
+    scored = np.array([True, False])
+    choice = choose_prediction(job, usual, alone=alone, is_scored=scored, progress=SilentProgress())
+    assert choice is not None
+    described = [(variant.configurations, variant.mirroring, variant.passes_per_case) for variant in choice.variants]
+    assert described[0] == (names, True, 8.0)
+    assert described[1] == (names, False, 4.0)
+    assert described[-2:] == [(("2d",), True, 4.0), (("2d_other",), True, 4.0)]
+    assert [v.foreground.mean for v in choice.variants[-2:]] == pytest.approx([0.1, 0.2])
+    ensemble = load_ensemble(
+        run, [MemberChoice(configuration=name, folds=("1",)) for name in names], device="cpu", execution="eager"
+    )
+    logits, geometries = [], []
+    for member in ensemble.members:
+        case = open_training_case(run, member.plan, member.configuration, "d")
+        image = read_network_input(case, member.plan, member.configuration)
+        logits.append(member.predict_preprocessed(image, options=PLAIN))
+        geometries.append(case.geometry)
+    found = read_label_map(job.list_jobs(PLAIN)[CASES.index("d")].prediction).array
+    np.testing.assert_array_equal(found, ensemble.restore_label_map(logits, geometries))
+
+
 def test_without_measurements_the_selection_is_as_before(run: RunFolder) -> None:
     assert select(run, variants=False).prediction is None
     assert not (run.root / "variants").exists()
@@ -249,4 +286,4 @@ def test_the_options_name_the_folder(run: RunFolder) -> None:
     job = open_job(run)
     folders = {job.find_folder(options) for options in (DEFAULT_OPTIONS, PLAIN, PLAIN_DICE, DICE)}
     assert len(folders) == 4
-    assert job.find_folder(PLAIN) == run.variants("2d", "no_mirroring_step_0.5_argmax")
+    assert job.find_folder(PLAIN) == run.root / "variants" / "2d" / "no_mirroring_step_0.5_argmax"

@@ -1,4 +1,5 @@
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from autoseg.preprocessing.cache import open_case
 from autoseg.preprocessing.stored_array import LazyArray
 from autoseg.training.augmentation.tensors.transfer import copy_together
 from autoseg.training.data.case_store import store_cases
-from autoseg.training.data.held_cases import DeviceArray, hold_cases, measure_size
+from autoseg.training.data.held_cases import READING_THREADS, DeviceArray, hold_cases, measure_size
 from autoseg.training.data.sampling import Cut, cut_out
 
 NAMES = ("case_0", "case_1")
@@ -90,3 +91,26 @@ def test_boxes_gathered_at_once_are_those_cut_one_by_one(data_folder, previous, 
         maps = [cut_out(part, cut.start, extent, fill=-1, border=border) for part in cut.case.maps]
         assert np.array_equal(found.image[number].cpu().numpy(), image)
         assert np.array_equal(found.label_maps[number].cpu().numpy(), np.stack(maps))
+
+
+DESCRIPTORS = Path("/proc/self/fd")
+
+
+@pytest.mark.skipif(not DESCRIPTORS.is_dir(), reason="this system does not list the open files of a process")
+@pytest.mark.parametrize("read", ["sizes", "store"])
+def test_few_files_are_open_however_many_cases_there_are(data_folder, device, read):
+    open_files = []
+
+    def open_and_count(name):
+        case = open_case(data_folder, name)
+        open_files.append(len(list(DESCRIPTORS.iterdir())))
+        return case
+
+    before = len(list(DESCRIPTORS.iterdir()))
+    names = NAMES * 20
+    if read == "sizes":
+        measure_size(names, open_and_count)
+    else:
+        store_cases(names, open_and_count, device)
+    assert len(open_files) >= len(names)
+    assert max(open_files) - before <= 4 * (READING_THREADS + 2)  # a case has three files; another thread may count

@@ -4,10 +4,10 @@ from builders.graphs import TapeGraphs
 from builders.plans import build_configuration
 from torch import nn
 
-from autoseg.inference.execution.captured_network import PASSES_BEFORE, capture_networks, release_captured
 from autoseg.inference.execution.preparation import prepare_network
 from autoseg.inference.sliding_window.prediction import predict_logits
 from autoseg.networks import build_network
+from autoseg.runtime.captured_network import PASSES_BEFORE, capture_networks, release_captured
 
 CPU = torch.device("cpu")
 

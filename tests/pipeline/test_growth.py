@@ -1,0 +1,93 @@
+"""What a command does for each case does not depend on how many others there are: files are counted, not seconds."""
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from typing import Final
+
+import pytest
+
+from autoseg.run_folder import write_text
+from benchmarks import growth_stages
+from benchmarks.growth_stages import CONFIGURATION, STAGES, Folders, write_dataset
+
+SIZES: Final = (20, 30, 40)
+LISTINGS: Final = ("os.listdir", "os.scandir")
+OPENED_AT_MOST: Final = 25  # files for a case in one stage: formats are told apart by opening, and headers read first
+
+
+class FileCounter:
+    """Counts the files that are opened and the folders that are listed below a folder."""
+
+    def __init__(self) -> None:
+        self.place: str | None = None
+        self.found: Counter[str] = Counter()
+        sys.addaudithook(self.hear)  # for as long as the process runs
+
+    def hear(self, event: str, arguments: tuple[object, ...]) -> None:
+        if self.place is not None and event in ("open", *LISTINGS) and str(arguments[0]).startswith(self.place):
+            self.found["opened" if event == "open" else "listed"] += 1
+
+    def count(self, stage: str, folders: Folders) -> Counter[str]:
+        self.place, self.found = str(folders.root), Counter()
+        try:
+            STAGES[stage](folders)
+        finally:
+            self.place = None
+        return self.found
+
+
+@pytest.fixture(scope="module")
+def counter() -> FileCounter:
+    return FileCounter()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, counter: FileCounter) -> Iterator[dict[str, list[Counter[str]]]]:
+    """Counts of all stages that need no trained network, for each number of cases."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(growth_stages, "WORKERS", 1)
+        patch.setattr("autoseg.workflows.evaluate.evaluation.count_evaluation_workers", lambda cases: 1)
+        counts: dict[str, list[Counter[str]]] = {}
+        for cases in SIZES:
+            folders = Folders(root=tmp_path_factory.mktemp(f"cases_{cases}"))
+            write_dataset(folders, cases)
+            for stage in COUNTED:
+                if stage == "evaluate":
+                    write_text(folders.run.fold(CONFIGURATION, "all").final_checkpoint, "weights")
+                for summary in folders.run.root.rglob("summary.json"):
+                    os.utime(summary, (0, 0))  # what was written just now is read each time
+                counts.setdefault(stage, []).append(counter.count(stage, folders))
+        yield counts
+
+
+COUNTED: Final = (
+    "check",
+    "folds",
+    "plan",
+    "preprocess",
+    "plan again",
+    "evaluate",
+    "cross-validation",
+    "status, 10 times",
+)
+
+
+@pytest.mark.parametrize("stage", COUNTED)
+def test_each_further_case_opens_the_same_number_of_files(stage: str, made: dict[str, list[Counter[str]]]) -> None:
+    few, more, most = (counts["opened"] for counts in made[stage])
+    assert most - more == more - few
+
+
+@pytest.mark.parametrize("stage", COUNTED)
+def test_folders_are_listed_as_often_for_few_cases_as_for_many(stage: str, made: dict[str, list[Counter[str]]]) -> None:
+    few, more, most = (counts["listed"] for counts in made[stage])
+    assert few == more == most
+
+
+def test_a_case_is_opened_by_few_stages_and_a_few_times(made: dict[str, list[Counter[str]]]) -> None:
+    step = SIZES[1] - SIZES[0]
+    of_case = {stage: (counts[1]["opened"] - counts[0]["opened"]) / step for stage, counts in made.items()}
+    assert {stage for stage, opened in of_case.items() if opened} == {"check", "plan", "preprocess", "evaluate"}
+    assert max(of_case.values()) <= OPENED_AT_MOST, of_case
