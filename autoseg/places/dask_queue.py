@@ -223,4 +223,5 @@ def _read_outcome(future: TaskFuture) -> object:
 
 
 def _describe_lost_scheduler(error: BaseException) -> str:
-    return f"the connection to the scheduler of Dask was lost ({error}); start it and its workers again: {ADVICE}"
+    reason = getattr(error, "reason", error)
+    return f"the connection to the scheduler of Dask was lost ({reason}); start it and its workers again: {ADVICE}"
