@@ -131,7 +131,7 @@ def predict_images(
     *,
     request: PredictionRequest,
     progress: Progress,
-    load: LoadEnsemble = load_ensemble,
+    load: LoadEnsemble | None = None,
 ) -> PredictionOutcome:
     """Writes one label map per image, on the image's own grid, with the ending of the dataset.
 
@@ -143,7 +143,7 @@ def predict_images(
         out: Folder for the label maps.
         request: The request of the user.
         progress: Receives the progress.
-        load: Loads the models, with the arguments of `load_ensemble`.
+        load: Loads the models, with the arguments of `load_ensemble`, which is the default.
 
     Raises:
         RunError: The run does not exist, or `out` holds results of another model or other options.
@@ -154,7 +154,7 @@ def predict_images(
     run = open_run(run_root)
     check_other_folder(images, out)
     with adaptive_cpu_threads(find_device(request.device), announce=progress.note):
-        return _predict_images(run, images, out, request=request, progress=progress, load=load)
+        return _predict_images(run, images, out, request=request, progress=progress, load=load or load_ensemble)
 
 
 def _predict_images(
