@@ -29,6 +29,7 @@ from autoseg.volume_io.dicom import DicomFormat
 from autoseg.workflows.cases.loop import check_failures, collect_failures
 from autoseg.workflows.predict.attention_maps import MAPS_FOLDER, build_recorder, check_attention_maps
 from autoseg.workflows.predict.budget import Way, describe_duration, fit_budget
+from autoseg.workflows.predict.folder_preparation import prepare_folder
 from autoseg.workflows.predict.found_images import FoundImages, find_predicted_images
 from autoseg.workflows.predict.image_steps import ImageSteps, Recorder
 from autoseg.workflows.predict.prediction_folder import (
@@ -38,7 +39,6 @@ from autoseg.workflows.predict.prediction_folder import (
     PredictionRecord,
     complete_record,
     lock_record,
-    prepare_folder,
 )
 from autoseg.workflows.predict.quality import (
     QualityEstimator,
