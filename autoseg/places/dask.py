@@ -53,7 +53,7 @@ class DaskCluster:
 
     Attributes:
         provide_client: Returns the connection to the scheduler.
-        caller: What the workers must have in common with this process.
+        caller: Description of this process, with which the workers must agree.
     """
 
     provide_client: ProvideClient

@@ -71,7 +71,7 @@ class CaseQueue(Generic[Job, Result]):
         client: Connection to the scheduler.
         work: Function of a job.
         jobs: Names and jobs of the cases.
-        caller: What the workers must have in common with this process.
+        caller: Description of this process, with which the workers must agree.
         label: Word for the work.
         runs_networks: Whether only workers with a GPU get cases, if there are such.
         sizes: Sizes of cases by name, for reports of lack of memory.

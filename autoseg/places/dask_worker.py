@@ -87,8 +87,8 @@ def run_case(work: Callable[[Any], object], name: str, job: Any, caller: Caller,
     Args:
         work: Function of the job.
         name: Name of the case.
-        job: What `work` needs to know of the case.
-        caller: What the caller's process is like.
+        job: Argument of `work`.
+        caller: Description of the process that gives the case.
         runs_networks: Whether the work uses the threads of the process, rather than one.
     """
     with ONE_CASE_AT_A_TIME:
