@@ -1,5 +1,6 @@
 """`autoseg plan`: check, measure, plan and preprocess a dataset."""
 
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from autoseg.cli.terminal.console import Console
     from autoseg.fingerprint import DeviceThroughput
-    from autoseg.workflows.plan.planning import PlanRequest
+    from autoseg.workflows.plan.planning import PlanningOutcome, PlanRequest, PlanRule
 
 
 def plan(
@@ -88,13 +89,9 @@ def plan(
     on: OnCases = None,
 ) -> None:
     """Check and measure a dataset, plan, print every decision with its reason, and preprocess."""
-    from dataclasses import replace
-
     from autoseg.cli.terminal.console import open_console
-    from autoseg.cli.terminal.reports import print_classes, print_plan
     from autoseg.fingerprint import Machine
-    from autoseg.places import HERE, open_place
-    from autoseg.workflows.plan.planning import PlanRequest, build_plan_rule, measure_device, plan_dataset
+    from autoseg.workflows.plan.planning import PlanRequest, build_plan_rule, measure_device
     from autoseg.workflows.plan.splitting import SplitRequest
 
     chosen = find_planner(planner, architecture, loss=loss, pretrained=pretrained)
@@ -109,18 +106,30 @@ def plan(
         fix_geometry=fix_geometry,
     )
     console, measure = open_console(), cache(measure_device)
+    rule = build_plan_rule(chosen, measure=measure)
+    outcome = plan_and_print(on, dataset, run, rule, request=request, console=console)
+    console.note(f"\n{outcome.describe()}")
+    show_forecast(console, outcome.run.root, request, measure)
+
+
+def plan_and_print(
+    on: str | None, dataset: Path, run: Path | None, rule: "PlanRule", *, request: "PlanRequest", console: "Console"
+) -> "PlanningOutcome":
+    """Plans and preprocesses, here or elsewhere, and prints classes and decisions."""
+    from autoseg.cli.terminal.reports import print_classes, print_plan
+    from autoseg.places import HERE, open_place
+    from autoseg.workflows.plan.planning import plan_dataset
+
     with open_place(on or HERE, run or Path()) as place:
-        outcome = plan_dataset(
+        return plan_dataset(
             dataset,
             run,
-            build_plan_rule(chosen, measure=measure),
+            rule,
             request=replace(request, place=place),
             report=partial(print_plan, console),
             report_classes=partial(print_classes, console),
             progress=console,
         )
-    console.note(f"\n{outcome.describe()}")
-    show_forecast(console, outcome.run.root, request, measure)
 
 
 def parse_budget(text: str | None, planner: str) -> float | None:

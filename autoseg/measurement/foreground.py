@@ -72,7 +72,10 @@ class StoredSummary:
         file: File that is open for reading.
         position: Place in the file.
         size: Number of values.
-        mean: As in `IntensitySummary`, like the following.
+        mean: Mean of all voxels.
+        variance: Population variance of all voxels.
+        min: Smallest intensity.
+        max: Largest intensity.
     """
 
     file: BinaryIO

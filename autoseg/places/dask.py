@@ -53,7 +53,7 @@ class DaskCluster:
 
     Attributes:
         provide_client: Returns the connection to the scheduler.
-        caller: What the workers must have in common with this process.
+        caller: Description of this process, with which the workers must agree.
     """
 
     provide_client: ProvideClient
@@ -351,4 +351,5 @@ def _unchanged_environment() -> Iterator[None]:
 
 def _silence_dask() -> None:
     """Keeps messages of Dask from the terminal; what matters of them is reported here."""
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    for name in [name for name in logging.root.manager.loggerDict if name.startswith("distributed")]:
+        logging.getLogger(name).setLevel(logging.CRITICAL)

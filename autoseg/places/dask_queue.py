@@ -1,8 +1,8 @@
 """Gives cases to the workers of Dask, a limited number at a time, and collects what becomes of them."""
 
 import asyncio
+import concurrent.futures
 import logging
-import pickle
 import time
 import uuid
 from collections import deque
@@ -71,7 +71,7 @@ class CaseQueue(Generic[Job, Result]):
         client: Connection to the scheduler.
         work: Function of a job.
         jobs: Names and jobs of the cases.
-        caller: What the workers must have in common with this process.
+        caller: Description of this process, with which the workers must agree.
         label: Word for the work.
         runs_networks: Whether only workers with a GPU get cases, if there are such.
         sizes: Sizes of cases by name, for reports of lack of memory.
@@ -89,7 +89,6 @@ class CaseQueue(Generic[Job, Result]):
     _running: dict[int, TaskFuture] = field(default_factory=dict, init=False)
     _ended: "SimpleQueue[int]" = field(default_factory=SimpleQueue, init=False)
     _resources: dict[str, int] = field(default_factory=dict, init=False)
-    _pickled: bytes = field(default=b"", init=False)
     _seconds_of_workers: float | None = field(default=None, init=False)
 
     def iterate(self) -> Iterator[CaseEvent[Result]]:
@@ -98,7 +97,6 @@ class CaseQueue(Generic[Job, Result]):
         Raises:
             WorkerError: Workers cannot work on the cases, or they or the scheduler are gone.
         """
-        self._pickled = pickle.dumps(self.work)
         if self.runs_networks and self._count_workers({GPU: 1}):
             self._resources = {GPU: 1}
         try:
@@ -129,7 +127,7 @@ class CaseQueue(Generic[Job, Result]):
         name, job = self.jobs[index]
         future = self.client.submit(
             run_case,
-            self._pickled,
+            self.work,
             name,
             job,
             self.caller,
@@ -185,8 +183,7 @@ class CaseQueue(Generic[Job, Result]):
 
     def _check_outcome(self, outcome: object) -> None:
         if isinstance(outcome, Refusal):
-            msg = f"the worker of Dask on {outcome.worker} cannot work on this run: {outcome.reason}"
-            raise WorkerError(msg)
+            raise WorkerError(outcome.describe())
         if isinstance(outcome, AutosegError):  # what all cases need is out of reach
             raise outcome
         if isinstance(outcome, Exception):
@@ -219,11 +216,12 @@ def _read_outcome(future: TaskFuture) -> object:
         return future.result(timeout=SECONDS_FOR_RESULT) if error is None else error
     except TimeoutError:
         raise
-    except asyncio.CancelledError as lost:
+    except (asyncio.CancelledError, concurrent.futures.CancelledError) as lost:
         raise WorkerError(_describe_lost_scheduler(lost)) from lost
     except Exception as error:
         return error
 
 
 def _describe_lost_scheduler(error: BaseException) -> str:
-    return f"the connection to the scheduler of Dask was lost ({error}); start it and its workers again: {ADVICE}"
+    reason = getattr(error, "reason", error)
+    return f"the connection to the scheduler of Dask was lost ({reason}); start it and its workers again: {ADVICE}"

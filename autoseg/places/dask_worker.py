@@ -6,12 +6,11 @@ depend on: it would fail, or write other arrays than the rest.
 
 import contextlib
 import functools
-import pickle
 import platform
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -45,6 +44,14 @@ class Caller:
     mark_sha256: str
     versions: tuple[tuple[str, str], ...]
 
+    def list_differences(self) -> list[str]:
+        """Lists the versions of this process that are others than the caller's."""
+        return [
+            f"{name} {found} instead of {expected}"
+            for (name, expected), (_, found) in zip(self.versions, read_library_versions(), strict=True)
+            if found != expected
+        ]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
@@ -52,6 +59,10 @@ class Refusal:
 
     worker: str
     reason: str
+
+    def describe(self) -> str:
+        """Describes it for the user."""
+        return f"the worker of Dask on {self.worker} cannot work on this run: {self.reason}"
 
 
 def dask_setup(worker: object) -> None:
@@ -70,14 +81,14 @@ def read_library_versions() -> tuple[tuple[str, str], ...]:
     return ("Python", python), *((name, _read_version(name)) for name in LIBRARIES)
 
 
-def run_case(work: bytes, name: str, job: Any, caller: Caller, *, runs_networks: bool) -> object:
+def run_case(work: Callable[[Any], object], name: str, job: Any, caller: Caller, *, runs_networks: bool) -> object:
     """Does the work on a case in a worker; returns its result, failure or refusal.
 
     Args:
-        work: Pickled function of the job.
+        work: Function of the job.
         name: Name of the case.
-        job: What `work` needs to know of the case.
-        caller: What the caller's process is like.
+        job: Argument of `work`.
+        caller: Description of the process that gives the case.
         runs_networks: Whether the work uses the threads of the process, rather than one.
     """
     with ONE_CASE_AT_A_TIME:
@@ -86,7 +97,7 @@ def run_case(work: bytes, name: str, job: Any, caller: Caller, *, runs_networks:
             return Refusal(worker=socket.gethostname(), reason=reason)
         with _enter_folder(caller.folder), threadpool_limits(None if runs_networks else 1):
             try:
-                return _load(work)(job)
+                return work(job)
             except Exception as error:
                 return build_failure(name, error)
 
@@ -94,11 +105,7 @@ def run_case(work: bytes, name: str, job: Any, caller: Caller, *, runs_networks:
 @functools.lru_cache(maxsize=16)
 def find_refusal(caller: Caller) -> str | None:
     """Finds the reason why this process cannot work for a caller; None if it can."""
-    different = [
-        f"{name} {found} instead of {expected}"
-        for (name, expected), (_, found) in zip(caller.versions, read_library_versions(), strict=True)
-        if found != expected
-    ]
+    different = caller.list_differences()
     if different:
         return f"it has {', '.join(different)}; install the same versions as on the computer of the command"
     try:
@@ -110,11 +117,6 @@ def find_refusal(caller: Caller) -> str | None:
             f"first (autoseg import)"
         )
     return None if is_same else f"it has another file at {caller.mark}; the run must lie on a shared file system"
-
-
-@functools.lru_cache(maxsize=4)
-def _load(work: bytes) -> Any:
-    return pickle.loads(work)
 
 
 @contextlib.contextmanager

@@ -7,7 +7,6 @@ from typing import Final, TypeVar
 
 from autoseg.errors import RemoteError, UnreachableError
 from autoseg.remote.address import hide_secrets
-from autoseg.remote.cache_folder import SIZE_VARIABLE
 
 Result = TypeVar("Result")
 
@@ -84,7 +83,7 @@ def _describe(error: Exception, what: str) -> str:
     if _lasts(error):
         advice = "correct the URL, or what this computer may read and write there"
         if _is_of_disk(error):
-            advice = f"free space for the cache, or let it hold less: export {SIZE_VARIABLE}=NUMBER"
+            advice = "free space for the cache, or let it hold less: export AUTOSEG_REMOTE_CACHE_GB=NUMBER"
         return f"cannot {what} ({reason}); {advice}"
     tries = len(PAUSES_SECONDS) + 1
     return f"cannot {what}, tried {tries} times ({reason}); nothing is lost: repeat the command when it can be reached"

@@ -121,7 +121,7 @@ def test_the_names_offered_are_those_that_exist() -> None:
     assert list(completion.ARCHITECTURES) == list(ARCHITECTURES)
     assert list(completion.LOSSES) == list(LOSS_RULES)
     assert list(completion.LAYOUTS) == list(LAYOUTS)
-    assert list(completion.PLACES) == list(PLACES)
+    assert {*completion.PLACES, *completion.CASE_PLACES} == set(PLACES)
     assert sorted(completion.CONFIGURATIONS) == sorted(PREFERRED_CONFIGURATIONS)
     assert get_args(Precision) == completion.PRECISIONS
 

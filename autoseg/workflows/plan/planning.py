@@ -48,12 +48,7 @@ from autoseg.workflows.plan.preprocessing import (
     preprocess_dataset,
     select_data_configurations,
 )
-from autoseg.workflows.plan.splitting import (
-    DivisionIntoFolds,
-    SplitRequest,
-    describe_duplicates,
-    divide_into_folds,
-)
+from autoseg.workflows.plan.splitting import DivisionIntoFolds, SplitRequest, describe_duplicates, divide_into_folds
 
 PlanRule = Callable[[Fingerprint, Machine], Plan]
 PRESENT_NAMES: Final = {"lite": "timed"}  # of planners, by their names in earlier versions

@@ -40,14 +40,6 @@ from autoseg.workflows.select.model_choice import resolve_models
 BYTES_PER_WORKER: Final = 4 * 2**30  # networks, an image of 512 x 512 x 500 voxels and its logits (guess)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImageOutcome:
-    """Result of the prediction of one image: whether it was written now, or earlier, and notes."""
-
-    is_new: bool
-    notes: tuple[str, ...]
-
-
 @dataclass(slots=True)
 class _KeptNotes(SilentProgress):
     lines: list[str] = field(default_factory=list)
@@ -94,7 +86,7 @@ def predict_images_in_tasks(
         progress=progress,
         runs_networks=True,
     )
-    for line in dict.fromkeys(line for one in outcome.results for line in one.notes):
+    for line in dict.fromkeys(line for _, notes in outcome.results for line in notes):
         progress.note(line)
     if (out / QUALITY_NAME).is_file():
         for line in describe_quality(read_document(out / QUALITY_NAME, QualityReport)):
@@ -104,12 +96,17 @@ def predict_images_in_tasks(
     if outcome.results:
         failures += _find_missing([case.name for case in found.cases], out, ending=found.ending, failures=failures)
     check_failures(failures, total=count + len(incomplete), log=out / "prediction.log", unit="image")
-    written = sum(one.is_new for one in outcome.results)
+    written = sum(is_new for is_new, _ in outcome.results)
     return PredictionOutcome(written=written, kept=len(outcome.results) - written)
 
 
-def predict_image(image: Path, *, run_root: Path, out: Path, request: PredictionRequest, count: int) -> ImageOutcome:
+def predict_image(
+    image: Path, *, run_root: Path, out: Path, request: PredictionRequest, count: int
+) -> tuple[bool, tuple[str, ...]]:
     """Predicts one image, with the model that this process has loaded for an earlier one, if it is the same.
+
+    Returns:
+        Whether it was written now, and notes.
 
     Args:
         image: File of the first channel.
@@ -126,7 +123,7 @@ def predict_image(image: Path, *, run_root: Path, out: Path, request: Prediction
         run_root, image, out, request=request, progress=heard, load=partial(load_kept_ensemble, count=count)
     )
     notes = tuple(line for line in heard.lines if not line.startswith(QUALITY_NOTE))  # of the images so far
-    return ImageOutcome(is_new=outcome.written > 0, notes=notes)
+    return outcome.written > 0, notes
 
 
 def load_kept_ensemble(

@@ -29,6 +29,7 @@ from autoseg.volume_io.dicom import DicomFormat
 from autoseg.workflows.cases.loop import check_failures, collect_failures
 from autoseg.workflows.predict.attention_maps import MAPS_FOLDER, build_recorder, check_attention_maps
 from autoseg.workflows.predict.budget import Way, describe_duration, fit_budget
+from autoseg.workflows.predict.folder_preparation import prepare_folder
 from autoseg.workflows.predict.found_images import FoundImages, find_predicted_images
 from autoseg.workflows.predict.image_steps import ImageSteps, Recorder
 from autoseg.workflows.predict.prediction_folder import (
@@ -38,7 +39,6 @@ from autoseg.workflows.predict.prediction_folder import (
     PredictionRecord,
     complete_record,
     lock_record,
-    prepare_folder,
 )
 from autoseg.workflows.predict.quality import (
     QualityEstimator,
@@ -131,7 +131,7 @@ def predict_images(
     *,
     request: PredictionRequest,
     progress: Progress,
-    load: LoadEnsemble = load_ensemble,
+    load: LoadEnsemble | None = None,
 ) -> PredictionOutcome:
     """Writes one label map per image, on the image's own grid, with the ending of the dataset.
 
@@ -143,7 +143,7 @@ def predict_images(
         out: Folder for the label maps.
         request: The request of the user.
         progress: Receives the progress.
-        load: Loads the models, with the arguments of `load_ensemble`.
+        load: Loads the models, with the arguments of `load_ensemble`, which is the default.
 
     Raises:
         RunError: The run does not exist, or `out` holds results of another model or other options.
@@ -154,7 +154,7 @@ def predict_images(
     run = open_run(run_root)
     check_other_folder(images, out)
     with adaptive_cpu_threads(find_device(request.device), announce=progress.note):
-        return _predict_images(run, images, out, request=request, progress=progress, load=load)
+        return _predict_images(run, images, out, request=request, progress=progress, load=load or load_ensemble)
 
 
 def _predict_images(

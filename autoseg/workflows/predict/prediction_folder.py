@@ -8,7 +8,7 @@ time would take most of the time in a folder of thousands of images.
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Final, Literal
 from pydantic import Field, field_validator
 
 from autoseg.document import Document, Part, parse_part, read_document, write_document
-from autoseg.errors import AutosegError, DocumentError, LockError, RunError, shorten_names
+from autoseg.errors import AutosegError, DocumentError, LockError, RunError
 from autoseg.file_endings import COMPANION_ENDINGS, WRITABLE_ENDINGS, list_parts
 from autoseg.files.checksums import compute_sha256
 from autoseg.files.temporary_files import name_temporary, remove_leftovers_once
@@ -25,8 +25,6 @@ from autoseg.inference.execution.preparation import Execution
 from autoseg.inference.options import Decoding
 from autoseg.postprocessing.rules import FillHoles, LargestComponent, MinimumSize, Rule
 from autoseg.processes.fold_lock import wait_for_lock
-from autoseg.remote.address import is_url, join_url
-from autoseg.remote.local_files import use_local
 from autoseg.remote.mirror import find_location
 from autoseg.run_folder import make_folder, translate_write_errors
 from autoseg.runtime.precision import DtypeName
@@ -204,11 +202,11 @@ def _name_final_folder(temporary: Path) -> Iterator[None]:
 
 def _enter(path: Path, digests: Mapping[str, str], record: PredictionRecord) -> None:
     out = path.parent
-    present = _read_record(out)
+    present = read_record(out)
     if present is None:
         write_document(out / RECORD_NAME, record)
     else:
-        _refuse_changes(out, _list_changes(present, record))
+        refuse_changes(out, list_changes(present, record))
     finished = FinishedFile(name=path.name, image=record.outputs[path.name], sha256=dict(digests))
     with (out / FINISHED_NAME).open("a", encoding="utf-8") as lines:
         lines.write(f"\n{finished.model_dump_json()}\n")  # begins a line of its own, even after one that was cut off
@@ -222,7 +220,7 @@ def complete_record(out: Path) -> None:
     Raises:
         RunError: The folder cannot be written.
     """
-    record, lines = _read_record(out), out / FINISHED_NAME
+    record, lines = read_record(out), out / FINISHED_NAME
     if record is None or not lines.exists():
         return
     finished = _read_finished(lines)
@@ -245,56 +243,7 @@ def _read_finished(path: Path) -> list[FinishedFile]:
     return finished
 
 
-def prepare_folder(out: Path, record: PredictionRecord, *, overwrite: bool) -> PredictionRecord:
-    """Keeps what the same model and options made; what anything else made needs permission to be replaced.
-
-    One folder never holds the label maps of two models: those that another one made are all removed. An interruption
-    leaves either the earlier record or the new one, and with it a folder that the same call continues. To be called
-    under `lock_record`.
-
-    Args:
-        out: The folder.
-        record: The model and options that are to make its label maps. Its outputs come with the names of images in
-            its own folder, or their paths.
-        overwrite: Permission to replace label maps of this and of other models; files that no prediction wrote, or
-            that were changed since, are never replaced.
-
-    Returns:
-        The record with everything that the folder is to hold.
-    """
-    if (out / PLAN_NAME).exists() and not (out / RECORD_NAME).exists():
-        msg = f"{out} holds a plan.json that is not of a prediction, perhaps it is a run; choose another folder"
-        raise RunError(msg)
-    _refuse_unusable_names(out, record.outputs)
-    complete_record(out)
-    earlier = _read_record(out)
-    made, digests = ({}, {}) if earlier is None else (earlier.outputs, earlier.sha256)
-    changes = [] if earlier is None else _list_changes(earlier, record)
-    if earlier is not None and not changes:
-        record = _describe_images_alike(record, earlier)
-    if overwrite:
-        removed = _remove_verified(out, (*record.outputs, *(made if changes else ())), digests)
-        digests = {name: digest for name, digest in digests.items() if name not in removed}
-    else:
-        _refuse_changes(out, changes)
-        _refuse_strangers(out, record.outputs, made, digests)
-    if changes:
-        return record
-    return record.model_copy(update={"outputs": made | record.outputs, "sha256": digests})
-
-
-def _describe_images_alike(record: PredictionRecord, earlier: PredictionRecord) -> PredictionRecord:
-    if record.images in (DICOM_SOURCE, earlier.images):  # images of series have identifiers, not paths
-        return record.model_copy(update={"images": earlier.images})
-    folder, old = record.images, earlier.images
-    outputs = {
-        name: join_url(folder, image) if is_url(folder) else describe_image(Path(folder) / image, old)
-        for name, image in record.outputs.items()
-    }
-    return record.model_copy(update={"images": earlier.images, "outputs": outputs})
-
-
-def _read_record(out: Path) -> PredictionRecord | None:
+def read_record(out: Path) -> PredictionRecord | None:
     """Reads the record, unless it is the same file as before."""
     path = out / RECORD_NAME
     if not path.exists():
@@ -312,14 +261,14 @@ def _read_version(path: Path, version: tuple[int, ...]) -> PredictionRecord:
 
 def _check_names(named: dict[str, str], endings: tuple[str, ...]) -> dict[str, str]:
     for name in named:
-        if _find_name_problem(name, endings) is not None:
+        if find_output_problem(name, endings) is not None:
             msg = f"must name label maps in the folder itself (got {describe_name(name)})"
             raise ValueError(msg)
     return named
 
 
 @lru_cache(maxsize=2**18)
-def _find_name_problem(name: str, endings: tuple[str, ...]) -> str | None:
+def find_output_problem(name: str, endings: tuple[str, ...]) -> str | None:
     """Returns why a name cannot be that of a file of a prediction, by the same rule as the names of cases."""
     ending = max((end for end in endings if name.lower().endswith(end)), key=len, default=None)
     if ending is None:
@@ -328,55 +277,8 @@ def _find_name_problem(name: str, endings: tuple[str, ...]) -> str | None:
     return find_name_problem(name[: -len(ending)]) if taken is None else f"{taken} has another meaning there"
 
 
-def _refuse_unusable_names(out: Path, outputs: Iterable[str]) -> None:
-    for name in outputs:
-        problem = _find_name_problem(name, OUTPUT_ENDINGS)
-        if problem is not None:
-            msg = f"{out} cannot hold a label map {describe_name(name)}: {problem}; rename the image"
-            raise RunError(msg)
-
-
-def _remove_verified(out: Path, names: Iterable[str], digests: Mapping[str, str]) -> set[str]:
-    """Removes files that predictions made; refuses, before anything is removed, if others are among them or some were
-    changed since, such as corrected label maps."""
-    parts = dict.fromkeys(part for name in names for part in list_parts(name))
-    existing = [name for name in parts if (out / name).exists()]
-    with use_local(*(out / name for name in existing)):
-        others = [name for name in existing if digests.get(name) != compute_sha256(out / name)]
-    if others:
-        msg = (
-            f"{out} holds files that label maps would replace, and --overwrite leaves {shorten_names(others)} as they "
-            f"are not known to be made by a prediction, or were changed since; move them away or remove them, or "
-            f"choose another folder"
-        )
-        raise RunError(msg)
-    for name in existing:
-        (out / name).unlink(missing_ok=True)
-    return set(existing)
-
-
-def _refuse_strangers(
-    out: Path, outputs: Mapping[str, str], made: Mapping[str, str], digests: Mapping[str, str]
-) -> None:
-    """Files that no prediction of this kind made, or made of another image of the same name, such as x.mha of x.nii."""
-    others = [name for name in outputs if name in made and made[name] != outputs[name]]
-    if others:
-        msg = (
-            f"{out / others[0]} was made of {made[others[0]]}, not of {outputs[others[0]]} ({len(others)} in all); "
-            f"choose another folder, or replace it with --overwrite"
-        )
-        raise RunError(msg)
-    parts = dict.fromkeys(part for name in outputs for part in list_parts(name) if name not in made)
-    existing = [name for name in parts if name not in digests and (out / name).exists()]
-    if existing:
-        msg = (
-            f"{out} holds files that label maps would replace, such as {existing[0]} ({len(existing)} in all); "
-            f"move them away, or choose another folder"
-        )
-        raise RunError(msg)
-
-
-def _list_changes(earlier: PredictionRecord, record: PredictionRecord) -> list[str]:
+def list_changes(earlier: PredictionRecord, record: PredictionRecord) -> list[str]:
+    """Lists in words what makes the label maps of two records different."""
     return [
         f"{field}: {_format(getattr(earlier, field))} there, {_format(getattr(record, field))} now"
         for field in WHAT_MAKES_LABEL_MAPS
@@ -384,7 +286,12 @@ def _list_changes(earlier: PredictionRecord, record: PredictionRecord) -> list[s
     ]
 
 
-def _refuse_changes(out: Path, changes: Sequence[str]) -> None:
+def refuse_changes(out: Path, changes: Sequence[str]) -> None:
+    """Refuses to mix label maps that were made in different ways.
+
+    Raises:
+        RunError: There are changes.
+    """
     if changes:
         msg = (
             f"{out} holds predictions made in another way ({'; '.join(changes)}); "

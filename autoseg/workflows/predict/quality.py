@@ -91,8 +91,10 @@ class QualityEstimator:
         """
         plan = self.plan
         axes = compute_plan_axes(grid, plan.orientation, plan.axis_permutation)
-        array = axes.apply(plan.labels.encode(finished))
-        shapes = measure_shapes(array, axes.apply_to_grid(grid).spacing_mm, plan.labels)
+        encoded = np.empty(finished.shape, np.int16)
+        for plane, values in zip(encoded, finished, strict=True):  # at once, it would take 8 bytes per voxel
+            plane[...] = plan.labels.encode(values)
+        shapes = measure_shapes(axes.apply(encoded), axes.apply_to_grid(grid).spacing_mm, plan.labels)
         return estimate_case(
             name,
             label_map,

@@ -1,11 +1,12 @@
 """Cases are given to the workers of Dask, and what goes wrong there is told apart; without Dask, by a fake client."""
 
 import asyncio
+import concurrent.futures
 import json
 import os
-import pickle
 import re
 import shlex
+import shutil
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 import typer.main
 from builders.balls import write_balls
+from builders.dicom_series import write_series
 from builders.folds import write_trained_fold
 from builders.plans import build_configuration, build_plan
 from builders.progress import Notes
@@ -25,8 +27,9 @@ from builders.progress import Notes
 from autoseg.cli.app import app
 from autoseg.cli.plan import plan
 from autoseg.cli.preprocess import preprocess
-from autoseg.errors import OptionError, PredictionError, UnreachableError, WorkerError
+from autoseg.errors import CasesFailedError, OptionError, PredictionError, UnreachableError, WorkerError
 from autoseg.geometry import Grid
+from autoseg.inference.ensemble import load_ensemble
 from autoseg.places import PLACES, dask, dask_queue, open_place
 from autoseg.places.dask import DaskCluster, check_versions, describe_caller, list_environments
 from autoseg.places.dask_queue import GPU
@@ -35,6 +38,9 @@ from autoseg.preprocessing.cache import is_case_written
 from autoseg.processes.case_pool import CaseSize
 from autoseg.run_folder import RunFolder
 from autoseg.volume_io import write_image, write_label_map
+from autoseg.workflows.predict import image_tasks
+from autoseg.workflows.predict.image_tasks import predict_images_in_tasks
+from autoseg.workflows.predict.prediction import PredictionOutcome, PredictionRequest
 
 needs_dask = pytest.mark.skipif(find_spec("distributed") is None, reason="needs autoseg[dask]")
 
@@ -49,7 +55,10 @@ class FakeFuture:
 
     def exception(self, timeout: float) -> object:
         del timeout
-        return self.outcome if isinstance(self.outcome, Exception) else None
+        is_error = isinstance(self.outcome, Exception) and not isinstance(
+            self.outcome, concurrent.futures.CancelledError
+        )
+        return self.outcome if is_error else None
 
     def result(self, timeout: float) -> object:
         del timeout
@@ -204,9 +213,10 @@ def test_without_workers_there_is_an_end(caller: Caller, monkeypatch: pytest.Mon
     assert notes.lines == ["waiting for workers of Dask, of which there are none"]
 
 
-def test_a_lost_scheduler_is_named(caller: Caller) -> None:
+@pytest.mark.parametrize("error", [asyncio.CancelledError("lost"), concurrent.futures.CancelledError("lost")])
+def test_a_lost_scheduler_is_named(caller: Caller, error: BaseException) -> None:
     client = FakeClient()
-    client.submit = lambda *arguments, **options: FakeFuture(asyncio.CancelledError("lost"))  # type: ignore
+    client.submit = lambda *arguments, **options: FakeFuture(error)  # type: ignore
     with pytest.raises(WorkerError, match="connection to the scheduler of Dask was lost"):
         run(client, caller)
 
@@ -259,7 +269,7 @@ def test_relative_paths_begin_where_the_command_was_started(
     (tmp_path / "here").touch()
     with describe_caller(tmp_path) as caller:
         monkeypatch.chdir("/")
-        assert run_case(pickle.dumps(os.path.exists), "a", "here", caller, runs_networks=False) is True
+        assert run_case(os.path.exists, "a", "here", caller, runs_networks=False) is True
     assert Path.cwd() == Path("/")
 
 
@@ -384,3 +394,41 @@ def test_the_page_about_dask_runs(
     assert "2 label maps written in predictions" in shown.out + shown.err
     assert [name for name, _ in client.submitted] == ["case0", "case1"] * 2
     assert Path("predictions/summary.json").is_file()
+
+
+def predict(trained: Path, client: FakeClient, **options: Any) -> PredictionOutcome:
+    request = PredictionRequest(device="cpu", **options)
+    with describe_caller(trained) as caller:
+        place = DaskCluster(provide_client=lambda count, runs_networks: client, caller=caller)
+        images, out = trained.with_name("new_images"), trained.with_name("out")
+        return predict_images_in_tasks(trained, images, out, request=request, place=place, progress=Notes())
+
+
+def test_images_that_are_predicted_are_kept_and_loaded_networks_too(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = []
+    monkeypatch.setattr(image_tasks, "load_ensemble", lambda *a, **b: loaded.append(a) or load_ensemble(*a, **b))
+    image_tasks._load_once.cache_clear()
+    assert predict(trained, FakeClient()) == PredictionOutcome(written=2, kept=0)
+    assert predict(trained, FakeClient()) == PredictionOutcome(written=0, kept=2)
+    assert len(loaded) == 1
+    final = RunFolder(trained).fold("3d_fullres", "0").final_checkpoint
+    os.utime(final, (0, 0))
+    predict(trained, FakeClient())
+    assert len(loaded) == 2
+
+
+def test_a_label_map_that_a_worker_wrote_elsewhere_is_a_failure(trained: Path) -> None:
+    client = FakeClient({"case1": [(True, ())]})
+    with pytest.raises(CasesFailedError, match=r"case case1: a worker has written its label map, but .* shared"):
+        predict(trained, client)
+
+
+def test_budgets_and_images_of_many_files_are_refused(trained: Path) -> None:
+    with pytest.raises(OptionError, match="--budget"):
+        predict(trained, FakeClient(), budget_seconds=10.0)
+    shutil.rmtree(trained.with_name("new_images"))
+    write_series(trained.with_name("new_images"), np.zeros((9, 10, 11)), number=1, description="thorax")
+    with pytest.raises(OptionError, match="predict them without --on"):
+        predict(trained, FakeClient())

@@ -9,6 +9,8 @@ from builders.remote_files import FaultyFileSystem, Node
 
 from autoseg.errors import OptionError, RemoteError, UnreachableError
 from autoseg.geometry import Grid
+from autoseg.processes.case_pool import run_over_cases
+from autoseg.processes.progress import SilentProgress
 from autoseg.remote.cache_folder import SIZE_VARIABLE
 from autoseg.remote.local_files import fetch_ahead, use_local
 from autoseg.remote.mirror import is_placeholder
@@ -126,6 +128,24 @@ def test_an_unreachable_place_is_no_broken_image(node: Node, place: Place, tmp_p
     place().rm_file("/bucket/run/a.nii.gz")
     with pytest.raises(RemoteError, match="has gone since it was listed"):
         read_label_map(node.root / "a.nii.gz")
+
+
+@pytest.mark.parametrize("error", [RemoteError, UnreachableError])
+def test_a_place_that_cannot_be_reached_ends_a_loop_over_cases(error: type[RemoteError]) -> None:
+    tried = []
+
+    def work(case: str) -> None:
+        tried.append(case)
+        msg = "s3://bucket"
+        raise error(msg)
+
+    jobs = [("a", "a"), ("b", "b")]
+    if error is RemoteError:
+        assert len(run_over_cases(work, jobs, workers=1, label="", progress=SilentProgress()).failures) == 2
+        return
+    with pytest.raises(UnreachableError):
+        run_over_cases(work, jobs, workers=1, label="", progress=SilentProgress())
+    assert tried == ["a"]
 
 
 def test_files_are_fetched_ahead_of_their_use_and_in_order(node: Node, place: Place) -> None:

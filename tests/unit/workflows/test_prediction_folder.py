@@ -14,13 +14,13 @@ from autoseg.processes import fold_lock
 from autoseg.runtime.provenance import read_versions
 from autoseg.volume_io import write_label_map
 from autoseg.workflows.predict import prediction_folder
+from autoseg.workflows.predict.folder_preparation import prepare_folder
 from autoseg.workflows.predict.prediction_folder import (
     FINISHED_NAME,
     RECORD_NAME,
     PredictionRecord,
     complete_record,
     lock_record,
-    prepare_folder,
     write_recorded,
 )
 
