@@ -39,7 +39,7 @@ from autoseg.workflows.evaluate.evaluation import EvaluationJob
 from autoseg.workflows.select.held_out import HeldOut, find_held_out
 from autoseg.workflows.select.quality import score_held_out
 from autoseg.workflows.select.selection_document import Selection, read_selection
-from autoseg.workflows.select.variants import VariantJob
+from autoseg.workflows.select.stored_predictions import VariantJob
 
 Damage = Callable[[Volume, np.random.Generator], Volume]
 

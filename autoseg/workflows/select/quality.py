@@ -39,7 +39,7 @@ from autoseg.workflows.evaluate.evaluation import (
 from autoseg.workflows.plan.preprocessing import check_preprocessed
 from autoseg.workflows.select.held_out import HeldOut
 from autoseg.workflows.select.selection_document import NAMES_JOINED_BY, Selection
-from autoseg.workflows.select.variants import VariantJob, get_configuration, measure_outputs
+from autoseg.workflows.select.stored_predictions import VariantJob, get_configuration, measure_outputs
 
 LOG_NAME: Final = "quality.log"
 

@@ -48,7 +48,8 @@ from autoseg.workflows.select.selection_document import (
     Selection,
     name_pruned,
 )
-from autoseg.workflows.select.variants import VariantJob, choose_prediction
+from autoseg.workflows.select.stored_predictions import VariantJob
+from autoseg.workflows.select.variants import choose_prediction
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

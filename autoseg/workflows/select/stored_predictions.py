@@ -1,11 +1,13 @@
-"""Label maps of held-out cases that `autoseg select` predicts, each with a record of the weights that made it.
+"""Label maps and features of held-out cases that `autoseg select` predicts, with records of the weights that made them.
 
 An interrupted call continues, and a training that was repeated makes exactly its cases anew.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 from jaxtyping import Integer
@@ -14,12 +16,30 @@ from autoseg.document import Document, read_document, write_document
 from autoseg.errors import DocumentError
 from autoseg.file_endings import label_map_ending
 from autoseg.geometry import Grid
+from autoseg.inference.ensemble import check_members_compatible
+from autoseg.inference.model import SegmentationModel, load_model
+from autoseg.inference.options import PredictionOptions
+from autoseg.inference.sliding_window.windows import count_windows
+from autoseg.plan.document import ConfigurationPlan
+from autoseg.quality.features import NetworkFeatures
 from autoseg.run_folder import RunFolder
 from autoseg.stages.stored_maps import PredictionSource
+from autoseg.stages.training_cases import open_training_case
 from autoseg.volume_io import write_label_map
-from autoseg.workflows.cases.network_features import find_sources
+from autoseg.workflows.cases.loop import CaseOutput
+from autoseg.workflows.cases.network_features import (
+    StoredFeatures,
+    average_features,
+    find_sources,
+    measure_network_features,
+    read_features,
+    write_features,
+)
 from autoseg.workflows.cases.references import find_reference
+from autoseg.workflows.evaluate.evaluation import EvaluationJob
 from autoseg.workflows.select.held_out import HeldOut
+
+VARIANTS_FOLDER: Final = "variants"
 
 
 class PredictionSources(Document):
@@ -82,3 +102,117 @@ def list_sources(run: RunFolder, members: Sequence[HeldOut], case: str) -> tuple
         for member in members
         for source in find_sources(run, member.plan, member.configuration, member.holders[case], case=case)
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VariantJob:
+    """Predictions of held-out cases to make with the selected models.
+
+    Attributes:
+        members: One configuration, or two whose probabilities are averaged.
+        cases: Cases that all of them hold out.
+        pruned_depth: Depth to which the networks of the only member are pruned; None for whole ones.
+    """
+
+    run: RunFolder
+    members: tuple[HeldOut, ...]
+    cases: tuple[str, ...]
+    pruned_depth: int | None = None
+    device: str = "auto"
+
+    @property
+    def configurations(self) -> tuple[str, ...]:
+        """Names of the members."""
+        return tuple(member.configuration for member in self.members)
+
+    @property
+    def has_views(self) -> bool:
+        """Whether any member predicts mirrored views at all."""
+        return any(get_configuration(member).training.mirror_axes for member in self.members)
+
+    def find_folder(self, options: PredictionOptions) -> Path:
+        """Returns the folder of the predictions with some options."""
+        pruned = "" if self.pruned_depth is None else f"_depth_{self.pruned_depth}"
+        views = "mirroring" if options.mirroring else "no_mirroring"
+        selected = self.run.root / VARIANTS_FOLDER / f"{'+'.join(self.configurations)}{pruned}"
+        return selected / f"{views}_step_{options.step_fraction:g}_{options.decoding}"
+
+    def list_jobs(self, options: PredictionOptions) -> tuple[EvaluationJob, ...]:
+        """Lists the predictions with some options, and their references."""
+        folder, labels = self.find_folder(options), self.members[0].plan.labels
+        return tuple(
+            EvaluationJob(
+                case=case,
+                prediction=find_label_map(folder, self.members, case),
+                reference=find_reference(self.run, case),
+                labels=labels,
+            )
+            for case in self.cases
+        )
+
+    def read_features(self, folder: Path, case: str) -> NetworkFeatures | None:
+        """Reads the features of a case in a folder of predictions; None if there are none of the present weights."""
+        sources = list_sources(self.run, self.members, case)
+        return read_features(folder, case, sources=sources, pruned_depth=self.pruned_depth)
+
+    def write_features(self, folder: Path, case: str, features: NetworkFeatures) -> None:
+        """Writes the features of a case into a folder of predictions.
+
+        Raises:
+            RunError: The folder cannot be written or the disk is full.
+        """
+        sources = list_sources(self.run, self.members, case)
+        write_features(folder, case, StoredFeatures(sources=sources, pruned_depth=self.pruned_depth, features=features))
+
+    def load_models(self, cases: Sequence[str]) -> Iterator[tuple[list[SegmentationModel], list[str]]]:
+        """Loads models as for a validation; yields those of the same folds with the cases that these held out."""
+
+        def find_folds(case: str) -> tuple[str, ...]:
+            return tuple(member.holders[case] for member in self.members)
+
+        for folds, names in groupby(sorted(cases, key=find_folds), key=find_folds):
+            models = [self._load(member, fold) for member, fold in zip(self.members, folds, strict=True)]
+            check_members_compatible(models)
+            yield models, list(names)
+
+    def _load(self, member: HeldOut, fold: str) -> SegmentationModel:
+        return load_model(
+            self.run,
+            configuration=member.configuration,
+            folds=(fold,),
+            device=self.device,
+            execution="eager",
+            with_previous=False,
+            pruned_depth=self.pruned_depth,
+        )
+
+    def is_waiting(self, options: PredictionOptions, case: str) -> bool:
+        """Returns whether a case still has to be predicted."""
+        return not is_current(self.run, self.find_folder(options), self.members, case)
+
+    def count_passes(self, options: PredictionOptions) -> float:
+        """Counts the patches that the network of one fold computes for a case on average; of all members together."""
+        counts = [_count_passes(self.run, member, case, options) for member in self.members for case in self.cases]
+        return sum(counts) / len(self.cases)
+
+
+def measure_outputs(outputs: Sequence[CaseOutput]) -> NetworkFeatures:
+    """Measures the logits of all members; features of a pair are the means of both."""
+    return average_features(
+        [
+            measure_network_features(output.image, output.logits, output.geometry, output.model.plan)
+            for output in outputs
+        ]
+    )
+
+
+def get_configuration(member: HeldOut) -> ConfigurationPlan:
+    """Returns the plan of a configuration."""
+    return member.plan.configurations[member.configuration]
+
+
+def _count_passes(run: RunFolder, member: HeldOut, case: str, options: PredictionOptions) -> int:
+    configuration = get_configuration(member)
+    shape = open_training_case(run, member.plan, member.configuration, case).geometry.resampled_shape_voxels
+    views = 2 ** len(configuration.training.mirror_axes) if options.mirroring else 1
+    return count_windows(shape, configuration, options.step_fraction) * views

@@ -9,8 +9,6 @@ a case.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import groupby
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -20,154 +18,25 @@ from autoseg.errors import CasesFailedError, RunError
 from autoseg.evaluation.crossvalidation import FEWEST_CASES, Table, compute_statistics
 from autoseg.evaluation.gain import Gain, compute_gain
 from autoseg.geometry import Grid
-from autoseg.inference.ensemble import Ensemble, check_members_compatible
-from autoseg.inference.model import SegmentationModel, load_model
+from autoseg.inference.ensemble import Ensemble
 from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions
-from autoseg.inference.sliding_window.windows import count_windows
-from autoseg.plan.document import ConfigurationPlan
 from autoseg.postprocessing.learning import stack_counts
 from autoseg.processes.case_pool import Failure, list_problems, run_over_cases
 from autoseg.processes.progress import Progress
 from autoseg.quality.features import NetworkFeatures
-from autoseg.run_folder import RunFolder
-from autoseg.stages.training_cases import open_training_case
 from autoseg.workflows.cases.loop import CaseOutput, complete_cases, predict_preprocessed_cases
-from autoseg.workflows.cases.network_features import (
-    StoredFeatures,
-    average_features,
-    measure_network_features,
-    read_features,
-    write_features,
-)
-from autoseg.workflows.cases.references import find_reference
 from autoseg.workflows.evaluate.evaluation import EvaluationJob, count_evaluation_workers
 from autoseg.workflows.plan.preprocessing import check_preprocessed
-from autoseg.workflows.select.held_out import HeldOut
 from autoseg.workflows.select.postprocessing import measure_effects
 from autoseg.workflows.select.prediction_choice import PredictionChoice, Variant
-from autoseg.workflows.select.stored_predictions import find_label_map, is_current, list_sources, write_prediction
+from autoseg.workflows.select.stored_predictions import VariantJob, get_configuration, measure_outputs, write_prediction
 
-VARIANTS_FOLDER: Final = "variants"
 LOG_NAME: Final = "variant_predictions.log"
 LARGER_STEPS: Final = (0.75, 1.0)
 SMALLEST_MIRRORING_GAIN: Final = 0.001
 """Mean Dice that mirrored views must gain to be worth eight times the time: below what another seed changes (guess)."""
 
 Decision = tuple[bool, Gain | None, str]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VariantJob:
-    """Predictions of held-out cases to make with the selected models.
-
-    Attributes:
-        members: One configuration, or two whose probabilities are averaged.
-        cases: Cases that all of them hold out.
-        pruned_depth: Depth to which the networks of the only member are pruned; None for whole ones.
-    """
-
-    run: RunFolder
-    members: tuple[HeldOut, ...]
-    cases: tuple[str, ...]
-    pruned_depth: int | None = None
-    device: str = "auto"
-
-    @property
-    def configurations(self) -> tuple[str, ...]:
-        """Names of the members."""
-        return tuple(member.configuration for member in self.members)
-
-    @property
-    def has_views(self) -> bool:
-        """Whether any member predicts mirrored views at all."""
-        return any(get_configuration(member).training.mirror_axes for member in self.members)
-
-    def find_folder(self, options: PredictionOptions) -> Path:
-        """Returns the folder of the predictions with some options."""
-        pruned = "" if self.pruned_depth is None else f"_depth_{self.pruned_depth}"
-        views = "mirroring" if options.mirroring else "no_mirroring"
-        selected = self.run.root / VARIANTS_FOLDER / f"{'+'.join(self.configurations)}{pruned}"
-        return selected / f"{views}_step_{options.step_fraction:g}_{options.decoding}"
-
-    def list_jobs(self, options: PredictionOptions) -> tuple[EvaluationJob, ...]:
-        """Lists the predictions with some options, and their references."""
-        folder, labels = self.find_folder(options), self.members[0].plan.labels
-        return tuple(
-            EvaluationJob(
-                case=case,
-                prediction=find_label_map(folder, self.members, case),
-                reference=find_reference(self.run, case),
-                labels=labels,
-            )
-            for case in self.cases
-        )
-
-    def read_features(self, folder: Path, case: str) -> NetworkFeatures | None:
-        """Reads the features of a case in a folder of predictions; None if there are none of the present weights."""
-        sources = list_sources(self.run, self.members, case)
-        return read_features(folder, case, sources=sources, pruned_depth=self.pruned_depth)
-
-    def write_features(self, folder: Path, case: str, features: NetworkFeatures) -> None:
-        """Writes the features of a case into a folder of predictions.
-
-        Raises:
-            RunError: The folder cannot be written or the disk is full.
-        """
-        sources = list_sources(self.run, self.members, case)
-        write_features(folder, case, StoredFeatures(sources=sources, pruned_depth=self.pruned_depth, features=features))
-
-    def load_models(self, cases: Sequence[str]) -> Iterator[tuple[list[SegmentationModel], list[str]]]:
-        """Loads models as for a validation; yields those of the same folds with the cases that these held out."""
-
-        def find_folds(case: str) -> tuple[str, ...]:
-            return tuple(member.holders[case] for member in self.members)
-
-        for folds, names in groupby(sorted(cases, key=find_folds), key=find_folds):
-            models = [self._load(member, fold) for member, fold in zip(self.members, folds, strict=True)]
-            check_members_compatible(models)
-            yield models, list(names)
-
-    def _load(self, member: HeldOut, fold: str) -> SegmentationModel:
-        return load_model(
-            self.run,
-            configuration=member.configuration,
-            folds=(fold,),
-            device=self.device,
-            execution="eager",
-            with_previous=False,
-            pruned_depth=self.pruned_depth,
-        )
-
-    def is_waiting(self, options: PredictionOptions, case: str) -> bool:
-        """Returns whether a case still has to be predicted."""
-        return not is_current(self.run, self.find_folder(options), self.members, case)
-
-    def count_passes(self, options: PredictionOptions) -> float:
-        """Counts the patches that the network of one fold computes for a case on average; of all members together."""
-        counts = [_count_passes(self.run, member, case, options) for member in self.members for case in self.cases]
-        return sum(counts) / len(self.cases)
-
-
-def measure_outputs(outputs: Sequence[CaseOutput]) -> NetworkFeatures:
-    """Measures the logits of all members; features of a pair are the means of both."""
-    return average_features(
-        [
-            measure_network_features(output.image, output.logits, output.geometry, output.model.plan)
-            for output in outputs
-        ]
-    )
-
-
-def get_configuration(member: HeldOut) -> ConfigurationPlan:
-    """Returns the plan of a configuration."""
-    return member.plan.configurations[member.configuration]
-
-
-def _count_passes(run: RunFolder, member: HeldOut, case: str, options: PredictionOptions) -> int:
-    configuration = get_configuration(member)
-    shape = open_training_case(run, member.plan, member.configuration, case).geometry.resampled_shape_voxels
-    views = 2 ** len(configuration.training.mirror_axes) if options.mirroring else 1
-    return count_windows(shape, configuration, options.step_fraction) * views
 
 
 def choose_prediction(

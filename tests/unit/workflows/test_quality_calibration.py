@@ -22,7 +22,7 @@ from autoseg.training.checkpoint import DESCRIPTION_KEY
 from autoseg.volume_io import write_label_map
 from autoseg.workflows.evaluate.validation import validate_fold
 from autoseg.workflows.plan.preprocessing import extract_recipe
-from autoseg.workflows.select import variants
+from autoseg.workflows.select import stored_predictions
 from autoseg.workflows.select.selection import SelectionRequest, select_models
 
 GRID = Grid(shape_voxels=(9, 10, 11), spacing_mm=(1.0, 1.0, 1.0))
@@ -77,7 +77,7 @@ def list_features(run):
 
 
 def test_features_that_validations_stored_are_used_without_any_prediction(run, monkeypatch):
-    monkeypatch.setattr(variants, "load_model", None)
+    monkeypatch.setattr(stored_predictions, "load_model", None)
     calibration, text = select(run)
     assert [path.name for path in list_features(run)] == [f"{fold}{n}.features.json" for fold in "ab" for n in range(3)]
     assert (calibration.cases, calibration.distribution.cases) == (6, 6)
@@ -92,7 +92,7 @@ def test_features_that_are_missing_or_of_other_weights_are_measured_once_more(ru
     found, text = select(run)
     assert "features of 2 held-out cases are not stored; these cases are predicted once more" in text
     assert found == expected
-    monkeypatch.setattr(variants, "load_model", None)
+    monkeypatch.setattr(stored_predictions, "load_model", None)
     assert select(run)[0] == expected
 
 

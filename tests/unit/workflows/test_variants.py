@@ -32,14 +32,14 @@ from autoseg.volume_io import read_label_map, write_label_map
 from autoseg.workflows.cases.network_features import average_features, measure_network_features
 from autoseg.workflows.evaluate.evaluation import EvaluationJob, evaluate_jobs
 from autoseg.workflows.plan.preprocessing import extract_recipe
-from autoseg.workflows.select import variants
+from autoseg.workflows.select import stored_predictions, variants
 from autoseg.workflows.select.held_out import find_held_out
 from autoseg.workflows.select.prediction_choice import PredictionChoice
 from autoseg.workflows.select.quality import score_held_out
 from autoseg.workflows.select.selection import SelectionRequest, select_models
 from autoseg.workflows.select.selection_document import Member, Selection
-from autoseg.workflows.select.stored_predictions import write_prediction
-from autoseg.workflows.select.variants import VariantJob, choose_prediction
+from autoseg.workflows.select.stored_predictions import VariantJob, write_prediction
+from autoseg.workflows.select.variants import choose_prediction
 
 GRID = Grid(shape_voxels=(2, 24, 16), spacing_mm=(1.0, 1.0, 1.0))
 FOLDS = (("a", "b", "c"), ("d", "e", "f"))
@@ -242,7 +242,7 @@ def test_features_are_measured_while_variants_are_predicted_and_those_that_are_m
     assert "predicted once more" not in notes.text
     assert {path.parent for path in (run.root / "variants").rglob("*.features.json")} == {folder}
     with monkeypatch.context() as patch:
-        patch.setattr(variants, "load_model", None)
+        patch.setattr(stored_predictions, "load_model", None)
         select(run)
     assert read_calibration(run) == expected
     for case in ("b", "e"):
@@ -302,7 +302,7 @@ def test_a_pair_is_measured_as_one_beside_its_members_alone(tmp_path: Path, monk
         tuple(Member(configuration=name, folds=("0",), weights_sha256=("",)) for name in names), ()
     )
     selected = selected.model_copy(update={"prediction": choice.model_copy(update={"mirroring": False})})
-    monkeypatch.setattr(variants, "load_model", None)
+    monkeypatch.setattr(stored_predictions, "load_model", None)
     scored = score_held_out(run, job.members, job.list_jobs(PLAIN), selected, device="cpu", progress=SilentProgress())
     assert scored["d"].features.network == average_features(features)
 
