@@ -9,13 +9,13 @@ from builders.labels import build_labels
 from builders.plans import build_configuration, build_plan
 from builders.progress import Notes
 
-from autoseg.errors import PredictionError
+from autoseg.errors import PredictionError, RunError
 from autoseg.geometry import Grid
 from autoseg.inference.model import load_model
 from autoseg.inference.options import PredictionOptions
 from autoseg.inference.sliding_window.mirroring import list_mirrored_axes
 from autoseg.inference.view_disagreement import compute_uncertainty, record_normalizers
-from autoseg.volume_io import read_image, read_label_map, write_image
+from autoseg.volume_io import read_image, read_label_map, write_image, write_label_map
 from autoseg.workflows.predict.prediction import PredictionRequest, predict_images
 
 GRID = Grid(shape_voxels=(9, 10, 11), spacing_mm=(1.0, 1.5, 1.0))
@@ -123,6 +123,22 @@ def test_a_repeated_call_writes_what_is_missing_and_a_plain_one_is_refused(make_
         predict(run, images)
     predict(run, images, uncertainty=True, overwrite=True)
     assert path.exists()
+
+
+@pytest.mark.parametrize("added", [{"uncertainty": True}, {"save_probabilities": True}], ids=lambda added: [*added][0])
+def test_a_label_map_that_was_corrected_is_not_replaced_for_what_is_added(make_run, images, added):
+    run = make_run()
+    out = predict(run, images)
+    path = out / "case.nii.gz"
+    predicted = read_label_map(path)
+    predict(run, images, **added)  # a label map that is as it was predicted may be made again
+    for extra in (*out.glob("*.b2nd"), *out.glob("uncertainty/*")):
+        extra.unlink()
+    write_label_map(path, np.ones_like(predicted.array), grid=predicted.grid, like=None)
+    corrected = path.read_bytes()
+    with pytest.raises(RunError, match=r"made together with case\.nii\.gz, which were changed since"):
+        predict(run, images, **added)
+    assert path.read_bytes() == corrected
 
 
 def test_attention_and_uncertainty_are_not_recorded_at_once(make_run, images):
