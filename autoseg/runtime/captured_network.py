@@ -106,7 +106,8 @@ def capture_networks(
 
 
 def release_captured(networks: Sequence[nn.Module]) -> None:
-    """Frees the memory of all captured passes of networks, where something else needs it."""
+    """Frees the memory of all captured passes of networks, also within others, where something else needs it."""
     for network in networks:
-        if isinstance(network, CapturedNetwork):
-            network.release()
+        for module in network.modules():
+            if isinstance(module, CapturedNetwork):
+                module.release()

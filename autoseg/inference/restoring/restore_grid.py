@@ -7,7 +7,7 @@ are interpolated and decoded strip by strip, so that a label map needs little mo
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby, islice
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import numpy as np
 import torch
@@ -27,17 +27,27 @@ from autoseg.runtime.device import is_out_of_memory
 Location = tuple[slice, slice, slice]
 Restored = TypeVar("Restored")
 
+RESTORING: Final = "restoring the grid of the image"
+
 logger = logging.getLogger(__name__)
 
 
-def retry_with_logits_in_ram(work: Callable[[Sequence[Tensor]], Restored], logits: Sequence[Tensor]) -> Restored:
-    """Restores something from logits, and again with the logits in RAM if their device is out of memory."""
+def retry_with_logits_in_ram(
+    work: Callable[[Sequence[Tensor]], Restored], logits: Sequence[Tensor], *, purpose: str = RESTORING
+) -> Restored:
+    """Makes something of logits, and again with the logits in RAM if their device is out of memory.
+
+    Args:
+        work: Computes on the device of the logits.
+        logits: Logits of each model.
+        purpose: Name of the work in the warning, to be followed by "on the CPU".
+    """
     try:
         return work(logits)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error) or all(part.device.type == "cpu" for part in logits):
             raise
-    logger.warning("the device ran out of memory; restoring the grid of the image on the CPU")
+    logger.warning("the device ran out of memory; %s on the CPU", purpose)
     return work([part.cpu() for part in logits])
 
 
@@ -55,7 +65,7 @@ def iterate_with_logits_in_ram(
             raise
     else:
         return
-    logger.warning("the device ran out of memory; restoring the grid of the image on the CPU")
+    logger.warning("the device ran out of memory; %s on the CPU", RESTORING)
     yield from islice(work([part.cpu() for part in logits]), count, None)
 
 

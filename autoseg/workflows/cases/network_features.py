@@ -10,6 +10,7 @@ from torch import Tensor
 
 from autoseg.document import Document, read_document, write_document
 from autoseg.errors import DocumentError
+from autoseg.inference.restoring.restore_grid import retry_with_logits_in_ram
 from autoseg.networks.weights import hash_weights
 from autoseg.plan.document import Plan
 from autoseg.preprocessing.case import CaseGeometry
@@ -45,9 +46,10 @@ def measure_network_features(
 ) -> NetworkFeatures:
     """Measures a prediction while its logits are there; channels of the image from a previous stage do not count."""
     own = image[: len(plan.channels)]
-    return NetworkFeatures(
-        image=measure_image(own, geometry), probabilities=measure_probabilities(logits, own, plan.labels)
+    probabilities = retry_with_logits_in_ram(
+        lambda parts: measure_probabilities(parts[0], own, plan.labels), [logits], purpose="measuring its quality"
     )
+    return NetworkFeatures(image=measure_image(own, geometry), probabilities=probabilities)
 
 
 def average_features(of_members: Sequence[NetworkFeatures]) -> NetworkFeatures:

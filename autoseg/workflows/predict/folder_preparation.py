@@ -62,6 +62,31 @@ def prepare_folder(out: Path, record: PredictionRecord, *, overwrite: bool) -> P
     return record.model_copy(update={"outputs": made | record.outputs, "sha256": digests})
 
 
+def check_unchanged(out: Path, names: Iterable[str], digests: Mapping[str, str]) -> None:
+    """Checks that no file that a prediction is to write once more was changed since, such as a corrected label map.
+
+    Label maps are made again where a file beside them is missing, such as probabilities or maps of uncertainty.
+
+    Args:
+        out: The folder, as `prepare_folder` left it.
+        names: Names of label maps and probabilities.
+        digests: Digests of the record.
+
+    Raises:
+        RunError: Some were changed.
+    """
+    parts = dict.fromkeys(part for name in names for part in list_parts(name))
+    existing = [name for name in parts if name in digests and (out / name).is_file()]
+    with use_local(*(out / name for name in existing)):
+        changed = [name for name in existing if digests[name] != compute_sha256(out / name)]
+    if changed:
+        msg = (
+            f"{out} lacks files that are made together with {shorten_names(changed)}, which were changed since they "
+            f"were predicted and would be replaced; move them away, or choose another folder"
+        )
+        raise RunError(msg)
+
+
 def _describe_images_alike(record: PredictionRecord, earlier: PredictionRecord) -> PredictionRecord:
     if record.images in (DICOM_SOURCE, earlier.images):  # images of series have identifiers, not paths
         return record.model_copy(update={"images": earlier.images})

@@ -14,6 +14,7 @@ from autoseg.errors import PlanError, PredictionError, Problem, VolumeError
 from autoseg.geometry import Grid
 from autoseg.inference.ensemble import Ensemble
 from autoseg.inference.options import PredictionOptions
+from autoseg.inference.restoring.restore_grid import retry_with_logits_in_ram
 from autoseg.postprocessing.application import postprocess_label_map
 from autoseg.processes.case_pool import Failure
 from autoseg.processes.progress import Progress
@@ -104,7 +105,9 @@ class ImageSteps:
             shape = (len(logits[0]), *grid.shape_voxels)
             with write_recorded(path, self.record) as temporary:
                 write_probabilities(temporary, shape, self.model.iterate_probabilities(logits, geometries))
-        features = self.estimator.measure(self.model, logits, read)
+        features = retry_with_logits_in_ram(
+            lambda parts: self.estimator.measure(self.model, parts, read), logits, purpose="measuring its quality"
+        )
         label_map = self.model.restore_label_map(logits, geometries, decoding=self.options.decoding)
         return label_map, grid, features, maps
 

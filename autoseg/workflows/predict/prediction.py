@@ -29,7 +29,7 @@ from autoseg.volume_io.dicom import DicomFormat
 from autoseg.workflows.cases.loop import check_failures, collect_failures
 from autoseg.workflows.predict.attention_maps import MAPS_FOLDER, build_recorder, check_attention_maps
 from autoseg.workflows.predict.budget import Way, describe_duration, fit_budget
-from autoseg.workflows.predict.folder_preparation import prepare_folder
+from autoseg.workflows.predict.folder_preparation import check_unchanged, prepare_folder
 from autoseg.workflows.predict.found_images import FoundImages, find_predicted_images
 from autoseg.workflows.predict.image_steps import ImageSteps, Recorder
 from autoseg.workflows.predict.prediction_folder import (
@@ -183,6 +183,8 @@ def _predict_images(
     record = _open_folder(out, record, model.plan, estimator, overwrite=request.overwrite)
     recorder = _build_recorder(model, out, request)
     waiting = [case for case in cases if not _is_finished(case, out, found, request, recorder=recorder)]
+    written = [path.name for case in waiting for path in _find_outputs(case, out, found, request)]
+    check_unchanged(out, written, record.sha256)
     failures = list_incomplete(found.problems)
     total = len(cases) + len(failures)
     odd: list[Problem] = []

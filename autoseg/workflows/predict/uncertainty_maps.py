@@ -2,17 +2,21 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import numpy as np
+from jaxtyping import UInt8
 from torch import Tensor
 
 from autoseg.inference.ensemble import Ensemble
+from autoseg.inference.model import SegmentationModel
 from autoseg.inference.options import PredictionOptions
-from autoseg.inference.restoring.restore_grid import restore_maps
+from autoseg.inference.restoring.restore_grid import restore_maps, retry_with_logits_in_ram
 from autoseg.inference.sliding_window.prediction import OnWindow
 from autoseg.inference.view_disagreement import compute_uncertainty, record_normalizers
+from autoseg.preprocessing.case import CaseGeometry
 from autoseg.stages.staged_case import StagedCase
 from autoseg.workflows.predict.recorded_maps import MAP_ENDING, Maps
 
@@ -47,12 +51,18 @@ class UncertaintyRecorder:
         recorded = self.models.predict_case(read, options=options, on_window=on_window)
         total = np.zeros(0, np.uint16)
         for model, part, member in zip(self.models.members, recorded, read, strict=True):
-            uncertainty = compute_uncertainty(part, model.plan.labels)
-            resampling = model.configuration_plan.resampling
-            restored = restore_maps(uncertainty, member.geometry, resampling=resampling)
+            compute = partial(_compute_maps, model=model, geometry=member.geometry)
+            restored = retry_with_logits_in_ram(compute, [part], purpose="computing maps of uncertainty")
             total = restored if len(recorded) == 1 else total + restored.astype(np.uint16)
         means = (total // len(recorded)).astype(np.uint8) if len(recorded) > 1 else total
         return tuple(part[:-1] for part in recorded), dict(zip(self.find_paths(case), means, strict=True))
+
+
+def _compute_maps(
+    recorded: Sequence[Tensor], *, model: SegmentationModel, geometry: CaseGeometry
+) -> UInt8[np.ndarray, "2 file_z file_y file_x"]:
+    uncertainty = compute_uncertainty(recorded[0], model.plan.labels)
+    return restore_maps(uncertainty, geometry, resampling=model.configuration_plan.resampling)
 
 
 def build_uncertainty_recorder(models: Ensemble, out: Path) -> UncertaintyRecorder:

@@ -41,6 +41,7 @@ def test_a_wrong_name_is_an_attribute_error():
     [
         ("import autoseg; autoseg.__version__", ("torch", "numpy", "SimpleITK", "nibabel")),
         ("import autoseg; autoseg.predict_volume; autoseg.load_model", ("SimpleITK", "nibabel")),
+        ("import autoseg.workflows.predict.prediction", ("scipy.stats", "scipy.optimize")),
     ],
 )
 def test_importing_loads_no_more_than_it_needs(statement, unwanted):

@@ -2,14 +2,18 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from builders.folds import write_trained_fold
+from builders.graphs import TapeGraphs
 from builders.plans import build_configuration, build_plan
 from builders.progress import Notes
 from builders.selections import build_prediction_choice, build_selection, build_variant
+from torch import nn
 
 from autoseg.document import read_document, write_document
 from autoseg.geometry import Grid
@@ -20,6 +24,7 @@ from autoseg.inference.model import SegmentationModel, load_model
 from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions
 from autoseg.plan import Plan
 from autoseg.run_folder import RunFolder
+from autoseg.runtime.captured_network import capture_networks
 from autoseg.volume_io import read_image, read_label_map, write_image
 from autoseg.workflows.predict import budget
 from autoseg.workflows.predict.budget import Way, fit_budget
@@ -198,6 +203,25 @@ def test_the_time_of_a_patch_is_measured_once_and_multiplied(
     expected = max(3 * 8 * found.seconds_per_patch, 3.0)
     assert forecast_fold_seconds(model, [grid], DEFAULT_OPTIONS) == pytest.approx(expected)
     assert forecast_fold_seconds(model, [grid], PLAIN) == pytest.approx(max(3 * found.seconds_per_patch, 3.0))
+
+
+def test_passes_of_a_captured_network_are_timed_while_they_are_replayed(
+    run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    model, graphs = load_model(run, configuration=FULL, device="cpu", precision="float32"), TapeGraphs()
+    captured = capture_networks(model.networks, graphs, inference_batch_size=2)
+    replays: list[int] = []
+
+    def time_pass(network: nn.Module, patches: torch.Tensor) -> float:
+        network(patches)
+        replays.append(graphs.calls.count("replay"))
+        return 1.0
+
+    monkeypatch.setattr(forecast, "_time_pass", time_pass)
+    find_pass_time(replace(model, networks=captured, inference_batch_size=2, execution="captured"))
+    assert graphs.calls[:3] == ["warm up", "warm up", "capture"]
+    assert replays[-3:] == [replays[-4] + 2, replays[-4] + 3, replays[-4] + 4], "one pass is replayed untimed"
 
 
 @pytest.mark.usefixtures("_steady_speed")

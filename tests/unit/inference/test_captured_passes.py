@@ -6,6 +6,7 @@ from torch import nn
 
 from autoseg.inference.execution.preparation import prepare_network
 from autoseg.inference.sliding_window.prediction import predict_logits
+from autoseg.inference.view_disagreement import NormalizingNetwork
 from autoseg.networks import build_network
 from autoseg.runtime.captured_network import PASSES_BEFORE, capture_networks, release_captured
 
@@ -85,13 +86,14 @@ def test_a_capture_that_fails_is_announced_and_passes_run_as_they_are(caplog):
     assert caplog.text.count("capturing one failed (RuntimeError: out of room)") == 1
 
 
+@pytest.mark.parametrize("is_recorded", [False, True])
 @torch.inference_mode()
-def test_memory_that_is_needed_elsewhere_is_freed_and_passes_run_as_they_are():
+def test_memory_that_is_needed_elsewhere_is_freed_and_passes_run_as_they_are(*, is_recorded):
     network, graphs = Doubling(), TapeGraphs()
     captured = capture(network, graphs)
     for _ in range(PASSES_BEFORE + 1):
         captured(draw(4))
-    release_captured([captured, network])
+    release_captured([NormalizingNetwork(captured, has_regions=False) if is_recorded else captured, network])
     assert captured._captured is None
     assert torch.equal(captured(draw(4, 5))[0], 2 * draw(4, 5))
     assert graphs.calls.count("replay") == 1

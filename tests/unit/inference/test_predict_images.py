@@ -8,6 +8,7 @@ import blosc2
 import numpy as np
 import pytest
 from builders.folds import write_trained_fold
+from builders.full_device import FullDeviceEnsemble
 from builders.labels import build_labels
 from builders.plans import build_configuration, build_plan
 from builders.progress import Notes
@@ -75,6 +76,17 @@ def test_overlapping_stages_write_what_one_image_after_the_other_gives(run, imag
         volume = read_image([images / f"case{index}_0000.nii.gz"])
         expected = loaded.predict_volume(volume.array, volume.grid, options=OPTIONS)
         np.testing.assert_array_equal(read_label_map(out / f"case{index}.nii.gz").array, expected)
+
+
+def test_a_full_device_is_announced_and_quality_is_measured_in_ram(run, images, caplog):
+    def load_full(*args, **options):
+        return FullDeviceEnsemble(members=load_ensemble(*args, **options).members)
+
+    out, _ = predict(run, images)
+    expected = {path.name: path.read_bytes() for path in (*out.glob("*.nii.gz"), out / "quality.json")}
+    predict(run, images, load=load_full, overwrite=True)
+    assert {name: (out / name).read_bytes() for name in expected} == expected
+    assert caplog.text.count("ran out of memory; measuring its quality on the CPU") == len(expected) - 1
 
 
 def test_weights_are_read_once_for_all_images(run, images, monkeypatch):

@@ -1,22 +1,27 @@
 """Maps of uncertainty beside label maps, which stay as they are."""
 
+from dataclasses import replace
+
 import nibabel
 import numpy as np
 import pytest
 import torch
 from builders.folds import write_trained_fold
+from builders.full_device import FullDeviceEnsemble
 from builders.labels import build_labels
 from builders.plans import build_configuration, build_plan
 from builders.progress import Notes
 
-from autoseg.errors import PredictionError
+from autoseg.errors import PredictionError, RunError
 from autoseg.geometry import Grid
+from autoseg.inference.ensemble import MemberChoice, load_ensemble
 from autoseg.inference.model import load_model
 from autoseg.inference.options import PredictionOptions
 from autoseg.inference.sliding_window.mirroring import list_mirrored_axes
 from autoseg.inference.view_disagreement import compute_uncertainty, record_normalizers
-from autoseg.volume_io import read_image, read_label_map, write_image
+from autoseg.volume_io import read_image, read_label_map, write_image, write_label_map
 from autoseg.workflows.predict.prediction import PredictionRequest, predict_images
+from autoseg.workflows.predict.uncertainty_maps import build_uncertainty_recorder
 
 GRID = Grid(shape_voxels=(9, 10, 11), spacing_mm=(1.0, 1.5, 1.0))
 FLAT = Grid(shape_voxels=(8, 8, 8), spacing_mm=(1.0, 1.0, 1.0))
@@ -103,6 +108,21 @@ def test_entropy_and_disagreement_are_those_of_all_folds_and_views(make_run, tmp
     torch.testing.assert_close(found[1], 1 - affinity, rtol=0, atol=2e-3)
 
 
+def test_maps_are_computed_in_ram_where_a_device_is_full(make_run, images, caplog):
+    model = load_ensemble(make_run(), (MemberChoice(configuration=None, folds=None),), device="cpu", execution="eager")
+    volume = read_image([images / "case_0000.nii.gz"])
+    cases = model.preprocess(volume.array, volume.grid)
+    usual = build_uncertainty_recorder(model, images)
+    full = replace(usual, models=FullDeviceEnsemble(members=usual.models.members))
+    (_, expected), (_, found) = (
+        recorder.predict_case("case", cases, options=PredictionOptions(), on_window=lambda *_: None)
+        for recorder in (usual, full)
+    )
+    assert "ran out of memory; computing maps of uncertainty on the CPU" in caplog.text
+    for path, values in expected.items():
+        np.testing.assert_array_equal(found[path], values)
+
+
 def test_a_single_prediction_disagrees_with_nothing(make_run, tmp_path):
     run = make_run(folds=("0",))
     write_case(tmp_path / "flat", FLAT)
@@ -123,6 +143,22 @@ def test_a_repeated_call_writes_what_is_missing_and_a_plain_one_is_refused(make_
         predict(run, images)
     predict(run, images, uncertainty=True, overwrite=True)
     assert path.exists()
+
+
+@pytest.mark.parametrize("added", [{"uncertainty": True}, {"save_probabilities": True}], ids=lambda added: [*added][0])
+def test_a_label_map_that_was_corrected_is_not_replaced_for_what_is_added(make_run, images, added):
+    run = make_run()
+    out = predict(run, images)
+    path = out / "case.nii.gz"
+    predicted = read_label_map(path)
+    predict(run, images, **added)  # a label map that is as it was predicted may be made again
+    for extra in (*out.glob("*.b2nd"), *out.glob("uncertainty/*")):
+        extra.unlink()
+    write_label_map(path, np.ones_like(predicted.array), grid=predicted.grid, like=None)
+    corrected = path.read_bytes()
+    with pytest.raises(RunError, match=r"made together with case\.nii\.gz, which were changed since"):
+        predict(run, images, **added)
+    assert path.read_bytes() == corrected
 
 
 def test_attention_and_uncertainty_are_not_recorded_at_once(make_run, images):

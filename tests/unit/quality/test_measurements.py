@@ -3,7 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from builders.full_device import FullDeviceTensor
+from builders.geometries import build_geometry
 from builders.labels import build_labels
+from builders.plans import build_configuration, build_plan
 from builders.threads import use_one_thread
 from scipy import ndimage
 
@@ -13,6 +16,7 @@ from autoseg.quality import probabilities
 from autoseg.quality.images import compute_likeness, measure_image
 from autoseg.quality.probabilities import average_probabilities, choose_steps, measure_probabilities
 from autoseg.quality.shapes import measure_shapes
+from autoseg.workflows.cases.network_features import measure_network_features
 
 _one_thread = pytest.fixture(autouse=True)(use_one_thread)
 
@@ -38,6 +42,15 @@ def test_soft_dice_is_the_dice_that_the_probabilities_expect() -> None:
         between = float((p[index] * p[3 - index]).sum() / inside.sum())
         assert entry.class_uncertainty == pytest.approx(between, rel=1e-3)
         assert entry.intensities[0] == pytest.approx(float(image[0][inside.numpy()].mean()), rel=1e-4)
+
+
+def test_a_held_out_case_is_measured_in_ram_where_the_device_is_full(caplog) -> None:
+    logits, image = make_logits()
+    plan = build_plan({"3d_fullres": build_configuration((8, 8, 8))}, labels=LABELS)
+    geometry = build_geometry(SHAPE)
+    expected = measure_network_features(image, logits, geometry, plan)
+    assert measure_network_features(image, logits.as_subclass(FullDeviceTensor), geometry, plan) == expected
+    assert "ran out of memory; measuring its quality on the CPU" in caplog.text
 
 
 def test_regions_are_measured_each_by_itself_and_certain_ones_have_a_soft_dice_of_1() -> None:
