@@ -265,6 +265,30 @@ def test_jobs_of_named_folds_are_cancelled(run, slurm):
     assert slurm.read("cancelled") == ["5_1", "5_0 5_2"]
 
 
+def test_the_job_of_a_fold_that_has_not_begun_is_cancelled_by_name(run, slurm):
+    submit(run, "2d, fold all", "2d, fold 0", "select")
+    slurm.show_queue("5_0|PENDING||Priority", "5_1|PENDING||Priority", "5_2|PENDING||Dependency")
+    assert cancel_run_jobs(run.root, folds=["all"]) == ("2d, fold all: job 5_0 is cancelled",)
+    assert slurm.read("cancelled") == ["5_0"]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (
+            {"configurations": ["2dd"]},
+            r"--configuration: this run has no '2dd' \(did you mean '2d'\?\); choose from: 2d,",
+        ),
+        ({"folds": ["7"]}, r"--fold: this run has no '7'; choose from: 0, "),
+    ],
+)
+def test_nothing_is_cancelled_for_names_that_do_not_exist(run, slurm, names, message):
+    submit(run, "2d, fold 0")
+    with pytest.raises(OptionError, match=message):
+        cancel_run_jobs(run.root, **names)
+    assert slurm.read("cancelled") == []
+
+
 def test_a_job_that_failed_says_why(run, slurm):
     submit(run, "2d, fold 0")
     mark = JobMark(job_id="5_0", phase="failed", node="n1", reason="the disk is full; log: x")
