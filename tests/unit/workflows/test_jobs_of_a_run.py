@@ -12,7 +12,7 @@ from builders.folds import build_checkpoint_description, finish_fold
 
 from autoseg.cli.status import watch_run
 from autoseg.document import read_document, write_document
-from autoseg.errors import OptionError, Stopped, TrainingError
+from autoseg.errors import DeviceError, OptionError, Stopped, TrainingError
 from autoseg.places import open_place
 from autoseg.places.local import ThisComputer
 from autoseg.places.place import TaskState
@@ -197,6 +197,29 @@ def test_ctrl_c_ends_the_command_and_no_job(measured, slurm, monkeypatch):
     assert slurm.read("cancelled") == []
 
 
+def test_a_dry_run_here_shows_the_commands_that_would_be_run_here(measured, monkeypatch):
+    monkeypatch.setattr(dispatch, "list_units", lambda *arguments, **options: FIRST)
+    shown = dispatch.describe_training(
+        measured.root, TrainingRequest(), ThisComputer(), devices="cpu", autoseg=None, progress=SilentProgress()
+    )
+    assert [line.split(" --")[2] for line in shown.splitlines()] == ["fold 0", "fold 1"]  # nothing is selected
+    with pytest.raises(DeviceError, match="nonsense"):
+        dispatch.describe_training(
+            measured.root,
+            TrainingRequest(),
+            ThisComputer(),
+            devices="nonsense",
+            autoseg=None,
+            progress=SilentProgress(),
+        )
+
+
+def test_jobs_are_not_given_the_local_copy_of_a_run_by_url(measured, monkeypatch):
+    monkeypatch.setenv("AUTOSEG_REMOTE_CACHE", str(measured.root.parent))
+    with pytest.raises(OptionError, match=r"--on: jobs need a run in a folder that all nodes see"):
+        build_queue(measured, FIRST, TrainingRequest())
+
+
 # Status and cancellation
 
 
@@ -238,6 +261,8 @@ def test_a_watched_run_asks_slurm_seldom(run, slurm, monkeypatch):
     waits = []
 
     def sleep(seconds):
+        if seconds < 1:
+            return  # of the standard library, which waits for squeue
         waits.append(seconds)
         if len(waits) == 2:
             raise KeyboardInterrupt
