@@ -144,7 +144,10 @@ def discard_trainings(run: RunFolder, queue: TrainingQueue, request: TrainingReq
 
     Raises:
         TrainingError: A process trains one of them.
+        OptionError: The tasks cannot be submitted, so nothing was discarded.
     """
+    if request.restart:
+        queue.place.describe_tasks(queue.list_tasks())
     for unit in queue.tasks if request.restart else ():
         if not unit.is_only_needed:
             folder = run.fold(unit.configuration, unit.fold)

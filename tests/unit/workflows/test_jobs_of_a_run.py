@@ -17,6 +17,7 @@ from autoseg.places import open_place
 from autoseg.places.local import ThisComputer
 from autoseg.places.place import TaskState
 from autoseg.places.slurm.jobs import JobMark, JobRecord, add_jobs, find_jobs_folder, find_mark
+from autoseg.places.slurm.settings import GpuKind, SlurmSettings
 from autoseg.plan.document import Plan
 from autoseg.processes.fold_lock import lock_fold
 from autoseg.processes.progress import SilentProgress
@@ -144,6 +145,16 @@ def test_trainings_that_begin_again_are_discarded_before_their_jobs_are_submitte
         pytest.raises(TrainingError, match="already"),
     ):
         discard_trainings(measured, queue, request)
+
+
+def test_nothing_is_discarded_for_jobs_that_cannot_be_submitted(measured):
+    finish_fold(measured, "3d_lowres", "0")
+    kinds = (GpuKind(gres="gpu:small:1", memory_gb=0.1),)
+    write_document(measured.root / "slurm.json", SlurmSettings(gpus=kinds))
+    request = TrainingRequest(restart=True)
+    with pytest.raises(OptionError, match="the plan needs GPUs of"):
+        discard_trainings(measured, build_queue(measured, FIRST, request), request)
+    assert measured.fold("3d_lowres", "0").root.exists()
 
 
 def test_options_that_do_not_fit_the_place_are_refused(run):
