@@ -123,7 +123,8 @@ def train(
     )
     with open_place(on or HERE, run, slurm or ()) as place:
         if dry_run:
-            typer.echo(describe_training(run, request, place, autoseg=context.obj, progress=console))
+            describe = partial(describe_training, run, request, place, devices=devices, autoseg=context.obj)
+            typer.echo(describe(progress=console))
         else:
             work = partial(train_folds, run, request, devices=devices, autoseg=context.obj, place=place)
             train_and_show(console, work, run)

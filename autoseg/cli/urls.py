@@ -65,12 +65,13 @@ def _open_locally(command: str, suspects: Mapping[str, Path]) -> Iterator[dict[s
 
 
 def _open(command: str, name: str, url: str) -> "AbstractContextManager[Path]":
+    from autoseg.remote.address import hide_secrets
     from autoseg.remote.session import open_to_read, open_to_write
 
     uses = USES.get(command, {})
     if name not in uses:
         able = f"; of this command, these may be URLs: {', '.join(uses)}" if uses else ""
-        msg = f"autoseg {command} needs a local path for {name}, found {url}{able}; copy it here first"
+        msg = f"autoseg {command} needs a local path for {name}, found {hide_secrets(url)}{able}; copy it here first"
         raise RemoteError(msg)
     if uses[name] in ("read", "watch"):
         return open_to_read(url, refreshes=uses[name] == "watch")

@@ -10,10 +10,10 @@ URL: Final = re.compile(r"(?P<protocol>[a-z][a-z0-9+.-]+)://(?P<place>.+)", flag
 COLLAPSED: Final = re.compile(r"(?P<protocol>[a-z][a-z0-9+.-]+):/+(?P<place>.+)", flags=re.IGNORECASE)
 LOCAL_PROTOCOLS: Final = ("file", "local")
 SECRET: Final = re.compile(
-    r"[?&;](?:sig|[a-z-]*(?:token|signature|secret|password|key|credential)[a-z-]*)=", re.IGNORECASE
+    r"[?&;](?:sig|auth|pwd|[\w.-]*(?:token|signature|secret|passw|key|credential)[\w.-]*)=", re.IGNORECASE
 )
 QUERY: Final = re.compile(r"\?\S+")
-USER: Final = re.compile(r"(?<=://)[^/\s@]*:[^/\s@]*@")
+USER: Final = re.compile(r"(?<=://)[^/\s@]*:[^/\s]*@")
 
 EXTRAS: Final = {
     "s3": ("s3", "s3fs"),

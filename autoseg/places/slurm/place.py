@@ -1,5 +1,6 @@
 """Slurm as a place that runs tasks."""
 
+import logging
 import shlex
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -8,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from autoseg.errors import OptionError
+from autoseg.errors import OptionError, WorkerError, shorten_names
 from autoseg.places.place import Job, Result, States, Task
-from autoseg.places.slurm.jobs import ACTIVE, find_jobs_folder, read_jobs, read_task_states
+from autoseg.places.slurm.jobs import ACTIVE, JobRecord, find_jobs_folder, read_jobs, read_task_states, run_slurm
 from autoseg.places.slurm.settings import SlurmSettings, find_settings
 from autoseg.places.slurm.submission import build_script, describe_after, group_tasks, submit_wave
 from autoseg.processes.case_pool import CaseSize, PoolOutcome
@@ -21,6 +22,10 @@ SECONDS_BETWEEN_LOOKS: Final = 1.0
 MOST_SECONDS_BETWEEN_LOOKS: Final = 15.0  # administrators ask not to ask squeue more often
 GROWTH: Final = 1.2
 SECONDS_FOR_OTHERS: Final = 300.0  # another command may submit hundreds of jobs
+PAUSES_SECONDS: Final = (15.0, 30.0, 60.0, 120.0, 240.0)
+"""Pauses after which squeue is asked again: a controller may be busy, or is started again."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,13 +72,13 @@ class Slurm:
         When it is closed early, the jobs continue.
 
         Raises:
-            WorkerError: Slurm does not answer, or refuses the jobs.
+            WorkerError: Slurm does not answer for minutes, or refuses the jobs.
         """
         self._submit_missing(tasks)
         names = {task.name for task in tasks}
         seconds = SECONDS_BETWEEN_LOOKS
         while True:
-            states = {name: state for name, state in read_task_states(self.folder).items() if name in names}
+            states = {name: state for name, state in self._read_states().items() if name in names}
             yield states
             if not any(state.phase in ACTIVE for state in states.values()):
                 return
@@ -92,14 +97,52 @@ class Slurm:
             texts.append(build_script(wave, self.settings, self.folder, after=describe_after(wave)))
         return "\n".join(texts)
 
+    def _read_states(self) -> States:
+        """Reads the states, again after a while where Slurm does not answer: the jobs continue meanwhile.
+
+        Raises:
+            WorkerError: It did not answer any time.
+        """
+        for seconds in PAUSES_SECONDS:
+            try:
+                return read_task_states(self.folder)
+            except WorkerError as error:
+                logger.warning("%s; asked again in %.0f s", error, seconds)
+                time.sleep(seconds)
+        try:
+            return read_task_states(self.folder)
+        except WorkerError as error:
+            msg = f"{error}; the jobs that were submitted continue, and the same command shows them again"
+            raise WorkerError(msg) from error
+
     def _submit_missing(self, tasks: Sequence[Task]) -> None:
         lock = self.folder / ".submitting.lock"
         with wait_for_lock(lock, on_wait=lambda: None, longest_seconds=SECONDS_FOR_OTHERS):
             states = read_task_states(self.folder)
-            known = {job.task: job for job in read_jobs(self.folder) if states[job.task].phase in ACTIVE}
+            active = [job for job in read_jobs(self.folder) if states[job.task].phase in ACTIVE]
+            known = {job.task: job for job in _cancel_early_jobs(active, tasks)}
+            left = [task.name for task in tasks if task.name in known]
+            if left:
+                logger.warning("in the queue already, and left as they were submitted: %s", shorten_names(left))
             for wave in group_tasks([task for task in tasks if task.name not in known]):
                 records = submit_wave(wave, self.settings, self.folder, known=known)
                 known |= {record.task: record for record in records}
+
+
+def _cancel_early_jobs(active: Sequence[JobRecord], tasks: Sequence[Task]) -> list[JobRecord]:
+    """Cancels jobs that would not wait for all that their tasks need by now; returns the other ones.
+
+    Such is the selection that was submitted for one configuration, when a further one is to be trained.
+
+    Raises:
+        WorkerError: Slurm refuses.
+    """
+    needs = {task.name: set(task.needs) for task in tasks}
+    early = [job for job in active if not needs.get(job.task, set()) <= set(job.needs)]
+    if early:
+        logger.warning("submitted anew, to wait for more tasks: %s", shorten_names([job.task for job in early]))
+        run_slurm(["scancel", *(job.job_id for job in early)])
+    return [job for job in active if job not in early]
 
 
 @contextmanager

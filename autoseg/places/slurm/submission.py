@@ -12,6 +12,7 @@ from autoseg.places.place import Task
 from autoseg.places.slurm.job import JobCommand
 from autoseg.places.slurm.jobs import JobRecord, add_jobs, find_mark
 from autoseg.places.slurm.settings import SlurmSettings, count_gpus
+from autoseg.processes.fork_server import defer_interruptions
 from autoseg.run_folder import make_folder
 
 if TYPE_CHECKING:
@@ -114,11 +115,11 @@ def submit_wave(
     commands = [build_job(task, settings, folder) for task in wave]
     for command in commands:
         command.mark.unlink(missing_ok=True)
-    job_ids = _call_sbatch(lambda: _submit(executor, commands))
-    records = tuple(
-        JobRecord(task=task.name, job_id=job_id, needs=task.needs) for task, job_id in zip(wave, job_ids, strict=True)
-    )
-    add_jobs(folder, records)
+    with defer_interruptions():  # otherwise a job might be in the queue that no command knows
+        job_ids = _call_sbatch(lambda: _submit(executor, commands))
+        pairs = zip(wave, job_ids, strict=True)
+        records = tuple(JobRecord(task=task.name, job_id=job_id, needs=task.needs) for task, job_id in pairs)
+        add_jobs(folder, records)
     return records
 
 

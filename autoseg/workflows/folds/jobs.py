@@ -2,12 +2,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
-from autoseg.errors import WorkerError
+from autoseg.document import suggest_key
+from autoseg.errors import OptionError, WorkerError
 from autoseg.places.place import States, TaskState
-from autoseg.places.slurm.jobs import cancel_jobs, find_jobs_folder, read_task_states
-from autoseg.run_folder import RunFolder, open_run
+from autoseg.places.slurm.jobs import cancel_jobs, find_jobs_folder, read_jobs, read_task_states
+from autoseg.run_folder import ALL_CASES, RunFolder, open_run
 from autoseg.workflows.folds.status import FoldStatus, apply_task_state, read_run_status, read_statuses
+
+FOLD_OF_TASK: Final = ", fold "
 
 
 def read_watched_status(run: RunFolder) -> tuple[tuple[FoldStatus, ...], tuple[str, ...]]:
@@ -43,24 +47,42 @@ def cancel_run_jobs(
 
     Raises:
         RunError: There is no run.
+        OptionError: A configuration or fold does not exist.
         WorkerError: The cluster does not answer, or refuses.
     """
-    open_run(run_root)
+    folder = find_jobs_folder(open_run(run_root).root)
     chosen = None
     if configurations or folds:
-        chosen = [
-            name_task(status)
-            for status in read_run_status(run_root)
-            if status.configuration in (configurations or (status.configuration,))
-            and status.fold in (folds or (status.fold,))
-        ]
-    jobs = cancel_jobs(find_jobs_folder(run_root), tasks=chosen)
+        statuses = read_run_status(run_root)
+        _check_names("--configuration", configurations, {status.configuration for status in statuses})
+        _check_names("--fold", folds, {status.fold for status in statuses} | {ALL_CASES})
+        tasks = [job.task for job in read_jobs(folder)]  # the fold "all" has no status before it has begun
+        chosen = [task for task in tasks if _is_chosen(task, configurations, folds)]
+    jobs = cancel_jobs(folder, tasks=chosen)
     return tuple(f"{job.task}: job {job.job_id} is cancelled" for job in jobs)
+
+
+def _check_names(option: str, given: Sequence[str], known: set[str]) -> None:
+    """Checks names that an option gives.
+
+    Raises:
+        OptionError: One is unknown.
+    """
+    for name in given:
+        if name not in known:
+            choices = sorted(known)
+            msg = f"{option}: this run has no {name!r}{suggest_key(name, choices)}; choose from: {', '.join(choices)}"
+            raise OptionError(msg)
+
+
+def _is_chosen(task: str, configurations: Sequence[str], folds: Sequence[str]) -> bool:
+    configuration, is_fold, fold = task.partition(FOLD_OF_TASK)
+    return bool(is_fold) and configuration in (configurations or (configuration,)) and fold in (folds or (fold,))
 
 
 def name_task(status: FoldStatus) -> str:
     """Returns the name of the task that trains a fold."""
-    return f"{status.configuration}, fold {status.fold}"
+    return f"{status.configuration}{FOLD_OF_TASK}{status.fold}"
 
 
 def _add_state(status: FoldStatus, states: States) -> FoldStatus:

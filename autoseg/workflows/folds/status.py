@@ -236,9 +236,10 @@ class _Scores:
 
 def _find_scores(path: Path) -> _Scores | None:
     """Finds the scores of a summary, whose file is read once for each version of it."""
-    if not path.is_file():
+    try:
+        version = find_present_version(path)
+    except OSError:  # it is missing, or is removed just now
         return _read_scores(path)  # which asks a network drive again
-    version = find_present_version(path)
     return _read_scores(path) if version.is_recent else _remember_scores(version)
 
 

@@ -21,6 +21,7 @@ from autoseg.places.place import Place, Resources, Task
 from autoseg.plan.document import Plan
 from autoseg.preprocessing.pipeline import compute_preprocessed_shape
 from autoseg.processes.fold_lock import lock_fold
+from autoseg.remote.cache_folder import is_in_cache
 from autoseg.run_folder import RunFolder, remove_folder
 from autoseg.training.checkpoint import read_description
 from autoseg.workflows.plan.planning import find_network_cost
@@ -51,8 +52,14 @@ def build_detached_queue(
         request: Options of all trainings.
         place: The place.
         autoseg: The command that is `autoseg`; None: `python -m autoseg`.
+
+    Raises:
+        OptionError: The run is given by URL, so that jobs would change a copy that nobody publishes.
     """
     run = RunFolder(run.root.resolve())
+    if is_in_cache(run.root):
+        msg = f"--on: jobs need a run in a folder that all nodes see, found {run.root}; copy it there"
+        raise OptionError(msg)
     plan = read_document(run.plan, Plan)
     waiting = [unit for unit in units if not is_up_to_date(run, unit, request)]
     needed = {name: estimate_resources(run, plan, name, request) for name in {unit.configuration for unit in waiting}}
@@ -137,7 +144,10 @@ def discard_trainings(run: RunFolder, queue: TrainingQueue, request: TrainingReq
 
     Raises:
         TrainingError: A process trains one of them.
+        OptionError: The tasks cannot be submitted, so nothing was discarded.
     """
+    if request.restart:
+        queue.place.describe_tasks(queue.list_tasks())
     for unit in queue.tasks if request.restart else ():
         if not unit.is_only_needed:
             folder = run.fold(unit.configuration, unit.fold)

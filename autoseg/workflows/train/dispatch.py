@@ -81,17 +81,28 @@ def train_folds(
 
 
 def describe_training(
-    run_root: Path, request: TrainingRequest, place: Place, *, autoseg: Sequence[str] | None, progress: Progress
+    run_root: Path,
+    request: TrainingRequest,
+    place: Place,
+    *,
+    devices: str | None,
+    autoseg: Sequence[str] | None,
+    progress: Progress,
 ) -> str:
     """Describes what `train_folds` would give to a place; nothing is changed.
 
     Raises:
         AutosegError: As `list_units`.
     """
-    check_place(request, place, None)
-    units = list_units(run_root, request, progress=progress)
-    queue = build_detached_queue(open_run(run_root), units, request, place, autoseg=autoseg)
-    return place.describe_tasks(queue.list_tasks())
+    check_place(request, place, devices)
+    if place.is_detached:
+        units = list_units(run_root, request, progress=progress)
+        queue = build_detached_queue(open_run(run_root), units, request, place, autoseg=autoseg)
+    else:
+        groups = find_device_groups(request.device, devices, parallel=request.parallel)
+        units = list_units(run_root, request, progress=progress)
+        queue = build_queue(run_root, units, request, groups, autoseg=autoseg)
+    return queue.place.describe_tasks(queue.list_tasks())
 
 
 def _train_detached(

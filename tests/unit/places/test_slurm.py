@@ -106,6 +106,62 @@ def test_what_is_in_the_queue_is_not_submitted_again(slurm, root):
     assert len(slurm.read_scripts()) == 4
 
 
+def test_a_job_that_would_not_wait_for_further_tasks_is_submitted_anew(slurm, root):
+    first, second = (make_task(root, f"{name}, fold 0") for name in ("2d", "3d_fullres"))
+    slurm.show_queue("1|RUNNING|n1|None", "2|PENDING||Dependency", "3|PENDING||Priority", "4|PENDING||Dependency")
+    next(run_tasks(root, [first, make_task(root, "select", needs=("2d, fold 0",))]))
+    both = make_task(root, "select", needs=("2d, fold 0", "3d_fullres, fold 0"))
+    next(run_tasks(root, [first, second, both]))
+    assert slurm.read("cancelled") == ["2"]
+    assert find_lines(slurm.read_scripts()[-1], "job-name", "dependency") == [
+        "dependency=afterok:1:3",
+        "job-name=autoseg-select",
+    ]
+    next(run_tasks(root, [make_task(root, "select", needs=("3d_fullres, fold 0",))]))  # the other one has ended
+    assert len(slurm.read_scripts()) == 4
+
+
+def test_it_is_said_which_tasks_are_in_the_queue_already(slurm, root, caplog):
+    slurm.show_queue("1|RUNNING|n1|None")
+    next(run_tasks(root, [make_task(root, "2d, fold 0")]))
+    assert caplog.messages == []
+    next(run_tasks(root, [make_task(root, "2d, fold 0")]))
+    assert caplog.messages == ["in the queue already, and left as they were submitted: 2d, fold 0"]
+
+
+def test_a_scheduler_that_is_away_for_a_while_is_asked_again(slurm, root, monkeypatch, caplog):
+    monkeypatch.setattr(slurm_place, "PAUSES_SECONDS", (0.0, 0.0))
+    slurm.show_queue("1|RUNNING|n1|None")
+    snapshots = run_tasks(root, [make_task(root, "2d, fold 0")])
+    next(snapshots)
+    squeue = slurm.folder / "squeue"
+    squeue.write_text(squeue.read_text().replace("exit 1", f"rm {slurm.folder / 'error'}; exit 1"))
+    slurm.fail("squeue", "Unable to contact slurm controller")
+    assert next(snapshots)["2d, fold 0"].phase == "running"
+    assert caplog.messages == ["squeue --array failed: Unable to contact slurm controller; asked again in 0 s"]
+
+
+def test_a_scheduler_that_stays_away_ends_the_command_and_no_job(slurm, root, monkeypatch):
+    monkeypatch.setattr(slurm_place, "PAUSES_SECONDS", (0.0,))
+    slurm.show_queue("1|RUNNING|n1|None")
+    snapshots = run_tasks(root, [make_task(root, "2d, fold 0")])
+    next(snapshots)
+    slurm.fail("squeue", "Unable to contact slurm controller")
+    with pytest.raises(WorkerError, match="controller; the jobs that were submitted continue"):
+        next(snapshots)
+
+
+def test_ctrl_c_while_jobs_are_submitted_leaves_none_that_is_unknown(slurm, root):
+    text = (slurm.folder / "sbatch").read_text()
+    (slurm.folder / "sbatch").write_text(
+        text.replace("exit 1; fi", f"exit 1; fi; kill -INT {os.getpid()}; sleep 0.2", 1)
+    )
+    with pytest.raises(KeyboardInterrupt):
+        next(run_tasks(root, make_cascade(root)))
+    assert len(slurm.read_scripts()) == 1
+    assert [job.job_id for job in read_jobs(find_jobs_folder(root))] == ["1_0", "1_1"]
+
+
 def test_the_states_are_shown_until_all_tasks_have_ended(slurm, root):
     slurm.show_queue("1|RUNNING|n1|None")
     snapshots = run_tasks(root, [make_task(root, "2d, fold 0")])

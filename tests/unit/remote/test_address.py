@@ -35,7 +35,15 @@ def test_a_folder_that_exists_is_no_url(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(
-    "url", ["ssh://me:hunter2@host/data", "az://box/x?sig=hunter2", "https://host/x?X-Amz-Signature=hunter2"]
+    "url",
+    [
+        "ssh://me:hunter2@host/data",
+        "ssh://me:p@hunter2@host/data",
+        "az://box/x?sig=hunter2",
+        "https://host/x?X-Amz-Signature=hunter2",
+        "https://host/x?access_token=hunter2",
+        "https://host/x?version=1&api_key=hunter2",
+    ],
 )
 def test_a_url_with_a_secret_is_refused_without_repeating_it(url: str) -> None:
     with pytest.raises(RemoteError, match="may hold no password") as refused:

@@ -163,6 +163,11 @@ def test_arguments_that_take_no_url_say_so(command: str, name: str) -> None:
         wrap(lambda **_: None, command)(**{name: Path("faulty://bucket/x")})
 
 
+def test_a_url_that_is_refused_is_shown_without_its_password() -> None:
+    with pytest.raises(RemoteError, match=r"found ssh://\.\.\.@host/x; copy"):
+        wrap(lambda **_: None, "view")(image=Path("ssh://me:hunter2@host/x"))
+
+
 def test_local_paths_are_passed_on_as_they_are(tmp_path: Path) -> None:
     seen: list[object] = []
     wrap(lambda **options: seen.append(options))(run=tmp_path, init=None, fold=["0"])

@@ -12,11 +12,12 @@ from builders.folds import build_checkpoint_description, finish_fold
 
 from autoseg.cli.status import watch_run
 from autoseg.document import read_document, write_document
-from autoseg.errors import OptionError, Stopped, TrainingError
+from autoseg.errors import DeviceError, OptionError, Stopped, TrainingError
 from autoseg.places import open_place
 from autoseg.places.local import ThisComputer
 from autoseg.places.place import TaskState
 from autoseg.places.slurm.jobs import JobMark, JobRecord, add_jobs, find_jobs_folder, find_mark
+from autoseg.places.slurm.settings import GpuKind, SlurmSettings
 from autoseg.plan.document import Plan
 from autoseg.processes.fold_lock import lock_fold
 from autoseg.processes.progress import SilentProgress
@@ -146,6 +147,16 @@ def test_trainings_that_begin_again_are_discarded_before_their_jobs_are_submitte
         discard_trainings(measured, queue, request)
 
 
+def test_nothing_is_discarded_for_jobs_that_cannot_be_submitted(measured):
+    finish_fold(measured, "3d_lowres", "0")
+    kinds = (GpuKind(gres="gpu:small:1", memory_gb=0.1),)
+    write_document(measured.root / "slurm.json", SlurmSettings(gpus=kinds))
+    request = TrainingRequest(restart=True)
+    with pytest.raises(OptionError, match="the plan needs GPUs of"):
+        discard_trainings(measured, build_queue(measured, FIRST, request), request)
+    assert measured.fold("3d_lowres", "0").root.exists()
+
+
 def test_options_that_do_not_fit_the_place_are_refused(run):
     methods = dict.fromkeys(("run_over_cases", "run_tasks", "describe_tasks"), print)
     place_of_cases = SimpleNamespace(is_detached=False, **methods)
@@ -197,6 +208,29 @@ def test_ctrl_c_ends_the_command_and_no_job(measured, slurm, monkeypatch):
     assert slurm.read("cancelled") == []
 
 
+def test_a_dry_run_here_shows_the_commands_that_would_be_run_here(measured, monkeypatch):
+    monkeypatch.setattr(dispatch, "list_units", lambda *arguments, **options: FIRST)
+    shown = dispatch.describe_training(
+        measured.root, TrainingRequest(), ThisComputer(), devices="cpu", autoseg=None, progress=SilentProgress()
+    )
+    assert [line.split(" --")[2] for line in shown.splitlines()] == ["fold 0", "fold 1"]  # nothing is selected
+    with pytest.raises(DeviceError, match="nonsense"):
+        dispatch.describe_training(
+            measured.root,
+            TrainingRequest(),
+            ThisComputer(),
+            devices="nonsense",
+            autoseg=None,
+            progress=SilentProgress(),
+        )
+
+
+def test_jobs_are_not_given_the_local_copy_of_a_run_by_url(measured, monkeypatch):
+    monkeypatch.setenv("AUTOSEG_REMOTE_CACHE", str(measured.root.parent))
+    with pytest.raises(OptionError, match=r"--on: jobs need a run in a folder that all nodes see"):
+        build_queue(measured, FIRST, TrainingRequest())
+
+
 # Status and cancellation
 
 
@@ -238,6 +272,8 @@ def test_a_watched_run_asks_slurm_seldom(run, slurm, monkeypatch):
     waits = []
 
     def sleep(seconds):
+        if seconds < 1:
+            return  # of the standard library, which waits for squeue
         waits.append(seconds)
         if len(waits) == 2:
             raise KeyboardInterrupt
@@ -263,6 +299,30 @@ def test_jobs_of_named_folds_are_cancelled(run, slurm):
         "3d_lowres, fold 0: job 5_2 is cancelled",
     )
     assert slurm.read("cancelled") == ["5_1", "5_0 5_2"]
+
+
+def test_the_job_of_a_fold_that_has_not_begun_is_cancelled_by_name(run, slurm):
+    submit(run, "2d, fold all", "2d, fold 0", "select")
+    slurm.show_queue("5_0|PENDING||Priority", "5_1|PENDING||Priority", "5_2|PENDING||Dependency")
+    assert cancel_run_jobs(run.root, folds=["all"]) == ("2d, fold all: job 5_0 is cancelled",)
+    assert slurm.read("cancelled") == ["5_0"]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (
+            {"configurations": ["2dd"]},
+            r"--configuration: this run has no '2dd' \(did you mean '2d'\?\); choose from: 2d,",
+        ),
+        ({"folds": ["7"]}, r"--fold: this run has no '7'; choose from: 0, "),
+    ],
+)
+def test_nothing_is_cancelled_for_names_that_do_not_exist(run, slurm, names, message):
+    submit(run, "2d, fold 0")
+    with pytest.raises(OptionError, match=message):
+        cancel_run_jobs(run.root, **names)
+    assert slurm.read("cancelled") == []
 
 
 def test_a_job_that_failed_says_why(run, slurm):

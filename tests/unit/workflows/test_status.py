@@ -6,6 +6,7 @@ import pytest
 from builders.folds import build_epoch_record, finish_fold
 
 from autoseg.errors import RunError
+from autoseg.files.checksums import find_present_version
 from autoseg.processes.fold_lock import lock_fold
 from autoseg.run_folder import write_text
 from autoseg.training.monitoring.history import append_to_training_log
@@ -100,6 +101,18 @@ def test_a_summary_is_read_once_however_often_the_status_is_and_again_when_it_ch
         found = [{status.dice for status in read_statuses(run)} for _ in range(3)]
         assert found == [{dice, None}] * 3
     assert paths.count(summary) == 2
+
+
+def test_a_summary_that_is_removed_just_now_is_none(run, monkeypatch):
+    finish_fold(run, "2d", "0")
+    monkeypatch.setattr(status_module, "find_present_version", find_version_of_removed_file)
+    assert {status.state for status in read_statuses(run) if status.is_trained} == {"interrupted"}
+
+
+def find_version_of_removed_file(path):
+    """Finds the version of a file that another process removes first."""
+    path.unlink(missing_ok=True)
+    return find_present_version(path)
 
 
 def test_the_metrics_of_cases_are_not_kept_in_memory(run):
