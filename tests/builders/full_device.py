@@ -8,7 +8,6 @@ from torch import Tensor
 
 from autoseg.inference.ensemble import Ensemble
 
-
 FREE = ("__get__", "__getitem__", "__len__", "as_subclass")
 """Names of what needs no memory."""
 

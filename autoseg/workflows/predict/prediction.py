@@ -256,10 +256,10 @@ def _open_folder(
         write_document(out / RECORD_NAME, record)  # first: a plan alone would be taken for a run's
         write_document(out / PLAN_NAME, plan)
         merge_quality(out, estimator, model=record.model)
-    if overwrite:
-        kept = [strip_ending(name) for name in record.outputs.keys() - wanted]
-        for folder in (MAPS_FOLDER, UNCERTAINTY_FOLDER):
-            remove_old_maps(out / folder, kept=kept)
+        if overwrite:  # still under the lock: others that predict into this folder may write maps from then on
+            kept = [strip_ending(name) for name in record.outputs.keys() - wanted]
+            for folder in (MAPS_FOLDER, UNCERTAINTY_FOLDER):
+                remove_old_maps(out / folder, kept=kept)
     return record
 
 

@@ -1,8 +1,8 @@
 """A prediction is fitted into a time per image: what it gives up, what it keeps, and what it says."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np

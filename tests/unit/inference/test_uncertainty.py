@@ -20,7 +20,9 @@ from autoseg.inference.options import PredictionOptions
 from autoseg.inference.sliding_window.mirroring import list_mirrored_axes
 from autoseg.inference.view_disagreement import compute_uncertainty, record_normalizers
 from autoseg.volume_io import read_image, read_label_map, write_image, write_label_map
+from autoseg.workflows.predict import prediction
 from autoseg.workflows.predict.prediction import PredictionRequest, predict_images
+from autoseg.workflows.predict.prediction_folder import LOCK_NAME
 from autoseg.workflows.predict.uncertainty_maps import build_uncertainty_recorder
 
 GRID = Grid(shape_voxels=(9, 10, 11), spacing_mm=(1.0, 1.5, 1.0))
@@ -145,7 +147,9 @@ def test_a_repeated_call_writes_what_is_missing_and_a_plain_one_is_refused(make_
     assert path.exists()
 
 
-@pytest.mark.parametrize("added", [{"uncertainty": True}, {"save_probabilities": True}], ids=lambda added: [*added][0])
+@pytest.mark.parametrize(
+    "added", [{"uncertainty": True}, {"save_probabilities": True}], ids=lambda added: next(iter(added))
+)
 def test_a_label_map_that_was_corrected_is_not_replaced_for_what_is_added(make_run, images, added):
     run = make_run()
     out = predict(run, images)
@@ -159,6 +163,14 @@ def test_a_label_map_that_was_corrected_is_not_replaced_for_what_is_added(make_r
     with pytest.raises(RunError, match=r"made together with case\.nii\.gz, which were changed since"):
         predict(run, images, **added)
     assert path.read_bytes() == corrected
+
+
+def test_old_maps_are_removed_before_another_prediction_may_write_new_ones(make_run, images, monkeypatch):
+    run, held = make_run(), []
+    out = predict(run, images, uncertainty=True)
+    monkeypatch.setattr(prediction, "remove_old_maps", lambda *_, **__: held.append((out / LOCK_NAME).exists()))
+    predict(run, images, uncertainty=True, overwrite=True)
+    assert held == [True, True]
 
 
 def test_attention_and_uncertainty_are_not_recorded_at_once(make_run, images):

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from builders.full_device import FullDeviceTensor
-from builders.geometries import build_geometry
 from builders.labels import build_labels
 from builders.plans import build_configuration, build_plan
 from builders.threads import use_one_thread
