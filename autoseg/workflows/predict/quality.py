@@ -32,7 +32,7 @@ from autoseg.quality.features import CaseFeatures, NetworkFeatures
 from autoseg.quality.images import measure_image
 from autoseg.quality.probabilities import average_probabilities, measure_probabilities
 from autoseg.quality.shapes import measure_shapes
-from autoseg.run_folder import RunFolder, translate_write_errors
+from autoseg.run_folder import RunFolder, translate_write_errors, write_text
 from autoseg.stages.staged_case import StagedCase
 from autoseg.untrusted.json_reading import parse_json
 from autoseg.workflows.predict.prediction_folder import QUALITY_NAME, lock_record
@@ -213,8 +213,8 @@ def merge_quality(out: Path, estimator: QualityEstimator, *, model: str) -> Qual
         RunError: The folder cannot be written.
     """
     path, lines = out / QUALITY_NAME, out / LINES_NAME
-    known = {case.label_map: case for case in read_quality(out)}
-    known |= {case.label_map: case for case in _read_lines(lines)}
+    added = {case.label_map: case for case in _read_lines(lines)}
+    known = {case.label_map: case for case in read_quality(out)} | added
     report = QualityReport(
         autoseg_version=__version__,
         model=model,
@@ -223,8 +223,13 @@ def merge_quality(out: Path, estimator: QualityEstimator, *, model: str) -> Qual
         cases=tuple(known[name] for name in sorted(known) if (out / name).is_file()),
     )
     write_document(path, report)
+    # Another prediction may be about to write the label maps of these.
+    pending = [case for name, case in added.items() if not (out / name).is_file()]
     with translate_write_errors(lines):
-        lines.unlink(missing_ok=True)
+        if pending:
+            write_text(lines, "".join(f"{case.model_dump_json()}\n" for case in pending))
+        else:
+            lines.unlink(missing_ok=True)
     return report
 
 

@@ -27,6 +27,7 @@ from autoseg.run_folder import RunFolder
 from autoseg.volume_io import read_label_map, write_image
 from autoseg.workflows.exchange.exporting import export_model
 from autoseg.workflows.exchange.request import ExportRequest
+from autoseg.workflows.predict import image_steps
 from autoseg.workflows.predict import quality as quality_files
 from autoseg.workflows.predict.prediction import PredictionRequest, predict_images
 from autoseg.workflows.predict.quality import LINES_NAME
@@ -259,3 +260,17 @@ def test_an_exported_model_takes_its_calibration_along(run, calibration, images,
     assert report.cases == read(predict(run, images)).cases
     content = json.loads((tmp_path / "copy" / CALIBRATION_NAME).read_text())
     assert len(content["weights_sha256"]) == 1
+
+
+def test_a_prediction_beside_another_keeps_the_estimate_whose_label_map_is_about_to_come(run, images, monkeypatch):
+    add, others = quality_files.add_quality, ["case1", "case2"]
+
+    def add_beside_others(out, quality):
+        add(out, quality)
+        if others:
+            predict(run, images / f"{others.pop()}_0000.nii.gz")
+
+    monkeypatch.setattr(image_steps, "add_quality", add_beside_others)
+    out = predict(run, images / "case0_0000.nii.gz")
+    assert [case.name for case in read(out).cases] == ["case0", "case1", "case2"]
+    assert not (out / LINES_NAME).exists()
