@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Final
 
 from autoseg.errors import OptionError
-from autoseg.runtime.measurement_cache import find_measurement_cache
 
 FOLDER_VARIABLE: Final = "AUTOSEG_REMOTE_CACHE"
 SIZE_VARIABLE: Final = "AUTOSEG_REMOTE_CACHE_GB"
@@ -15,7 +14,13 @@ USUAL_GB: Final = 50.0  # guess: the images of most public datasets fit
 
 def find_cache() -> Path:
     """Returns the folder of the cache, without links: that of the environment, or one in the user's cache folder."""
-    return _resolve(os.environ.get(FOLDER_VARIABLE) or str(find_measurement_cache("remote")))
+    return _resolve(os.environ.get(FOLDER_VARIABLE) or _find_usual_folder())
+
+
+def _find_usual_folder() -> str:
+    from autoseg.runtime.measurement_cache import find_measurement_cache  # late: readers of images need no schemas
+
+    return str(find_measurement_cache("remote"))
 
 
 @functools.lru_cache(maxsize=8)

@@ -127,26 +127,36 @@ def build_estimator(
         options: Options of the prediction.
 
     Raises:
-        DocumentError: The calibration or the fingerprint is damaged.
+        DocumentError: The calibration is damaged.
     """
     path = run.root / CALIBRATION_NAME
     calibration = read_document(path, QualityCalibration) if path.is_file() else None
     mismatch = _find_mismatch(run, calibration, choice, weights=weights, options=options)
-    grids = None
-    if run.fingerprint.is_file():
-        grids = describe_training_grids(read_document(run.fingerprint, Fingerprint), plan.axis_permutation)
     if calibration is not None and mismatch is None:
         known = calibration.distribution
         return QualityEstimator(
             plan=plan,
             calibration=calibration,
-            distribution=known if known.cases >= FEWEST_VALUES else grids,
+            distribution=known if known.cases >= FEWEST_VALUES else _describe_grids(run, plan),
             because=calibration.describe(),
         )
+    grids = _describe_grids(run, plan)
     flags = "flags compare grids and volumes with the training cases" if grids else "nor are there any flags"
     return QualityEstimator(
         plan=plan, calibration=None, distribution=grids, because=f"no Dice is estimated: {mismatch}; {flags}"
     )
+
+
+def _describe_grids(run: RunFolder, plan: Plan) -> Distribution | None:
+    """Describes the grids of the training cases; None, with a warning, where they cannot be read."""
+    if not run.fingerprint.is_file():
+        return None
+    try:
+        fingerprint = read_document(run.fingerprint, Fingerprint)
+    except DocumentError as error:
+        logger.warning("images are not compared with the training cases: %s", error)
+        return None
+    return describe_training_grids(fingerprint, plan.axis_permutation)
 
 
 def _find_mismatch(

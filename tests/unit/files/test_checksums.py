@@ -84,7 +84,7 @@ def test_files_are_hashed_here_alone() -> None:
         "temporary_files.py",
         "contents.py",
     }
-    of_arrays_and_members_of_archives = {"measurement.py", "model_file.py"}
+    of_arrays_and_members_of_archives = {"cases.py", "model_file.py"}
     assert users == {"checksums.py", *of_texts, *of_arrays_and_members_of_archives}
 
 

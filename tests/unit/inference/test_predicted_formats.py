@@ -62,7 +62,7 @@ def test_a_predicted_file_reads_back_as_what_the_network_says(tmp_path, ending, 
         check_same_grid(volume.grid, found.grid, what="prediction")
     second = SECOND_FILES[ending]
     names = {f"case.1{ending}"} if second is None else {f"case.1{ending}", f"case.1{second}"}
-    assert {path.name for path in out.iterdir()} == {*names, "plan.json", "prediction.json"}
+    assert {path.name for path in out.iterdir()} == {*names, "plan.json", "prediction.json", "quality.json"}
     record = read_document(out / "prediction.json", PredictionRecord)
     assert record.sha256 == {name: compute_sha256(out / name) for name in names}
     if second is not None:

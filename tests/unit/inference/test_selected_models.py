@@ -123,7 +123,8 @@ def test_a_selected_pair_is_averaged_without_files_of_probabilities(run, plan, i
     averaged = ensemble.predict_volume(volume.array, volume.grid, options=OPTIONS)
     expected = postprocess_label_map(averaged, rules, labels=plan.labels, spacing_mm=GRID.spacing_mm)
     np.testing.assert_array_equal(read(out, 1), expected)
-    assert {path.name for path in out.iterdir()} == {"case0.nii.gz", "case1.nii.gz", "plan.json", "prediction.json"}
+    documents = {"plan.json", "prediction.json", "quality.json"}
+    assert {path.name for path in out.iterdir()} == {"case0.nii.gz", "case1.nii.gz", *documents}
 
 
 def test_without_postprocessing_the_models_are_still_the_selected_ones(run, plan, images, write_selection):

@@ -113,9 +113,13 @@ FULL = TrainingRequest(
     deterministic=True,
     log_to=("mlflow", "wandb"),
     parallel=True,
+    nodes=2,
 )
 EXTENDED = TrainingRequest(length=Length(more_epochs=2), budget_seconds=90.0)
-DECIDED_BY_QUEUE = {"--configuration", "--fold", "--device", "--devices", "--workers", "--parallel"}
+DECIDED_BY_QUEUE = {
+    *("--configuration", "--fold", "--device", "--devices", "--workers", "--parallel"),
+    *("--on", "--nodes", "--slurm", "--dry-run"),
+}
 
 
 def test_every_option_of_a_training_reaches_the_processes_of_the_queue():
