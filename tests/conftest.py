@@ -12,6 +12,7 @@ from autoseg.runtime.measurement_cache import find_measurement_cache
 from autoseg.workflows.plan.host_speed import find_host_speed
 
 REPOSITORY = Path(__file__).parents[1]
+STARTING_LOCALE = locale.setlocale(locale.LC_ALL)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -56,10 +57,10 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(autouse=True)
 def own_locale() -> Iterator[None]:
-    """Tests that use ITK's VTK files by themselves change the locale of the process, which others must not see."""
-    before = locale.setlocale(locale.LC_ALL)
+    """Tests and fixtures that write VTK files or DICOM slices with ITK change the locale of the process for others."""
+    locale.setlocale(locale.LC_ALL, STARTING_LOCALE)
     yield
-    locale.setlocale(locale.LC_ALL, before)
+    locale.setlocale(locale.LC_ALL, STARTING_LOCALE)
 
 
 def require_folder(request: pytest.FixtureRequest, option: str, content: str) -> Path:

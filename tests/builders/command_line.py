@@ -147,5 +147,5 @@ def run_autoseg(*arguments: object, cwd: Path | None = None, autoseg: Sequence[s
     words = list(map(str, arguments))
     if hasattr(os, "fork") and start_server(autoseg[1:]).find_changes().keys() <= READ_WHEN_USED:
         return start_server(autoseg[1:]).run(words, cwd)
-    done = subprocess.run([*autoseg, *words], capture_output=True, text=True, check=False, cwd=cwd)
+    done = subprocess.run([*autoseg, *words], capture_output=True, encoding="utf-8", check=False, cwd=cwd)
     return Done(code=done.returncode, out=done.stdout, err=done.stderr)

@@ -214,7 +214,13 @@ def run_slurm(command: Sequence[str]) -> str:
     """
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=SECONDS_FOR_ANSWER, stdin=subprocess.DEVNULL, check=False
+            command,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=SECONDS_FOR_ANSWER,
+            stdin=subprocess.DEVNULL,
+            check=False,
         )
     except FileNotFoundError as error:
         msg = f"there is no {command[0]} on this computer; repeat the command on a node where Slurm is installed"

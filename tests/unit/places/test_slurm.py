@@ -27,6 +27,7 @@ from autoseg.places.slurm.jobs import (
     query_queue,
     read_jobs,
     read_task_states,
+    run_slurm,
 )
 from autoseg.places.slurm.settings import GpuKind, SlurmSettings, count_gpus, find_settings
 from autoseg.places.slurm.submission import build_parameters, group_tasks
@@ -255,6 +256,10 @@ def test_the_mark_of_an_earlier_job_counts_for_nothing(slurm, root):
     write_document(find_mark(folder, JOB.task), build_mark("finished", job_id="3_0"))
     slurm.show_queue("7_0|RUNNING|n1|None")
     assert read_task_states(folder)[JOB.task].phase == "running"
+
+
+def test_the_names_of_other_jobs_in_another_encoding_are_no_error():
+    assert run_slurm([sys.executable, "-c", "import sys; sys.stdout.buffer.write(b'M\\xfcller')"]) == "M\ufffdller"
 
 
 def test_jobs_that_squeue_has_forgotten_are_no_error(slurm):
