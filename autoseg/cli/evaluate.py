@@ -5,14 +5,16 @@ from typing import Annotated
 
 import typer
 
-from autoseg.cli.terminal.options import OnCases
+from autoseg.cli.terminal.options import OnCases, SlurmSetting
 
 
 def evaluate(
     predictions: Annotated[Path, typer.Argument(help="Folder of predicted label maps.")],
     references: Annotated[Path, typer.Argument(help="Folder of reference label maps of the same names.")],
     run: Annotated[Path, typer.Option(help="Run folder, which defines the labels.")],
+    *,
     on: OnCases = None,
+    slurm: SlurmSetting = None,
 ) -> None:
     """Print Dice, IoU, HD95 and surface Dice per case and class; write summary.json and summary.csv."""
     from autoseg.cli.terminal.console import open_console
@@ -21,7 +23,7 @@ def evaluate(
     from autoseg.workflows.evaluate.evaluation import evaluate_folder
 
     console = open_console()
-    with open_place(on or HERE, run) as place:
+    with open_place(on or HERE, run, slurm or ()) as place:
         summary = evaluate_folder(predictions, references, run_root=run, progress=console, place=place)
     print_cases(console, summary)
     print_summary(console, summary)

@@ -27,9 +27,9 @@ EXPECTED_FLAGS = {
     "check": {"--group-by", "--splits", "--fix-geometry", "--workers", "--all", "--json"},
     "plan": {
         "--run", "--planner", "--architecture", "--pretrained", "--loss", "--memory-gb", "--budget", "--configuration",
-        "--group-by", "--splits", "--fix-geometry", "--no-preprocess", "--workers", "--overwrite", "--on",
+        "--group-by", "--splits", "--fix-geometry", "--no-preprocess", "--workers", "--overwrite", "--on", "--slurm",
     },
-    "preprocess": {"--configuration", "--workers", "--on"},
+    "preprocess": {"--configuration", "--workers", "--on", "--slurm"},
     "train": {
         "--configuration", "--fold", "--epochs", "--extend", "--budget", "--until-plateau", "--precision", "--device",
         "--devices", "--parallel", "--workers", "--deterministic", "--log-to", "--seed", "--init",
@@ -41,9 +41,9 @@ EXPECTED_FLAGS = {
     "predict": {
         "--configuration", "--fold", "--mirroring", "--no-mirroring", "--step-fraction", "--decoding", "--budget",
         "--no-postprocessing", "--save-probabilities", "--attention-maps", "--uncertainty", "--device", "--precision",
-        "--execution", "--series", "--format", "--overwrite", "--on",
+        "--execution", "--series", "--format", "--overwrite", "--on", "--slurm",
     },
-    "evaluate": {"--run", "--on"},
+    "evaluate": {"--run", "--on", "--slurm"},
     "import": {"--configuration", "--fold", "--checkpoint", "--any-trainer", "--overwrite"},
     "export": {"--format", "--output", "--configuration", "--fold", "--overwrite"},
     "demo": {"--overwrite"},
