@@ -136,6 +136,15 @@ def test_all_folds_of_a_cascade_are_trained_and_models_are_selected(cascade: Run
     assert "AccountingStorageType   = accounting_storage/none" in run("scontrol", "show", "config")
 
 
+def test_models_are_selected_in_a_job_of_their_own(cascade: RunFolder) -> None:
+    before = cascade.selection.stat().st_ino
+    settings = [word for text in SETTINGS for word in ("--slurm", text)]
+    done = run_autoseg("select", cascade.root, "--no-variants", "--device", "cpu", "--on", "slurm", *settings)
+    assert done.code == 0, done.out + done.err
+    assert "select, finished" in done.out + done.err
+    assert cascade.selection.stat().st_ino != before
+
+
 def test_images_are_predicted_by_jobs_as_on_this_computer(planned: Path, cascade: RunFolder, tmp_path: Path) -> None:
     images, options = planned.parent / "dataset" / "imagesTr", ("--configuration", LOW_RESOLUTION, "--device", "cpu")
     settings = [word for text in (*SETTINGS, "case_jobs=2") for word in ("--slurm", text)]

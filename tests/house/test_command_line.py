@@ -37,7 +37,7 @@ EXPECTED_FLAGS = {
     },
     "cancel": {"--configuration", "--fold"},
     "status": {"--watch", "--json"},
-    "select": {"--configuration", "--fold", "--no-ensembles", "--no-variants", "--device"},
+    "select": {"--configuration", "--fold", "--no-ensembles", "--no-variants", "--device", "--on", "--slurm"},
     "predict": {
         "--configuration", "--fold", "--mirroring", "--no-mirroring", "--step-fraction", "--decoding", "--budget",
         "--no-postprocessing", "--save-probabilities", "--attention-maps", "--uncertainty", "--device", "--precision",
