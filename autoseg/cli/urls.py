@@ -13,7 +13,8 @@ from autoseg.errors import RemoteError
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-Use = Literal["read", "watch", "write", "write file"]
+Use = Literal["read", "watch", "write", "write file", "write as named"]
+"""Use of a path; one that is written as named is a file if its name has an ending of `FILE_ENDINGS`, else a folder."""
 
 USES: Final[Mapping[str, Mapping[str, Use]]] = {
     "check": {"dataset": "read", "splits": "read"},
@@ -25,8 +26,11 @@ USES: Final[Mapping[str, Mapping[str, Use]]] = {
     "predict": {"run": "read", "images": "read", "out": "write"},
     "evaluate": {"predictions": "write", "references": "read", "run": "read"},
     "report": {"run": "write", "predictions": "read", "out": "write file"},
+    "export": {"run": "read", "output": "write as named"},
+    "import_model": {"source": "read", "run": "write"},
 }
 """Use of the arguments that may be URLs, by command."""
+FILE_ENDINGS: Final = (".zip",)
 LIKE_URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:[/\\]")  # two letters at least: C:\\ is a drive
 
 
@@ -75,4 +79,5 @@ def _open(command: str, name: str, url: str) -> "AbstractContextManager[Path]":
         raise RemoteError(msg)
     if uses[name] in ("read", "watch"):
         return open_to_read(url, refreshes=uses[name] == "watch")
-    return open_to_write(url, is_file=uses[name] == "write file")
+    is_named_file = uses[name] == "write as named" and url.lower().endswith(FILE_ENDINGS)
+    return open_to_write(url, is_file=is_named_file or uses[name] == "write file")

@@ -79,6 +79,13 @@ def test_the_commands_of_the_page_give_what_local_ones_give(
     assert f"2 label maps written in {place}/predictions" in told[2]
     assert (published / "report.html").stat().st_size > 10_000
 
+    run("export", f"{place}/abdomen.autoseg", "--format", "autoseg", "--output", f"{place}/models/abdomen.zip")
+    run("import", f"{place}/models/abdomen.zip", f"{place}/imported.autoseg")
+    exported, imported = load_file(published / WEIGHTS), load_file(shared / "imported.autoseg" / WEIGHTS)
+    assert {name: array.tobytes() for name, array in imported.items() if name != "checksums"} == {
+        name: array.tobytes() for name, array in exported.items() if name in imported and name != "checksums"
+    }
+
     shutil.copytree(published, tmp_path / "copied.autoseg")
     run("predict", tmp_path / "copied.autoseg", shared / "new_images", tmp_path / "local", "--device", "cpu")
     for seed in (200, 201):

@@ -157,7 +157,7 @@ def test_local_work_does_not_load_the_library_of_urls() -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize(("command", "name"), [("convert", "source"), ("train", "log"), ("export", "run")])
+@pytest.mark.parametrize(("command", "name"), [("convert", "source"), ("train", "log"), ("export", "fold")])
 def test_arguments_that_take_no_url_say_so(command: str, name: str) -> None:
     with pytest.raises(RemoteError, match=f"autoseg {command} needs a local path for {name}, found faulty://bucket/x"):
         wrap(lambda **_: None, command)(**{name: Path("faulty://bucket/x")})
