@@ -133,6 +133,7 @@ class PlanRequest:
         split: Source of the folds.
         fix_geometry: Resample files on another grid than their case's first channel instead of refusing them.
         place: Measures and preprocesses the cases.
+        additions: Add configurations to the plan, also to that of a run which is continued.
     """
 
     planner: str
@@ -144,6 +145,7 @@ class PlanRequest:
     split: SplitRequest = field(default_factory=SplitRequest)
     fix_geometry: bool = False
     place: Place = field(default_factory=ThisComputer)
+    additions: tuple[Callable[[Plan], Plan], ...] = ()
 
 
 def _ignore_classes(classes: Sequence[ClassCount]) -> None:
@@ -214,7 +216,7 @@ def plan_dataset(
         _plan_anew(dataset, run, rule, division=division, request=request, progress=progress)
     elif request.split != SplitRequest():
         _check_same_folds(run, division.splits)
-    plan = read_document(run.plan, Plan)
+    plan = _extend_plan(run, request)
     _report_measurements(run, report_classes, preprocesses=request.preprocess, progress=progress)
     report(plan)
     names = select_data_configurations(plan, request.configurations)
@@ -290,6 +292,16 @@ def _report_measurements(
         *describe_duplicates(find_duplicates(fingerprint.cases), splits),
     ):
         progress.note(warning)
+
+
+def _extend_plan(run: RunFolder, request: PlanRequest) -> Plan:
+    """Adds the wished configurations to the plan of a run; nothing that was trained depends on them."""
+    plan = extended = read_document(run.plan, Plan)
+    for add in request.additions:
+        extended = add(extended)
+    if extended != plan:
+        write_document(run.plan, extended)
+    return extended
 
 
 def _check_same_folds(run: RunFolder, wanted: Splits) -> None:
