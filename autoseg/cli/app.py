@@ -131,6 +131,7 @@ for command in (
     doctor,
     report,
     view,
+    refine,
 ):
     app.command()(explain_interruption(accept_urls(command)))
 app.command("import")(explain_interruption(accept_urls(import_model)))  # a function cannot have this name

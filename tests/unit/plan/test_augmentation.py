@@ -21,7 +21,7 @@ RANGES = [
 ]
 
 
-NOT_OF_THE_REFERENCE = {"deformation", "saturation", "hue", "stain", "mirror_pairs"}
+NOT_OF_THE_REFERENCE = {"deformation", "saturation", "hue", "stain", "mirror_pairs", "simulated_clicks"}
 
 
 def parse(transforms):
