@@ -44,7 +44,8 @@ HINTS: Final = {
         "what is finished is kept; repeat the command to continue",
     ),
     **dict.fromkeys(
-        ("init", "check", "evaluate", "export", "report", "view", "refine"), "nothing is kept; repeat the command to begin again"
+        ("init", "check", "evaluate", "export", "report", "view", "refine"),
+        "nothing is kept; repeat the command to begin again",
     ),
     "demo": "begin again with --overwrite",
 }

@@ -362,7 +362,9 @@ def find_problems(transforms: tuple[TransformPlan, ...], dimensions: int, *, sta
     for position, transform in enumerate(transforms):
         problem = transform.find_problem(dimensions)
         if transform.needs_input not in (None, stage_input):
-            problem = f"needs a previous stage whose input is {transform.needs_input!r} (got {stage_input!r}); remove it"
+            problem = (
+                f"needs a previous stage whose input is {transform.needs_input!r} (got {stage_input!r}); remove it"
+            )
         if transform.needs_previous_stage and stage_input is None:
             problem = "changes masks of a previous stage, and this configuration has none; remove it"
         if not transform.allows_previous_stage and stage_input is not None:

@@ -19,6 +19,11 @@ class PreviousStagePlan(Part):
     input: str
     configuration: ConfigurationName
 
+    @property
+    def begins_with_previous(self) -> bool:
+        """Whether a training begins with the weights of the previous stage."""
+        return False
+
     @abstractmethod
     def count_channels(self, labels: LabelScheme) -> int:
         """Returns the number of input channels that the network has beside those of the image."""
@@ -41,12 +46,20 @@ class ClicksOfPreviousStage(PreviousStagePlan):
 
     Attributes:
         reach_mm: Distance at which it is 0.
+        first_weights: Weights with which a training begins: random ones, or those of the previous stage's same fold, in
+            which further input channels count for nothing at first.
         edge_mm: Length that an intensity step of one unit (mostly a standard deviation) adds to a path.
     """
 
     input: Literal["clicks"] = "clicks"
     reach_mm: Positive
     edge_mm: NonNegative
+    first_weights: Literal["random", "previous_stage"]
+
+    @property
+    def begins_with_previous(self) -> bool:
+        """Whether a training begins with the weights of the previous stage."""
+        return self.first_weights == "previous_stage"
 
     def count_channels(self, labels: LabelScheme) -> int:
         """Returns one mask for each foreground label, and one channel of clicks for each label."""

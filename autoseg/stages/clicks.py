@@ -7,7 +7,7 @@ and a map of their own shows the geodesic distance to them.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float32, Int16
@@ -62,19 +62,16 @@ class ClickInput(PreviousStageInput):
 
     def list_channels(self, stage_map: Array) -> Sequence[Array]:
         """Lists one mask for each foreground label, which the clicks of the label belong to."""
-        return [
-            (stage_map == label) | (stage_map == label + self.offset)  # type: ignore[operator]  # numpy and torch alike
-            for label in self.labels.foreground_labels
-        ]
+        return [(stage_map == label) | (stage_map == label + self.offset) for label in self.labels.foreground_labels]
 
     def list_image_channels(self, image: Array, stage_map: Array) -> Sequence[Array]:
         """Lists the masks, then one map of the proximity to clicks for each label, background first.
 
         In a batch the maps are computed on the CPU, so that the thread that makes the batch waits for the device.
         """
-        if isinstance(stage_map, np.ndarray) and isinstance(image, np.ndarray):
-            return [*self.list_channels(stage_map), *self._list_proximities(image, stage_map)]
-        return [*self.list_channels(stage_map), *self._list_batch_proximities(image, stage_map)]  # type: ignore[arg-type]
+        is_batch = not isinstance(stage_map, np.ndarray)
+        compute: Any = self._list_batch_proximities if is_batch else self._list_proximities
+        return [*self.list_channels(stage_map), *compute(image, stage_map)]
 
     def _list_batch_proximities(self, image: "Tensor", stage_map: "Tensor") -> "list[Tensor]":
         import torch
@@ -84,7 +81,7 @@ class ClickInput(PreviousStageInput):
         return [torch.from_numpy(np.stack(channel)).to(image.device) for channel in zip(*samples, strict=True)]
 
     def _list_proximities(
-        self, image: Float32[np.ndarray, "channel *space"], stage_map: Int16[np.ndarray, "*space"]
+        self, image: Float32[np.ndarray, " channel *space"], stage_map: Int16[np.ndarray, "*space"]
     ) -> list[Float32[np.ndarray, "*space"]]:
         return [self._compute_proximity(image, stage_map == label + self.offset) for label in self.click_labels]
 

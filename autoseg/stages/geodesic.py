@@ -15,7 +15,7 @@ Box = tuple[slice, ...]
 
 
 def compute_geodesic_distance(
-    image: Float32[np.ndarray, "channel *space"],
+    image: Float32[np.ndarray, " channel *space"],
     clicks: Bool[np.ndarray, "*space"],
     *,
     spacing_mm: Sequence[float],
@@ -42,7 +42,7 @@ def compute_geodesic_distance(
 
 
 def compute_proximity(
-    image: Float32[np.ndarray, "channel *space"],
+    image: Float32[np.ndarray, " channel *space"],
     clicks: Bool[np.ndarray, "*space"],
     *,
     spacing_mm: Sequence[float],
@@ -68,7 +68,7 @@ def _find_box(
 
 
 def _compute_in_box(
-    image: Float32[np.ndarray, "channel *space"],
+    image: Float32[np.ndarray, " channel *space"],
     box: Box,
     centre: tuple[int, ...],
     *,
@@ -91,7 +91,7 @@ def _compute_in_box(
 
 
 def _compute_gradient(
-    image: Float32[np.ndarray, "channel *space"], box: Box, spacing_mm: Sequence[float]
+    image: Float32[np.ndarray, " channel *space"], box: Box, spacing_mm: Sequence[float]
 ) -> Float64[np.ndarray, "*box"]:
     """Computes the gradient in a box as that of the whole image, from one more voxel on each side."""
     wide = tuple(

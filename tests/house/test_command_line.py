@@ -27,7 +27,7 @@ EXPECTED_FLAGS = {
     "check": {"--group-by", "--splits", "--fix-geometry", "--workers", "--all", "--json"},
     "plan": {
         "--run", "--planner", "--architecture", "--pretrained", "--loss", "--memory-gb", "--budget", "--configuration",
-        "--group-by", "--splits", "--fix-geometry", "--no-preprocess", "--workers", "--overwrite", "--on",
+        "--group-by", "--splits", "--fix-geometry", "--no-preprocess", "--workers", "--overwrite", "--on", "--refine",
     },
     "preprocess": {"--configuration", "--workers", "--on"},
     "train": {
@@ -53,6 +53,7 @@ EXPECTED_FLAGS = {
     "doctor": {"--json"},
     "report": {"--predictions", "--images", "--out"},
     "view": {"--out", "--no-open"},
+    "refine": {"--clicks", "--out", "--configuration", "--fold", "--device", "--overwrite"},
 }  # fmt: skip
 
 

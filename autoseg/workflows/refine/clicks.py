@@ -128,7 +128,10 @@ def _list_csv(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         msg = f"{path}: the first line names columns, one of: {wanted}; found {', '.join(names) or 'nothing'}; add them"
         raise PredictionError(msg)
     for row in rows:
-        yield f"{path}: line {rows.line_num}", {COLUMNS[columns]: [row[name] for name in columns], LABEL_KEY: row["label"]}
+        yield (
+            f"{path}: line {rows.line_num}",
+            {COLUMNS[columns]: [row[name] for name in columns], LABEL_KEY: row["label"]},
+        )
 
 
 def _build_click(row: Mapping[str, Any], grid: Grid, labels: LabelScheme, *, where: str) -> Click:

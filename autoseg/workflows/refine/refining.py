@@ -187,5 +187,3 @@ def _check_output(out: Path, *, overwrite: bool) -> None:
     if out.exists() and not overwrite:
         msg = f"{out} exists; name another file with --out, or replace it with --overwrite"
         raise RunError(msg)
-
-

@@ -66,6 +66,4 @@ def test_proximity_falls_to_zero_at_the_reach_and_edges_shorten_it():
 def test_without_clicks_nothing_is_near():
     image = np.zeros((1, 3, 3), np.float32)
     none = np.zeros((3, 3), bool)
-    assert np.isinf(
-        compute_geodesic_distance(image, none, spacing_mm=(1.0, 1.0), edge_mm=1.0, limit_mm=9.0)
-    ).all()
+    assert np.isinf(compute_geodesic_distance(image, none, spacing_mm=(1.0, 1.0), edge_mm=1.0, limit_mm=9.0)).all()

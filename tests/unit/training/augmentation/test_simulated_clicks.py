@@ -126,10 +126,10 @@ def test_the_centre_of_an_error_is_its_deepest_voxel_also_at_the_border():
 def test_clicks_belong_to_a_stage_that_gets_them_and_are_placed_last(plan_transforms):
     transforms = plan_transforms(simulated_clicks={}, noise={})
     (problem,) = find_problems(transforms, 2, stage_input="masks")
-    assert problem.startswith("training.transforms.0 (simulated_clicks): needs a previous stage whose input is 'clicks'")
+    assert problem.startswith(
+        "training.transforms.0 (simulated_clicks): needs a previous stage whose input is 'clicks'"
+    )
     assert find_problems(transforms, 2, stage_input="clicks") == []
     assert "(got 'masks')" in problem
     (problem,) = find_problems(transforms, 2, stage_input=None)
     assert "this configuration has none" in problem
-
-
