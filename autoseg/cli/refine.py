@@ -30,18 +30,19 @@ def refine(
 ) -> None:
     """Correct a label map by clicks: voxels whose label is known. The clicked voxels keep these labels."""
     from autoseg.cli.terminal.console import open_console
-    from autoseg.workflows.refine.refining import RefinementRequest, refine_label_map
+    from autoseg.workflows.refine.refining import refine_label_map
 
     console = open_console()
-    outcome = refine_label_map(
+    changed = refine_label_map(
         run,
         image,
         label_map,
         clicks=clicks,
         out=out,
-        request=RefinementRequest(
-            configuration=configuration, folds=tuple(fold) if fold else None, device=device, overwrite=overwrite
-        ),
+        configuration=configuration,
+        folds=tuple(fold) if fold else None,
+        device=device,
+        overwrite=overwrite,
         progress=console,
     )
-    console.note(f"{outcome.describe()}: {out}")
+    console.note(f"{changed} voxels changed: {out}")

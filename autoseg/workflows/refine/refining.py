@@ -1,7 +1,6 @@
 """Corrects a label map by clicks with the network of a configuration that was trained for it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,40 +24,6 @@ from autoseg.workflows.predict.model_source import open_model
 from autoseg.workflows.refine.clicks import Click, read_clicks
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RefinementRequest:
-    """Options that the user chose.
-
-    Attributes:
-        configuration: Configuration that corrects; None: the only one of the run.
-        folds: Folds whose networks are averaged; None: all trained ones.
-        device: Device that predicts.
-        overwrite: Replace an existing file.
-    """
-
-    configuration: str | None = None
-    folds: tuple[str, ...] | None = None
-    device: str = "auto"
-    overwrite: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RefinementOutcome:
-    """Result of a correction.
-
-    Attributes:
-        clicks: Number of clicks.
-        changed_voxels: Number of voxels whose label changed.
-    """
-
-    clicks: int
-    changed_voxels: int
-
-    def describe(self) -> str:
-        """Describes it in one line."""
-        return f"{self.clicks} click{'' if self.clicks == 1 else 's'}, {self.changed_voxels} voxels changed"
-
-
 def refine_label_map(
     run: Path,
     image: Path,
@@ -66,22 +31,38 @@ def refine_label_map(
     *,
     clicks: Path,
     out: Path,
-    request: RefinementRequest,
+    configuration: str | None = None,
+    folds: tuple[str, ...] | None = None,
+    device: str = "auto",
+    overwrite: bool = False,
     progress: Progress,
-) -> RefinementOutcome:
+) -> int:
     """Corrects a label map by clicks and writes the result on the grid of the image.
+
+    Args:
+        run: Run folder, or a model file.
+        image: File of the image; its other channels lie beside it.
+        label_map: Values of the dataset's label files, on the grid of the image.
+        clicks: File of clicks, see `read_clicks`.
+        out: File to write.
+        configuration: Configuration that corrects; None: the only one of the run.
+        folds: Folds whose networks are averaged; None: all trained ones.
+        device: Device that predicts.
+        overwrite: Whether to replace an existing file.
+        progress: Receives notes.
+
+    Returns:
+        The number of voxels whose label changed.
 
     Raises:
         RunError: There is no model, or the output exists.
         PredictionError: No configuration corrects, clicks or label map do not fit, or the image does not fit the model.
         GridError: The label map lies on another grid than the image.
     """
-    _check_output(out, overwrite=request.overwrite)
-    with open_model(run, configuration=request.configuration, folds=request.folds, progress=progress) as opened:
+    _check_output(out, overwrite=overwrite)
+    with open_model(run, configuration=configuration, folds=folds, progress=progress) as opened:
         name = find_refinement(RunFolder(opened.run), opened.configuration)
-        model = load_model(
-            opened.run, configuration=name, folds=request.folds, device=request.device, with_previous=False
-        )
+        model = load_model(opened.run, configuration=name, folds=folds, device=device, with_previous=False)
         volume, first = _read_channels(image, model.plan)
         found = read_label_map(label_map)
         check_same_grid(volume.grid, found.grid, what=f"{label_map} (found) and {first} (expected)")
@@ -90,7 +71,7 @@ def refine_label_map(
         progress.note(model.describe())
         corrected = refine_volume(model, volume, found.array, clicks=listed)
         write_label_map(out, corrected, grid=volume.grid, like=first)
-        return RefinementOutcome(clicks=len(listed), changed_voxels=int((corrected != found.array).sum()))
+        return int((corrected != found.array).sum())
 
 
 def refine_volume(

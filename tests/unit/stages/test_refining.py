@@ -17,7 +17,7 @@ from autoseg.plan import Plan
 from autoseg.processes.progress import SilentProgress
 from autoseg.volume_io import read_label_map, write_image, write_label_map
 from autoseg.workflows.refine.clicks import Click, read_clicks
-from autoseg.workflows.refine.refining import RefinementRequest, find_refinement, refine_label_map
+from autoseg.workflows.refine.refining import find_refinement, refine_label_map
 from planners.refinement import add_refinement
 
 FIRST, REFINE = "3d_fullres", "3d_fullres_refine"
@@ -114,23 +114,23 @@ def refine(place, *, out="corrected.nii.gz", clicks="clicks.csv", **request):
     options = {"image": "image.nii.gz", "label_map": "label_map.nii.gz"} | {
         key: request.pop(key) for key in ("image", "label_map") if key in request
     }
-    outcome = refine_label_map(
+    changed = refine_label_map(
         place / "abdomen.autoseg",
         *(place / name for name in options.values()),
         clicks=place / clicks,
         out=place / out,
-        request=RefinementRequest(device="cpu", **request),
+        device="cpu",
+        **request,
         progress=SilentProgress(),
     )
-    return outcome, read_label_map(place / out)
+    return changed, read_label_map(place / out)
 
 
 def test_clicked_voxels_have_their_label_and_clicks_reach_the_network(place):
-    outcome, corrected = refine(place)
+    changed, corrected = refine(place)
     assert [corrected.array[voxel] for voxel in [(5, 4, 3), (6, 4, 3), (0, 0, 0)]] == [2, 1, 3]
     assert corrected.grid == GRID
-    assert outcome.describe() == f"4 clicks, {outcome.changed_voxels} voxels changed"
-    assert outcome.changed_voxels == (corrected.array != 0).sum()
+    assert changed == (corrected.array != 0).sum()
     save(place / "none.json", {"clicks": []})
     _, without = refine(place, clicks="none.json", out="without.nii.gz")
     assert ((corrected.array != without.array).sum()) > 3
@@ -181,7 +181,7 @@ def test_the_page_about_correction_runs(place, monkeypatch):
     save(place / "clicks.json", clicks)
     done = run_autoseg(*commands[2][1:], "--device", "cpu", cwd=place)
     assert done.code == 0, done.err
-    assert re.search(r"2 clicks, \d+ voxels changed: corrected.nii.gz", done.err + done.out)
+    assert re.search(r"\d+ voxels changed: corrected.nii.gz", done.err + done.out)
     monkeypatch.chdir(place)
     corrected = read_label_map(place / "corrected.nii.gz").array
     names = {"__name__": "__documentation__"}
