@@ -153,6 +153,13 @@ def test_a_training_begins_with_the_weights_of_the_same_fold_of_the_previous_sta
     assert find_stage_weights(link, "all") == run.fold(FIRST, "all").final_checkpoint
 
 
+@pytest.fixture
+def _no_drawing(monkeypatch):
+    """Drawing takes longer than a tiny training."""
+    monkeypatch.setattr("autoseg.training.monitoring.history_files.write_progress_picture", lambda *_, **__: None)
+
+
+@pytest.mark.usefixtures("_no_drawing")
 def test_a_training_is_repeated_bit_by_bit(plan, run, train, tmp_path):
     write_document(run.plan, plan)
     for fold in range(3):
