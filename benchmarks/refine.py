@@ -7,6 +7,7 @@ label map, clicks its largest error, and so on; the network always gets the firs
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +57,8 @@ def main() -> None:
     name = find_refinement(run, None)
     plan = read_document(run.plan, Plan)
     cases = sorted(list_cases(run, plan, name), key=lambda case: case.score)
+    if not cases:
+        sys.exit(f"no fold of {name} is trained in {run.root}; run: autoseg train {run.root} --configuration {name}")
     worst = cases[: arguments.cases]
     rows: dict[str, list[float]] = {}
     for fold in sorted({case.fold for case in worst}):
