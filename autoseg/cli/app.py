@@ -24,6 +24,7 @@ from autoseg.cli.import_model import import_model
 from autoseg.cli.plan import plan
 from autoseg.cli.predict import predict
 from autoseg.cli.preprocess import preprocess
+from autoseg.cli.refine import refine
 from autoseg.cli.report import report
 from autoseg.cli.select import select
 from autoseg.cli.status import status
@@ -43,7 +44,8 @@ HINTS: Final = {
         "what is finished is kept; repeat the command to continue",
     ),
     **dict.fromkeys(
-        ("init", "check", "evaluate", "export", "report", "view"), "nothing is kept; repeat the command to begin again"
+        ("init", "check", "evaluate", "export", "report", "view", "refine"),
+        "nothing is kept; repeat the command to begin again",
     ),
     "demo": "begin again with --overwrite",
 }
@@ -130,6 +132,7 @@ for command in (
     doctor,
     report,
     view,
+    refine,
 ):
     app.command()(explain_interruption(accept_urls(command)))
 app.command("import")(explain_interruption(accept_urls(import_model)))  # a function cannot have this name

@@ -86,6 +86,14 @@ def plan(
     no_preprocess: Annotated[bool, typer.Option("--no-preprocess", help="Stop after planning.")] = False,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes.  [default: by cores and free memory]")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing plan and its data.")] = False,
+    refine: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CONFIGURATION",
+            autocompletion=complete_configuration,
+            help="Add a configuration that corrects this one by clicks (repeatable); a trained run may get it later.",
+        ),
+    ] = None,
     on: OnCases = None,
     slurm: SlurmSetting = None,
 ) -> None:
@@ -95,6 +103,7 @@ def plan(
     from autoseg.places import HERE, open_place
     from autoseg.workflows.plan.planning import PlanRequest, build_plan_rule, measure_device
     from autoseg.workflows.plan.splitting import SplitRequest
+    from planners.refinement import add_refinement
 
     chosen = find_planner(planner, architecture, loss=loss, pretrained=pretrained)
     request = PlanRequest(
@@ -106,6 +115,7 @@ def plan(
         overwrite=overwrite,
         split=SplitRequest(group_by=group_by, splits_file=splits),
         fix_geometry=fix_geometry,
+        additions=tuple(partial(add_refinement, previous=name) for name in refine or ()),
     )
     console, measure = open_console(), cache(measure_device)
     rule = build_plan_rule(chosen, measure=measure)

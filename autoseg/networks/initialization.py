@@ -78,6 +78,33 @@ def enlarge_kernels(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor
     return {name: _enlarge(name, tensor, expected[name].shape) for name, tensor in weights.items()}
 
 
+def add_input_channels(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Adds input channels with weights of zero, which count for nothing at first, behind those of a trained network.
+
+    Args:
+        weights: State of the trained network.
+        expected: State of the same network with further channels of the image, which may lie on the meta device.
+
+    Returns:
+        The weights by name. Others than those of the image's convolutions are the given tensors.
+    """
+    pairs = {name: (tensor, expected[name].shape) for name, tensor in weights.items() if name in expected}
+    added = {(tensor.shape[1], shape[1]) for tensor, shape in pairs.values() if _lacks_channels(tensor.shape, shape)}
+    if len(added) != 1:  # the image's channels are the same everywhere; other differences are reported elsewhere
+        return dict(weights)
+    return dict(weights) | {
+        name: torch.cat([tensor, tensor.new_zeros((shape[0], shape[1] - tensor.shape[1], *shape[2:]))], dim=1)
+        for name, (tensor, shape) in pairs.items()
+        if _lacks_channels(tensor.shape, shape)
+    }
+
+
+def _lacks_channels(found: torch.Size, wanted: torch.Size) -> bool:
+    if len(found) != len(wanted) or len(found) < 2:
+        return False
+    return found[1] < wanted[1] and (found[0], *found[2:]) == (wanted[0], *wanted[2:])
+
+
 def _enlarge(name: str, weight: Tensor, shape: torch.Size) -> Tensor:
     if weight.shape == shape:
         return weight

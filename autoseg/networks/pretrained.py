@@ -13,7 +13,7 @@ from torch import Tensor
 
 from autoseg.errors import PlanError, RunError
 from autoseg.files.checksums import compute_sha256
-from autoseg.networks.initialization import enlarge_kernels
+from autoseg.networks.initialization import add_input_channels, enlarge_kernels
 from autoseg.networks.network import SegmentationNetwork
 from autoseg.networks.parts.encoders import build_encoder
 from autoseg.networks.parts.encoders.encoder import Encoder
@@ -205,12 +205,15 @@ def adapt_kernel(weight: Tensor, shape: Sequence[int]) -> Tensor:
     return weight
 
 
-def fit_initial_weights(path: Path, expected: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
+def fit_initial_weights(
+    path: Path, expected: Mapping[str, Tensor], *, adds_channels: bool = False
+) -> tuple[dict[str, Tensor], str]:
     """Reads the weights of a checkpoint for a network that may have kernels of other extents.
 
     Args:
         path: A checkpoint of autoseg.
         expected: State of the network, which may lie on the meta device.
+        adds_channels: Whether the network may have further input channels, which begin with weights of zero.
 
     Returns:
         The weights for `load_state_dict`, and a sentence that says where they are from and what was interpolated.
@@ -223,6 +226,8 @@ def fit_initial_weights(path: Path, expected: Mapping[str, Tensor]) -> tuple[dic
     if problem is not None:
         msg = f"the weights {path} cannot be begun with: {problem}; choose another checkpoint"
         raise RunError(msg)
+    if adds_channels:
+        read = add_input_channels(read, expected)
     try:
         weights = enlarge_kernels(read, expected)
     except RunError as error:

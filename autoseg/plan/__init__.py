@@ -33,7 +33,7 @@ from autoseg.plan.network import (
 )
 from autoseg.plan.preprocessing import ChannelPlan, IntensityWindow, NormalizationScheme, ResamplingPlan
 from autoseg.plan.reference import build_reference_training
-from autoseg.plan.stages import MasksOfPreviousStage, PreviousStagePlan
+from autoseg.plan.stages import ClicksOfPreviousStage, MasksOfPreviousStage, PreviousStagePlan
 from autoseg.plan.training import (
     SCHEDULE_PLANS,
     ConstantSchedule,
@@ -60,6 +60,7 @@ __all__ = [
     "CenterlineDiceTerm",
     "ChannelPlan",
     "ClassWeightedTerm",
+    "ClicksOfPreviousStage",
     "ConfigurationName",
     "ConfigurationPlan",
     "ConstantSchedule",

@@ -19,6 +19,7 @@ from autoseg.plan.values import LARGEST_RADIUS_VOXELS, Fraction, FractionRange, 
 
 LARGEST_SCALING: Final = 8.0
 LARGEST_SHEAR_DEGREES: Final = 60.0
+MOST_CLICKS: Final = 100
 
 
 def _check_scaling(limits: tuple[float, float]) -> tuple[float, float]:
@@ -260,6 +261,25 @@ class MaskComponentRemovalPlan(TransformPlan):
     limit_fraction: Fraction
 
 
+class SimulatedClicksPlan(TransformPlan):
+    """Clicks of a user who corrects the previous stage, placed on its errors. It stands last.
+
+    Attributes:
+        none_probability: Probability of a patch without clicks.
+        most_clicks: Largest number of clicks in a patch; smaller ones are equally likely.
+        centre_probability: Probability that a click lies as deep in its error as possible, else anywhere in it.
+    """
+
+    needs_previous_stage: ClassVar[bool] = True
+    needs_input: ClassVar[str | None] = "clicks"
+    lasts: ClassVar[bool] = True
+
+    name: Literal["simulated_clicks"] = "simulated_clicks"
+    none_probability: Fraction
+    most_clicks: Annotated[int, Field(ge=1, le=MOST_CLICKS)]
+    centre_probability: Fraction
+
+
 TRANSFORM_PLANS: Final[dict[str, type[TransformPlan]]] = {
     "spatial": SpatialPlan,
     "deformation": DeformationPlan,
@@ -276,6 +296,7 @@ TRANSFORM_PLANS: Final[dict[str, type[TransformPlan]]] = {
     "mirror_pairs": MirrorPairsPlan,
     "mask_morphology": MaskMorphologyPlan,
     "mask_component_removal": MaskComponentRemovalPlan,
+    "simulated_clicks": SimulatedClicksPlan,
 }
 
 
@@ -287,6 +308,12 @@ def _check_positions(transforms: tuple[TransformPlan, ...]) -> tuple[TransformPl
         msg = (
             f"{misplaced!r} must be the first transform and stand once (found at {places}): "
             f"it crops what is cut out to the patch, and all others change patches"
+        )
+        raise ValueError(msg)
+    if "simulated_clicks" in names[:-1]:
+        msg = (
+            f"'simulated_clicks' must be the last transform and stand once (found at "
+            f"{_list_positions(names, 'simulated_clicks')}): it places clicks on errors as the network will see them"
         )
         raise ValueError(msg)
     for name in ("mirror", "mirror_pairs"):
@@ -325,14 +352,22 @@ def find_mirror_pairs(transforms: tuple[TransformPlan, ...]) -> MirrorPairsPlan 
     return next((transform for transform in transforms if isinstance(transform, MirrorPairsPlan)), None)
 
 
-def find_problems(transforms: tuple[TransformPlan, ...], dimensions: int, *, has_previous_stage: bool) -> list[str]:
-    """Says why transforms are impossible in a configuration of two or three axes, each with its place in the list."""
+def find_problems(transforms: tuple[TransformPlan, ...], dimensions: int, *, stage_input: str | None) -> list[str]:
+    """Says why transforms are impossible in a configuration of two or three axes, each with its place in the list.
+
+    Args:
+        stage_input: Kind of the input from a previous stage; None without one.
+    """
     problems = []
     for position, transform in enumerate(transforms):
         problem = transform.find_problem(dimensions)
-        if transform.needs_previous_stage and not has_previous_stage:
+        if transform.needs_input not in (None, stage_input):
+            problem = (
+                f"needs a previous stage whose input is {transform.needs_input!r} (got {stage_input!r}); remove it"
+            )
+        if transform.needs_previous_stage and stage_input is None:
             problem = "changes masks of a previous stage, and this configuration has none; remove it"
-        if not transform.allows_previous_stage and has_previous_stage:
+        if not transform.allows_previous_stage and stage_input is not None:
             problem = "does not exchange the masks of a previous stage, and this configuration has one; remove it"
         if problem is not None:
             problems.append(f"training.transforms.{position} ({transform.name}): {problem}")

@@ -70,8 +70,8 @@ class ConfigurationPlan(Part):
             if len(getattr(self, field)) != self.dimensions:
                 msg = f"{field} must have {self.dimensions} values"
                 raise ValueError(msg)
-        has_previous_stage = self.previous_stage is not None
-        problems = find_problems(self.training.transforms, self.dimensions, has_previous_stage=has_previous_stage)
+        stage_input = None if self.previous_stage is None else self.previous_stage.input
+        problems = find_problems(self.training.transforms, self.dimensions, stage_input=stage_input)
         if problems:
             raise ValueError("; ".join(problems))
         if self.network.dimensions != self.dimensions:

@@ -5,7 +5,7 @@ from typing import Final, Literal
 
 from autoseg.document import Part
 from autoseg.labels import LabelScheme
-from autoseg.plan.values import ConfigurationName
+from autoseg.plan.values import ConfigurationName, NonNegative, Positive
 
 
 class PreviousStagePlan(Part):
@@ -18,6 +18,11 @@ class PreviousStagePlan(Part):
 
     input: str
     configuration: ConfigurationName
+
+    @property
+    def begins_with_previous(self) -> bool:
+        """Whether a training begins with the weights of the previous stage."""
+        return False
 
     @abstractmethod
     def count_channels(self, labels: LabelScheme) -> int:
@@ -34,4 +39,34 @@ class MasksOfPreviousStage(PreviousStagePlan):
         return len(labels.foreground_labels)
 
 
-PREVIOUS_STAGE_PLANS: Final[dict[str, type[PreviousStagePlan]]] = {"masks": MasksOfPreviousStage}
+class ClicksOfPreviousStage(PreviousStagePlan):
+    """The masks of the previous stage, and where a user clicked to correct them.
+
+    Of each label, background first, one more channel is 1 at clicks and falls with the geodesic distance to 0.
+
+    Attributes:
+        reach_mm: Distance at which it is 0.
+        first_weights: Weights with which a training begins: random ones, or those of the previous stage's same fold, in
+            which further input channels count for nothing at first.
+        edge_mm: Length that an intensity step of one unit (mostly a standard deviation) adds to a path.
+    """
+
+    input: Literal["clicks"] = "clicks"
+    reach_mm: Positive
+    edge_mm: NonNegative
+    first_weights: Literal["random", "previous_stage"]
+
+    @property
+    def begins_with_previous(self) -> bool:
+        """Whether a training begins with the weights of the previous stage."""
+        return self.first_weights == "previous_stage"
+
+    def count_channels(self, labels: LabelScheme) -> int:
+        """Returns one mask for each foreground label, and one channel of clicks for each label."""
+        return 2 * len(labels.foreground_labels) + 1
+
+
+PREVIOUS_STAGE_PLANS: Final[dict[str, type[PreviousStagePlan]]] = {
+    "masks": MasksOfPreviousStage,
+    "clicks": ClicksOfPreviousStage,
+}

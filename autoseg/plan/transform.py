@@ -16,12 +16,14 @@ class TransformPlan(Part):
             `autoseg.training.augmentation.transforms.TRANSFORMS`.
         needs_previous_stage: Whether it changes the masks of a cascade's previous stage.
         allows_previous_stage: Whether there may be a previous stage.
+        needs_input: Kind of input from the previous stage that it belongs to; None: any.
         lasts: Whether it happens until the training ends, even if augmentation ends before
             (`TrainingPlan.augmentation_end_fraction`).
     """
 
     needs_previous_stage: ClassVar[bool] = False
     allows_previous_stage: ClassVar[bool] = True
+    needs_input: ClassVar[str | None] = None
     lasts: ClassVar[bool] = False
 
     name: str

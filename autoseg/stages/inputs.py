@@ -6,17 +6,22 @@ import numpy as np
 from jaxtyping import Float32
 
 from autoseg.plan.document import Plan
+from autoseg.stages.clicks import ClickInput
 from autoseg.stages.masks import MaskInput
 from autoseg.stages.previous_input import PreviousStageInput, StagePrediction
 from autoseg.stages.staged_case import StagedCase
 
-PREVIOUS_STAGE_INPUTS: Final[dict[str, type[PreviousStageInput]]] = {"masks": MaskInput}
+PREVIOUS_STAGE_INPUTS: Final[dict[str, type[PreviousStageInput]]] = {
+    "masks": MaskInput,
+    "clicks": ClickInput,
+}
 
 
 def build_previous_input(plan: Plan, configuration: str) -> PreviousStageInput | None:
     """Builds the input from the previous stage of a configuration; None if it has none."""
-    part = plan.configurations[configuration].previous_stage
-    return None if part is None else PREVIOUS_STAGE_INPUTS[part.input](part, plan.labels)
+    chosen = plan.configurations[configuration]
+    part = chosen.previous_stage
+    return None if part is None else PREVIOUS_STAGE_INPUTS[part.input](part, plan.labels, chosen.spacing_mm)
 
 
 def append_prediction(

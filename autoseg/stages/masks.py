@@ -40,18 +40,30 @@ class MaskInput(PreviousStageInput):
         self, prediction: StagePrediction, case: StagedCase, *, resampling: ResamplingPlan
     ) -> Int16[np.ndarray, "new_z new_y new_x"]:
         """Finishes the label map on the grid of the file and preprocesses it like one for training, as in nnU-Net."""
-        assert case.nonzero_mask is not None, "this case was not preprocessed for several stages"
-        geometry = case.geometry
-        label_map = prediction.restore_label_map(prediction.geometry)
-        cropped = geometry.reorientation.apply(label_map)[geometry.crop_slices]
-        return resample_label_map(
-            mark_outside(cropped, case.nonzero_mask),
-            shape=geometry.resampled_shape_voxels,
-            spacing_mm=geometry.cropped_spacing_mm,
-            target_spacing_mm=geometry.target_spacing_mm,
-            plan=resampling,
-        )
+        return resample_like(case, prediction.restore_label_map(prediction.geometry), resampling=resampling)
 
     def list_channels(self, stage_map: Array) -> Sequence[Array]:
         """Lists one mask for each foreground label, in the order of the labels."""
         return [stage_map == label for label in self.labels.foreground_labels]
+
+
+def resample_like(
+    case: StagedCase, label_map: Int16[np.ndarray, "z y x"], *, resampling: ResamplingPlan
+) -> Int16[np.ndarray, "new_z new_y new_x"]:
+    """Brings a label map from the grid of the file to that of the preprocessed image, like one for training.
+
+    Args:
+        case: The image, preprocessed for a configuration with a previous stage.
+        label_map: Internal labels on the grid of the file.
+        resampling: Resampling of that configuration.
+    """
+    assert case.nonzero_mask is not None, "this case was not preprocessed for several stages"
+    geometry = case.geometry
+    cropped = geometry.reorientation.apply(label_map)[geometry.crop_slices]
+    return resample_label_map(
+        mark_outside(cropped, case.nonzero_mask),
+        shape=geometry.resampled_shape_voxels,
+        spacing_mm=geometry.cropped_spacing_mm,
+        target_spacing_mm=geometry.target_spacing_mm,
+        plan=resampling,
+    )

@@ -47,6 +47,12 @@ class StageLink:
         return name
 
     @property
+    def begins_with_previous(self) -> bool:
+        """Whether a training begins with the weights of the previous stage."""
+        part = self.plan.configurations[self.configuration].previous_stage
+        return part is not None and part.begins_with_previous
+
+    @property
     def input(self) -> PreviousStageInput:
         """The conversion of its predictions to input channels."""
         found = build_previous_input(self.plan, self.configuration)

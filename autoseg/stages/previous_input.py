@@ -44,10 +44,12 @@ class PreviousStageInput(ABC):
     Attributes:
         plan: The plan of this input.
         labels: Labels of the plan.
+        spacing_mm: Spacing of the configuration that gets the input; two values if its network sees slices.
     """
 
     plan: PreviousStagePlan
     labels: LabelScheme
+    spacing_mm: tuple[float, ...] = ()
 
     @abstractmethod
     def convert_for_training(
@@ -76,15 +78,21 @@ class PreviousStageInput(ABC):
     def list_channels(self, stage_map: Array) -> Sequence[Array]:
         """Splits a map, or a batch of maps, into channels: numpy arrays or tensors, like the map, and of its shape."""
 
-    def encode(self, stage_map: Int16[np.ndarray, "*space"]) -> Shaped[np.ndarray, " extra *space"]:
-        """Encodes a map as one array of channels."""
-        return np.stack(self.list_channels(stage_map))
+    def list_image_channels(self, image: Array, stage_map: Array) -> Sequence[Array]:
+        """Splits a map into channels that may depend on the image, too.
+
+        Args:
+            image: (channel, space), or a batch of it on a device (batch, channel, space).
+            stage_map: The map of that image, or those of the batch.
+        """
+        del image
+        return self.list_channels(stage_map)
 
     def append_to(
         self, image: Float32[np.ndarray, " channel *space"], stage_map: Int16[np.ndarray, "*space"]
     ) -> Float32[np.ndarray, " channel_and_extra *space"]:
         """Appends the channels of a map to those of the image."""
-        return append_channels(image, self.encode(stage_map))
+        return append_channels(image, np.stack(self.list_image_channels(image, stage_map)))
 
 
 def append_channels(

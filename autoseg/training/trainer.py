@@ -192,7 +192,8 @@ def _read_initial_weights(plan: ConfigurationPlan, options: TrainingOptions) -> 
     assert options.initial_weights is not None
     with torch.device("meta"):
         expected = build_network(plan.network).state_dict()
-    weights, description = fit_initial_weights(options.initial_weights, expected)
+    adds_channels = plan.previous_stage is not None and plan.previous_stage.begins_with_previous
+    weights, description = fit_initial_weights(options.initial_weights, expected, adds_channels=adds_channels)
     if options.process_group.is_main_process:
         options.announce(description)
     return weights

@@ -63,6 +63,7 @@ TRANSFORMS: Final[Mapping[str, Mapping[str, Any]]] = {
     "mirror_pairs": {"axis": 0, "pairs": ((1, 2),)},
     "mask_morphology": {"probability": 1.0, "label_probability": 0.5, "radius_range_voxels": (1.0, 8.0)},
     "mask_component_removal": {"probability": 1.0, "label_probability": 0.5, "limit_fraction": 0.15},
+    "simulated_clicks": {"none_probability": 0.0, "most_clicks": 5, "centre_probability": 0.5},
 }
 """With these values a transform always happens, but for changes of geometry."""
 

@@ -28,6 +28,7 @@ EXPECTED_FLAGS = {
     "plan": {
         "--run", "--planner", "--architecture", "--pretrained", "--loss", "--memory-gb", "--budget", "--configuration",
         "--group-by", "--splits", "--fix-geometry", "--no-preprocess", "--workers", "--overwrite", "--on", "--slurm",
+        "--refine",
     },
     "preprocess": {"--configuration", "--workers", "--on", "--slurm"},
     "train": {
@@ -53,6 +54,7 @@ EXPECTED_FLAGS = {
     "doctor": {"--json"},
     "report": {"--predictions", "--images", "--out"},
     "view": {"--out", "--no-open"},
+    "refine": {"--clicks", "--out", "--configuration", "--fold", "--device", "--overwrite"},
 }  # fmt: skip
 
 

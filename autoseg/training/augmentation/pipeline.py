@@ -140,8 +140,8 @@ class DeviceAugmentation:
         if self.masked_channels:
             self._mask(image, label_maps[:, :1] <= OUTSIDE_LABEL)
         if self.stage_input is not None:
-            channels = torch.stack(list(self.stage_input.list_channels(label_maps[:, 1])), dim=1)
-            image = torch.cat([image, channels.to(image.dtype)], dim=1)
+            channels = self.stage_input.list_image_channels(image, label_maps[:, 1])
+            image = torch.cat([image, torch.stack([part.to(image.dtype) for part in channels], dim=1)], dim=1)
         return image, label_maps[:, 0].clamp_min(0).contiguous()
 
     def _mask(self, image: Tensor, outside: Tensor) -> None:

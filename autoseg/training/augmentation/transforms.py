@@ -14,6 +14,7 @@ from autoseg.training.augmentation.mask_component_removal import MaskComponentRe
 from autoseg.training.augmentation.mask_morphology import MaskMorphology
 from autoseg.training.augmentation.mirror import Mirror, MirrorPairs
 from autoseg.training.augmentation.noise import Noise
+from autoseg.training.augmentation.simulated_clicks import SimulatedClicks
 from autoseg.training.augmentation.spatial import Spatial
 from autoseg.training.augmentation.stain import Stain
 from autoseg.training.augmentation.transform import DeviceTransform, Transform
@@ -34,6 +35,7 @@ TRANSFORMS: Final[dict[str, type[Transform]]] = {
     "mirror_pairs": MirrorPairs,
     "mask_morphology": MaskMorphology,
     "mask_component_removal": MaskComponentRemoval,
+    "simulated_clicks": SimulatedClicks,
 }
 
 

@@ -48,7 +48,13 @@ from autoseg.workflows.plan.preprocessing import (
     preprocess_dataset,
     select_data_configurations,
 )
-from autoseg.workflows.plan.splitting import DivisionIntoFolds, SplitRequest, describe_duplicates, divide_into_folds
+from autoseg.workflows.plan.splitting import (
+    DivisionIntoFolds,
+    SplitRequest,
+    check_same_folds,
+    describe_duplicates,
+    divide_into_folds,
+)
 
 PlanRule = Callable[[Fingerprint, Machine], Plan]
 PRESENT_NAMES: Final = {"lite": "timed"}  # of planners, by their names in earlier versions
@@ -133,6 +139,7 @@ class PlanRequest:
         split: Source of the folds.
         fix_geometry: Resample files on another grid than their case's first channel instead of refusing them.
         place: Measures and preprocesses the cases.
+        additions: Add configurations to the plan, also to that of a run which is continued.
     """
 
     planner: str
@@ -144,11 +151,7 @@ class PlanRequest:
     split: SplitRequest = field(default_factory=SplitRequest)
     fix_geometry: bool = False
     place: Place = field(default_factory=ThisComputer)
-
-
-def _ignore_classes(classes: Sequence[ClassCount]) -> None:
-    """Ignores the classes, for callers that do not show them."""
-    del classes
+    additions: tuple[Callable[[Plan], Plan], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,7 +183,7 @@ def plan_dataset(
     *,
     request: PlanRequest,
     report: Callable[[Plan], None],
-    report_classes: Callable[[Sequence[ClassCount]], None] = _ignore_classes,
+    report_classes: Callable[[Sequence[ClassCount]], None] = lambda classes: None,
     progress: Progress,
 ) -> PlanningOutcome:
     """Plans a dataset and preprocesses it; continues a run that was interrupted.
@@ -213,12 +216,13 @@ def plan_dataset(
     if is_new:
         _plan_anew(dataset, run, rule, division=division, request=request, progress=progress)
     elif request.split != SplitRequest():
-        _check_same_folds(run, division.splits)
-    plan = read_document(run.plan, Plan)
+        check_same_folds(run, division.splits)
+    plan = _extend_plan(run, request)
     _report_measurements(run, report_classes, preprocesses=request.preprocess, progress=progress)
     report(plan)
     names = select_data_configurations(plan, request.configurations)
-    _copy_references(dataset, run)
+    for case in dataset.cases:  # so that validation works wherever the run is moved
+        copy_reference(case, run.references)
     written = 0
     if request.preprocess:
         written = preprocess_dataset(
@@ -292,13 +296,14 @@ def _report_measurements(
         progress.note(warning)
 
 
-def _check_same_folds(run: RunFolder, wanted: Splits) -> None:
-    if read_document(run.splits, Splits) != wanted:
-        msg = (
-            f"{run.root} was planned with other folds than --group-by or --splits would make now; "
-            f"choose another folder with --run, or replace its plan and preprocessed data with --overwrite"
-        )
-        raise RunError(msg)
+def _extend_plan(run: RunFolder, request: PlanRequest) -> Plan:
+    """Adds the wished configurations to the plan of a run; nothing that was trained depends on them."""
+    plan = extended = read_document(run.plan, Plan)
+    for add in request.additions:
+        extended = add(extended)
+    if extended != plan:
+        write_document(run.plan, extended)
+    return extended
 
 
 def _can_continue(run: RunFolder, dataset: Dataset, request: PlanRequest) -> bool:
@@ -391,9 +396,3 @@ def _plan_anew(
     write_document(run.fingerprint, fingerprint)
     write_document(run.splits, division.splits)
     write_document(run.plan, plan)
-
-
-def _copy_references(dataset: Dataset, run: RunFolder) -> None:
-    """Copies the reference label maps into the run, so that validation works wherever the run is moved."""
-    for case in dataset.cases:
-        copy_reference(case, run.references)

@@ -7,7 +7,9 @@ from pathlib import Path
 from autoseg.dataset import Dataset
 from autoseg.dataset.folds import FOLD_COUNT, Splits, find_folds_that_split, make_splits
 from autoseg.dataset.groups import group_by_pattern, read_groups
-from autoseg.errors import TrainingError
+from autoseg.document import read_document
+from autoseg.errors import RunError, TrainingError
+from autoseg.run_folder import RunFolder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,3 +113,17 @@ def _warn_of_torn_groups(splits: Splits, groups: Mapping[str, str]) -> list[str]
         for group, folds in zip(names, divided, strict=True)
         if folds
     ]
+
+
+def check_same_folds(run: RunFolder, wanted: Splits) -> None:
+    """Checks that the folds of a run are those that would be made now.
+
+    Raises:
+        RunError: They differ.
+    """
+    if read_document(run.splits, Splits) != wanted:
+        msg = (
+            f"{run.root} was planned with other folds than --group-by or --splits would make now; "
+            f"choose another folder with --run, or replace its plan and preprocessed data with --overwrite"
+        )
+        raise RunError(msg)

@@ -9,6 +9,7 @@ from autoseg.document import read_document
 from autoseg.errors import TrainingError, shorten_names
 from autoseg.plan.document import Plan
 from autoseg.run_folder import ALL_CASES, FoldFolder, RunFolder
+from autoseg.stages.out_of_fold import StageLink
 from autoseg.workflows.train.job import FoldJob
 
 LEVELS_BELOW_RUN: Final = 3  # models/<configuration>/fold_<k>/
@@ -35,6 +36,15 @@ def find_initial_weights(source: Path, job: FoldJob) -> Path:
         raise TrainingError(msg)
     _check_held_out(path.resolve(), job)
     return path
+
+
+def find_stage_weights(link: StageLink, fold: str) -> Path:
+    """Finds the weights of the previous stage for a fold: of the same one, which holds out the same cases.
+
+    The fold "all" holds nothing out, so any fold will do; of the previous stage it is often not trained.
+    """
+    same = link.run.fold(link.previous, fold).final_checkpoint
+    return same if same.is_file() else next(iter(link.folds.values())).final_checkpoint
 
 
 def list_differences(path: Path, plan: Plan) -> Iterator[str]:

@@ -47,7 +47,7 @@ from autoseg.workflows.folds.status import ValidationChoice
 from autoseg.workflows.plan.preprocessing import check_preprocessed
 from autoseg.workflows.train.fold_options import build_training_options, check_same_recipe, find_newest_checkpoint
 from autoseg.workflows.train.fold_time import FoldTime, check_forecast, find_fold_time
-from autoseg.workflows.train.initial_weights import find_initial_weights, list_differences
+from autoseg.workflows.train.initial_weights import find_initial_weights, find_stage_weights, list_differences
 from autoseg.workflows.train.interruption import describe_interruptions, describe_start
 from autoseg.workflows.train.job import FoldJob, TrainedFold
 from autoseg.workflows.train.report import describe_epoch, describe_forecast, describe_schedule
@@ -125,6 +125,8 @@ def _train_on_device(
             for difference in list_differences(weights, plan):
                 progress.note(difference)
             job = replace(job, initial_weights=weights)
+        elif link is not None and link.begins_with_previous:
+            job = replace(job, initial_weights=find_stage_weights(link, fold))
         if request.parallel and not read_process_group().is_main_process:
             follow_training(job, request, dtype, stop=stop)
         else:

@@ -21,7 +21,7 @@ RANGES = [
 ]
 
 
-NOT_OF_THE_REFERENCE = {"deformation", "saturation", "hue", "stain", "mirror_pairs"}
+NOT_OF_THE_REFERENCE = {"deformation", "saturation", "hue", "stain", "mirror_pairs", "simulated_clicks"}
 
 
 def parse(transforms):
@@ -138,8 +138,8 @@ def test_regions_need_a_counterpart_on_the_other_side():
 
 def test_sides_are_not_mirrored_where_masks_of_a_previous_stage_are_an_input():
     transforms = (MirrorPairsPlan(axis=1, pairs=((1, 2),)),)
-    assert find_problems(transforms, 2, has_previous_stage=False) == []
-    (problem,) = find_problems(transforms, 2, has_previous_stage=True)
+    assert find_problems(transforms, 2, stage_input=None) == []
+    (problem,) = find_problems(transforms, 2, stage_input="masks")
     assert "does not exchange the masks of a previous stage" in problem
-    (problem,) = find_problems((MirrorPairsPlan(axis=2, pairs=((1, 2),)),), 2, has_previous_stage=False)
+    (problem,) = find_problems((MirrorPairsPlan(axis=2, pairs=((1, 2),)),), 2, stage_input=None)
     assert "axis must be below 2 (got 2)" in problem

@@ -12,6 +12,7 @@ from torch.nn import functional
 from autoseg.errors import RunError, TrainingError
 from autoseg.networks import build_network
 from autoseg.networks.initialization import INTERPOLATIONS
+from autoseg.networks.pretrained import fit_initial_weights
 from autoseg.networks.weights import hash_weights, read_weights, write_weights
 from autoseg.plan import ConfigurationPlan
 from autoseg.plan.network.additive_u import MedNeXtUnitPlan
@@ -120,3 +121,27 @@ def test_weights_of_another_network_are_refused_before_anything_is_measured(star
     write_weights(path, broken)
     with pytest.raises(RunError, match=rf"{path} cannot be begun with: .*NaN"):
         start(path, hash_weights(path))
+
+
+@pytest.mark.parametrize("family", ["plain_unet", "residual_encoder_unet"])
+def test_further_input_channels_count_for_nothing_at_first(family: str, tmp_path: Path) -> None:
+    networks = [
+        build_network(build_small_network_plan(family, 2, input_channels=count), torch.Generator().manual_seed(count))
+        for count in (1, 3)
+    ]
+    path = tmp_path / "one.safetensors"
+    write_weights(path, networks[0].state_dict())
+    with pytest.raises(RunError, match="do not fit the planned network"):
+        fit_initial_weights(path, networks[1].state_dict())
+    weights, _ = fit_initial_weights(path, networks[1].state_dict(), adds_channels=True)
+    networks[1].load_state_dict(weights)
+    image = torch.randn((1, 3, 32, 32), generator=torch.Generator().manual_seed(0))
+    outputs = [network.eval()(part) for network, part in zip(networks, (image[:, :1], image), strict=True)]
+    for found, expected in zip(outputs[1], outputs[0], strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+def test_a_wider_network_is_no_network_with_further_channels(weights: Path) -> None:
+    wider = build_network(build_mednext(SMALL, features_per_stage=(6, 8, 8)), torch.Generator())
+    with pytest.raises(RunError, match="do not fit the planned network"):
+        fit_initial_weights(weights, wider.state_dict(), adds_channels=True)

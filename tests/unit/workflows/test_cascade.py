@@ -109,7 +109,7 @@ def read_labels(run, plan, case):
 def test_every_case_is_predicted_by_the_fold_that_held_it_out(run, plan):
     stored, counts = predict(run, plan)
     assert counts == [3]
-    assert stored.input == MaskInput(plan.configurations[CASCADE].previous_stage, plan.labels)
+    assert stored.input == MaskInput(plan.configurations[CASCADE].previous_stage, plan.labels, (1.0, 1.0, 1.0))
     assert {case: read_labels(run, plan, case) for case in CASES} == {"a": [3], "b": [1], "c": [2]}
     opened = open_training_case(run, plan, CASCADE, "a")
     assert [part.shape for part in opened.maps] == [(10, 12, 8)] * 2

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from functools import partial
 
 import pytest
 import torch
@@ -16,10 +17,20 @@ from autoseg.networks.cost import measure_cost
 from autoseg.networks.families import FAMILIES
 from autoseg.networks.families.plain_unet import PlainUNet
 from autoseg.plan import Plan
+from autoseg.processes.progress import SilentProgress
+from autoseg.run_folder import RunFolder
 from autoseg.unet_cost import count_plain_unet
 from autoseg.workflows.plan import planning
 from autoseg.workflows.plan.machine_survey import Gpu
-from autoseg.workflows.plan.planning import build_plan_rule, find_network_cost, find_present_name, measure_device
+from autoseg.workflows.plan.planning import (
+    PlanRequest,
+    build_plan_rule,
+    find_network_cost,
+    find_present_name,
+    measure_device,
+    plan_dataset,
+)
+from planners.refinement import add_refinement
 
 HOST = DeviceThroughput(
     cores=2, memory_gb=25.0, number_type="float32", convolution_flops={16: 1e11}, elementwise_rate=1e9
@@ -104,3 +115,23 @@ def test_the_device_that_would_train_is_measured(device, measured, monkeypatch, 
     monkeypatch.setattr(throughput, "measure_host", lambda: HOST)
     monkeypatch.setattr(throughput, "measure_gpu", lambda device, *, name, memory_bytes: GPU)
     assert measure_device() == measured
+
+
+def test_a_run_that_is_planned_may_get_another_configuration_later(dataset, run, tmp_path):
+    plan, root = read_document(run.plan, Plan), tmp_path / "new"
+
+    def request(*additions):
+        return PlanRequest(planner="test", machine=MACHINE, preprocess=False, workers=1, additions=additions)
+
+    def start(request):
+        return plan_dataset(
+            dataset, root, lambda *_: plan, request=request, report=lambda _: None, progress=SilentProgress()
+        )
+
+    assert start(request()).plan == plan
+    outcome = start(request(partial(add_refinement, previous="2d"), partial(add_refinement, previous="3d_lowres")))
+    assert not outcome.is_new
+    assert list(outcome.plan.configurations) == [*plan.configurations, "2d_refine", "3d_lowres_refine"]
+    assert {name: outcome.plan.configurations[name] for name in plan.configurations} == plan.configurations
+    assert read_document(RunFolder(root).plan, Plan) == outcome.plan
+    assert start(request()).plan == outcome.plan

@@ -1,0 +1,1 @@
+"""Corrects label maps by clicks."""

@@ -1,0 +1,206 @@
+"""`autoseg refine` corrects a label map by clicks."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer
+from builders.labels import build_labels
+
+from autoseg.cli.app import app
+from autoseg.cli.refine import refine as command_function
+from autoseg.document import write_document
+from autoseg.errors import AutosegError, PredictionError, RunError
+from autoseg.geometry import Grid
+from autoseg.plan import Plan
+from autoseg.processes.progress import SilentProgress
+from autoseg.volume_io import read_label_map, write_image, write_label_map
+from autoseg.workflows.refine.clicks import Click, read_clicks
+from autoseg.workflows.refine.refining import find_refinement, refine_label_map
+from planners.refinement import add_refinement
+
+FIRST, REFINE = "3d_fullres", "3d_fullres_refine"
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "how-to" / "correction.md"
+GRID = Grid(
+    shape_voxels=(10, 12, 8),
+    spacing_mm=(2.0, 1.0, 1.0),
+    origin_mm=(10.0, 20.0, 30.0),
+    direction=((0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (-1.0, 0.0, 0.0)),
+)
+LABELS = build_labels({"liver": (3,), "tumour": (7,), "both": (3, 7)}, region_write_values=(3, 7, 3), ignore_value=9)
+
+
+def save(path, content):
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.json", {"clicks": [{"position_mm": [7.2, 24, 34.3], "label": 7}, {"voxel": [1, 2, 3], "label": "liver"}]}),
+        ("a.CSV", "label,x_mm,y_mm,z_mm\ntumour, 7.2, 24, 34.3\n3, 9, 22, 36\n"),
+        ("a.csv", "i,j,k,label\n3,4,2,7\n1,2,3,3\n"),
+        ("a.csv", "index,axis-0,axis-1,axis-2,label\n0,2.0,4.4,2.8,7\n1,3,2,1,liver\n"),
+        (
+            "a.mrk.json",
+            {
+                "markups": [
+                    {"coordinateSystem": "LPS", "controlPoints": [{"label": "tumour-1", "position": [-7, -24, 34]}]},
+                    {"coordinateSystem": "RAS", "controlPoints": [{"label": "3", "position": [9, 22, 36]}]},
+                ]
+            },
+        ),
+    ],
+)
+def test_clicks_are_read_in_world_coordinates_and_as_voxels(tmp_path, name, content):
+    clicks = read_clicks(save(tmp_path / name, content), GRID, LABELS)
+    assert clicks == (Click(voxel=(2, 4, 3), label=2), Click(voxel=(3, 2, 1), label=1))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", "", r"\.json, \.csv and \.mrk\.json"),
+        ("a.json", [], "an object with a list 'clicks'"),
+        ("a.json", {"clicks": [{"voxel": [1, 2, 3]}]}, r"clicks\.0: a click has a label, and either"),
+        ("a.json", {"clicks": [{"voxel": [1, 2], "label": 3}]}, r"three numbers \(x, y, z\), found \[1, 2\]"),
+        ("a.json", {"clicks": [{"voxel": [1, 2, 3], "label": True}]}, "no label is called True"),
+        ("a.json", {"clicks": [{"voxel": [1, 2, 3], "label": 9}]}, "no label is called 9; expected one of: 0, 3, 7,"),
+        ("a.json", {"clicks": [{"voxel": [1, 2, 3], "label": "both"}]}, "background, liver, tumour$"),
+        (
+            "a.json",
+            {"clicks": [{"voxel": [8, 2, 3], "label": 3}]},
+            r"outside the image.*\(8, 12, 10\), found \(8, 2, 3\)",
+        ),
+        ("a.csv", "i,j,k,label\n1,2,10,3\n", r"line 2: the click is outside the image"),
+        ("a.csv", "i,j,label\n1,2,3\n", r"the first line names columns.*found i, j, label"),
+        ("a.csv", "i,j,k,label\n1,2,x,3\n", "three numbers"),
+        ("a.mrk.json", {"markups": [{"controlPoints": [{"label": "3"}]}]}, "three numbers"),
+    ],
+)
+def test_clicks_that_say_nothing_are_refused_by_their_place(tmp_path, name, content, message):
+    with pytest.raises(PredictionError, match=message):
+        read_clicks(save(tmp_path / name, content), GRID, LABELS)
+
+
+def test_pictures_have_no_world_coordinates(tmp_path):
+    grid = Grid(shape_voxels=(1, 5, 5), spacing_mm=(999.0, 1.0, 1.0), is_oriented=False)
+    path = save(tmp_path / "a.csv", "x_mm,y_mm,z_mm,label\n1,1,0,3\n")
+    with pytest.raises(PredictionError, match="pictures have no world coordinates"):
+        read_clicks(path, grid, LABELS)
+
+
+@pytest.fixture
+def place(tmp_path, run, describe_plan, train):
+    """A run whose networks are drawn at random, an image, and a label map without objects."""
+    content = describe_plan()
+    for name in ("third", "3d_cascade_fullres", "3d_lowres"):
+        del content["configurations"][name]
+    plan = add_refinement(Plan.model_validate(content), FIRST)
+    write_document(run.plan, plan)
+    train(plan, REFINE, "0", is_random=True)
+    run.root.rename(tmp_path / "abdomen.autoseg")
+    image = np.random.default_rng(5).normal(1, 0.1, GRID.shape_voxels).astype(np.float32)
+    image[:2] = 0  # is cropped
+    write_image(tmp_path / "image.nii.gz", image, grid=GRID)
+    write_label_map(tmp_path / "label_map.nii.gz", np.zeros(GRID.shape_voxels, np.uint8), grid=GRID, like=None)
+    save(tmp_path / "clicks.csv", "i,j,k,label\n3,4,5,2\n3,4,6,0\n0,0,0,class3\n3,4,6,1\n")
+    return tmp_path
+
+
+def refine(place, *, out="corrected.nii.gz", clicks="clicks.csv", **request):
+    options = {"image": "image.nii.gz", "label_map": "label_map.nii.gz"} | {
+        key: request.pop(key) for key in ("image", "label_map") if key in request
+    }
+    changed = refine_label_map(
+        place / "abdomen.autoseg",
+        *(place / name for name in options.values()),
+        clicks=place / clicks,
+        out=place / out,
+        device="cpu",
+        **request,
+        progress=SilentProgress(),
+    )
+    return changed, read_label_map(place / out)
+
+
+def test_clicked_voxels_have_their_label_and_clicks_reach_the_network(place):
+    changed, corrected = refine(place)
+    assert [corrected.array[voxel] for voxel in [(5, 4, 3), (6, 4, 3), (0, 0, 0)]] == [2, 1, 3]
+    assert corrected.grid == GRID
+    assert changed == (corrected.array != 0).sum()
+    save(place / "none.json", {"clicks": []})
+    _, without = refine(place, clicks="none.json", out="without.nii.gz")
+    assert ((corrected.array != without.array).sum()) > 3
+    _, again = refine(place, out="again.nii.gz")
+    assert np.array_equal(corrected.array, again.array)
+
+
+def test_what_does_not_fit_is_refused(place):
+    refine(place)
+    with pytest.raises(RunError, match=r"corrected\.nii\.gz exists; .* --overwrite"):
+        refine(place)
+    refine(place, overwrite=True)
+    with pytest.raises(PredictionError, match=r"expected the name of a label map, such as corrected\.nii\.gz"):
+        refine(place, out="corrected")
+    with pytest.raises(PredictionError, match="found '3d_fullres'; name one of: 3d_fullres_refine"):
+        refine(place, out="b.nii.gz", configuration=FIRST)
+    with pytest.raises(PredictionError, match=r"expected one image, found 0|no image|image"):
+        refine(place, out="b.nii.gz", image="other.nii.gz")
+    write_label_map(place / "wrong.nii.gz", np.full(GRID.shape_voxels, 8, np.uint8), grid=GRID, like=None)
+    with pytest.raises(
+        PredictionError, match=r"expected the values 0, 1, 2, 3, which .*_refine was trained with, found 8"
+    ):
+        refine(place, out="b.nii.gz", label_map="wrong.nii.gz")
+    other = Grid(shape_voxels=(5, 12, 8), spacing_mm=(4.0, 1.0, 1.0))
+    write_label_map(place / "wrong.nii.gz", np.zeros((5, 12, 8), np.uint8), grid=other, like=None)
+    with pytest.raises(AutosegError, match=r"wrong\.nii\.gz \(found\) and .*image\.nii\.gz \(expected\)"):
+        refine(place, out="b.nii.gz", label_map="wrong.nii.gz")
+    assert not (place / "b.nii.gz").exists()
+
+
+def test_a_run_without_such_a_configuration_says_how_to_get_one(run):
+    with pytest.raises(
+        PredictionError, match=r"autoseg plan DATASET --run \S+ --refine third.*--configuration third_ref"
+    ):
+        find_refinement(run, None)
+
+
+@pytest.fixture
+def run_command(capsys):
+    """Calls the command in this process with words as of a command line, and returns what it prints."""
+
+    def call(*words):
+        command = typer.main.get_command(app).commands["refine"]
+        options = command.make_context("refine", list(words)).params
+        paths = {name: Path(options[name]) for name in ("run", "image", "label_map", "clicks", "out")}
+        command_function(**options | paths | {"fold": list(options["fold"] or ()) or None})
+        captured = capsys.readouterr()
+        return captured.out + captured.err
+
+    return call
+
+
+@pytest.mark.skipif(not PAGE.is_file(), reason="needs the sources: pages are not installed")
+def test_the_page_about_correction_runs(place, run_command, monkeypatch):
+    """Planning and training, which take a dataset and minutes, are only looked at."""
+    blocks = re.findall(r"^```(\w+)\n(.*?)^```", PAGE.read_text(), flags=re.MULTILINE | re.DOTALL)
+    commands = [shlex.split(line) for kind, block in blocks if kind == "sh" for line in block.splitlines()]
+    assert [command[1] for command in commands] == ["plan", "train", "refine"]
+    assert commands[0][-2:] == ["--refine", FIRST]
+    assert commands[1][2:] == ["abdomen.autoseg", "--configuration", REFINE]
+    assert f"{FIRST}_refine" == REFINE
+    ((_, clicks),) = [pair for pair in blocks if pair[0] == "json"]
+    save(place / "clicks.json", clicks)
+    monkeypatch.chdir(place)
+    told = run_command(*commands[2][2:], "--device", "cpu")
+    assert re.search(r"^\d+ voxels changed: corrected.nii.gz$", told, flags=re.MULTILINE)
+    corrected = read_label_map(place / "corrected.nii.gz").array
+    names = {"__name__": "__documentation__"}
+    ((_, snippet),) = [pair for pair in blocks if pair[0] == "python"]
+    exec(compile(snippet, str(PAGE), "exec"), names)
+    assert np.array_equal(names["corrected"], corrected)
