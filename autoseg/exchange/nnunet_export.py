@@ -135,6 +135,12 @@ def _describe_configuration(name: str, plan: Plan) -> dict[str, Any]:
             f"with --format autoseg, or export another configuration"
         )
         raise ExchangeError(msg)
+    if part.context_slices:
+        msg = (
+            f"{name} sees {part.context_slices} neighbouring slices on either side as channels ('context_slices'), "
+            f"which nnU-Net cannot: export it with --format autoseg, or export another configuration"
+        )
+        raise ExchangeError(msg)
     if part.training.mirror_pairs is not None:
         msg = (
             f"{name} exchanges the labels of left and right where it is mirrored ('mirror_pairs'), but nnU-Net cannot: "

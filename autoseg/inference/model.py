@@ -391,7 +391,7 @@ def _select_network_and_grid(plan: Plan, configuration: str) -> tuple[object, ..
         plan.axis_permutation,
         plan.labels,
         plan.channels,
-        (part.spacing_mm, part.patch_voxels, part.previous_stage, part.resampling, part.network),
+        (part.spacing_mm, part.patch_voxels, part.context_slices, part.previous_stage, part.resampling, part.network),
     )
 
 

@@ -1,7 +1,7 @@
 """Input that a configuration gets from another one, which is trained before it."""
 
 from abc import abstractmethod
-from typing import Final, Literal
+from typing import ClassVar, Final, Literal
 
 from autoseg.document import Part
 from autoseg.labels import LabelScheme
@@ -14,7 +14,10 @@ class PreviousStagePlan(Part):
     Attributes:
         input: The kind; it also names the implementation in `autoseg.stages.inputs.PREVIOUS_STAGE_INPUTS`.
         configuration: The previous stage. It may have a previous stage itself.
+        has_channels: Whether the network gets channels, which transforms of masks change.
     """
+
+    has_channels: ClassVar[bool] = True
 
     input: str
     configuration: ConfigurationName

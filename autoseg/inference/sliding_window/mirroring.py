@@ -1,12 +1,12 @@
 """Test-time augmentation: averages a network's output over mirrored views of its input."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations, groupby, product
 
 import torch
 from jaxtyping import Float, Float32
-from torch import Tensor, nn
+from torch import Tensor
 
 from autoseg.labels import LabelScheme
 from autoseg.plan.training import TrainingPlan
@@ -37,7 +37,7 @@ def list_mirrored_axes(axes: Sequence[int]) -> Iterator[tuple[int, ...]]:
 
 
 def predict_mirrored(
-    network: nn.Module,
+    network: Callable[[Tensor], Sequence[Tensor]],
     patches: Float[Tensor, "batch channel *patch"],
     mirror_axes: Sequence[int],
     *,
