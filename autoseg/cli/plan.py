@@ -67,7 +67,7 @@ def plan(
         list[str] | None,
         typer.Option(
             autocompletion=complete_configuration,
-            help="Preprocess only this configuration (repeatable); 2.5d is planned only if it is named.  "
+            help="Preprocess only this configuration (repeatable); 2.5d and 3d_roi are planned only if named.  "
             "[default: all planned]",
         ),
     ] = None,

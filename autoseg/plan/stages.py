@@ -5,7 +5,7 @@ from typing import ClassVar, Final, Literal
 
 from autoseg.document import Part
 from autoseg.labels import LabelScheme
-from autoseg.plan.values import ConfigurationName
+from autoseg.plan.values import ConfigurationName, NonNegative
 
 
 class PreviousStagePlan(Part):
@@ -37,4 +37,24 @@ class MasksOfPreviousStage(PreviousStagePlan):
         return len(labels.foreground_labels)
 
 
-PREVIOUS_STAGE_PLANS: Final[dict[str, type[PreviousStagePlan]]] = {"masks": MasksOfPreviousStage}
+class BoxOfPreviousStage(PreviousStagePlan):
+    """No channel: the network is trained and predicts only in a box around the foreground that is predicted before.
+
+    Attributes:
+        margin_mm: Distance by which the box is larger than the foreground, at either end of each axis.
+    """
+
+    has_channels: ClassVar[bool] = False
+
+    input: Literal["box"] = "box"
+    margin_mm: NonNegative
+
+    def count_channels(self, labels: LabelScheme) -> int:
+        """Returns none."""
+        return 0
+
+
+PREVIOUS_STAGE_PLANS: Final[dict[str, type[PreviousStagePlan]]] = {
+    "masks": MasksOfPreviousStage,
+    "box": BoxOfPreviousStage,
+}

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations, groupby, product
+from typing import Any
 
 import torch
 from jaxtyping import Float, Float32
@@ -37,7 +38,7 @@ def list_mirrored_axes(axes: Sequence[int]) -> Iterator[tuple[int, ...]]:
 
 
 def predict_mirrored(
-    network: Callable[[Tensor], Sequence[Tensor]],
+    network: Callable[[Tensor], Any],
     patches: Float[Tensor, "batch channel *patch"],
     mirror_axes: Sequence[int],
     *,

@@ -163,7 +163,7 @@ def build_batch_source(
         )
     ]
     is_2d = len(patch) == 2
-    stage_input = None if previous is None else previous.input
+    stage_input = None if previous is None or not previous.input.plan.has_channels else previous.input
     labels = () if stage_input is None else stage_input.labels.foreground_labels
     augmentations = (
         *(
