@@ -9,9 +9,9 @@ from autoseg.plan.decisions import Decision, Reason
 from autoseg.plan.document import ConfigurationPlan
 from planners.configuration import Circumstances, choose_configuration, explain_missing_pooling
 from planners.rules.cascade import FULL_RESOLUTION, LOW_RESOLUTION
+from planners.rules.coarse_to_fine import COARSE, ROI, choose_coarse, choose_roi, explain_coarse, offer_roi
 from planners.rules.context_slices import CONTEXT, SLICES, choose_context, offer_context
 from planners.rules.median_shape import ResampledDataset
-from planners.rules.region import COARSE, REGION, choose_coarse, choose_region, explain_coarse, offer_region
 
 Configurations = dict[str, ConfigurationPlan]
 Chosen = tuple[Configurations, tuple[Reason, ...]]
@@ -38,11 +38,11 @@ def _choose_context(planned: Configurations, dataset: ResampledDataset, shared: 
     return {CONTEXT: configuration}, reasons
 
 
-def _choose_region(planned: Configurations, dataset: ResampledDataset, shared: Circumstances) -> Chosen:
+def _choose_roi(planned: Configurations, dataset: ResampledDataset, shared: Circumstances) -> Chosen:
     """Takes the low resolution as first stage where it is planned, else plans one for it."""
     if LOW_RESOLUTION in planned:
-        region, reasons = choose_region(planned[FULL_RESOLUTION], planned[LOW_RESOLUTION], name=LOW_RESOLUTION)
-        return {REGION: region}, reasons
+        roi, reasons = choose_roi(planned[FULL_RESOLUTION], planned[LOW_RESOLUTION], name=LOW_RESOLUTION)
+        return {ROI: roi}, reasons
     coarse = choose_coarse(
         dataset,
         case_count=len(shared.fingerprint.cases),
@@ -51,22 +51,22 @@ def _choose_region(planned: Configurations, dataset: ResampledDataset, shared: C
     )
     if coarse.value is None:
         msg = (
-            f"{REGION} needs a coarser network before it, and none exists: {coarse.because}; leave out "
-            f"--configuration {REGION}"
+            f"{ROI} needs a coarser network before it, and none exists: {coarse.because}; leave out "
+            f"--configuration {ROI}"
         )
         raise PlanError(msg)
     first, first_reasons = choose_configuration(COARSE, coarse.value, shared=shared)
-    region, reasons = choose_region(planned[FULL_RESOLUTION], first, name=COARSE)
+    roi, reasons = choose_roi(planned[FULL_RESOLUTION], first, name=COARSE)
     found = Decision(coarse.value, coarse.because)
-    return {COARSE: first, REGION: region}, (explain_coarse(found), *first_reasons, *reasons)
+    return {COARSE: first, ROI: roi}, (explain_coarse(found), *first_reasons, *reasons)
 
 
 FURTHER_CONFIGURATIONS: Final[Mapping[str, FurtherConfiguration]] = {
     CONTEXT: FurtherConfiguration(
         needs=SLICES, choose=_choose_context, offer=lambda planned, dataset: offer_context(dataset)
     ),
-    REGION: FurtherConfiguration(
-        needs=FULL_RESOLUTION, choose=_choose_region, offer=lambda planned, dataset: offer_region(planned)
+    ROI: FurtherConfiguration(
+        needs=FULL_RESOLUTION, choose=_choose_roi, offer=lambda planned, dataset: offer_roi(planned)
     ),
 }
 

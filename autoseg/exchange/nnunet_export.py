@@ -48,6 +48,21 @@ def describe_export_differences(plan: Plan) -> tuple[str, ...]:
     return tuple(notes)
 
 
+def drop_unknown_configurations(plan: Plan, configuration: str) -> Plan:
+    """Returns the plan without the configurations that nnU-Net cannot express, but for what the exported one needs."""
+    needed = {*plan.list_stages(configuration), plan.configurations[configuration].data_of}
+    kept = {
+        name: part
+        for name, part in plan.configurations.items()
+        if name in needed or all(_is_known(plan.configurations[stage]) for stage in plan.list_stages(name))
+    }
+    return plan.model_copy(update={"configurations": kept})
+
+
+def _is_known(part: ConfigurationPlan) -> bool:
+    return not part.context_slices and isinstance(part.previous_stage, MasksOfPreviousStage | None)
+
+
 def write_model_description(folder: Path, plan: Plan, fingerprint: Fingerprint | None) -> None:
     """Writes plans.json and dataset.json.
 

@@ -26,6 +26,7 @@ from autoseg.inference.restoring.restore_grid import (
     restore_label_map,
     restore_probabilities,
 )
+from autoseg.inference.sliding_window.box import predict_in_box
 from autoseg.inference.sliding_window.mirroring import find_channel_exchange
 from autoseg.inference.sliding_window.prediction import (
     MEMORY_ADVICE,
@@ -33,7 +34,6 @@ from autoseg.inference.sliding_window.prediction import (
     compute_inference_batch_size,
     predict_logits,
 )
-from autoseg.inference.sliding_window.region import predict_region
 from autoseg.networks.cost import count_cost
 from autoseg.networks.families import build_network
 from autoseg.networks.memory_limits import check_prediction_memory
@@ -134,8 +134,8 @@ class SegmentationModel:
         on_window: OnWindow | None = None,
     ) -> Float32[Tensor, "class z y x"]:
         """Computes the mean logits of all folds for a preprocessed case; previous stages predict before."""
-        image, region = self._apply_previous(case, options=options, on_window=on_window)
-        return self.predict_preprocessed(image, region=region, options=options, on_window=on_window)
+        image, box = self._apply_previous(case, options=options, on_window=on_window)
+        return self.predict_preprocessed(image, box=box, options=options, on_window=on_window)
 
     def _apply_previous(
         self, case: StagedCase, *, options: PredictionOptions, on_window: OnWindow | None
@@ -158,12 +158,12 @@ class SegmentationModel:
         self,
         image: Float32[np.ndarray, "channel z y x"],
         *,
-        region: Box | None = None,
+        box: Box | None = None,
         options: PredictionOptions = DEFAULT_OPTIONS,
         on_window: OnWindow | None = None,
     ) -> Float32[Tensor, "class z y x"]:
         """Computes the mean logits of all folds for an image with all channels that the network gets, also those from
-        the previous stage, on its grid, in its box or everywhere; see `predict_logits` and `predict_region`."""
+        the previous stage, on its grid, in its box or everywhere; see `predict_logits` and `predict_in_box`."""
         training = self.configuration_plan.training
         predict = partial(
             predict_logits,
@@ -176,7 +176,7 @@ class SegmentationModel:
             inference_batch_size=self.inference_batch_size,
             on_window=on_window,
         )
-        return predict_region(image, region, predict, labels=self.plan.labels)
+        return predict_in_box(image, box, predict, labels=self.plan.labels)
 
     def restore_label_map(
         self, logits: Float32[Tensor, "class z y x"], geometry: CaseGeometry, *, decoding: Decoding = "argmax"

@@ -49,21 +49,21 @@ class BoxInput(PreviousStageInput):
         """Lists none: the network gets the image alone."""
         return []
 
-    def find_region(self, stage_map: Int16[np.ndarray, "*space"]) -> Box | None:
+    def find_box(self, stage_map: Int16[np.ndarray, "*space"]) -> Box | None:
         """Returns the box; None, the whole image, if there is no foreground."""
         z, y, x = np.asarray(stage_map)[:, :, 0].tolist()
         return None if z[1] == 0 else ((z[0], z[1]), (y[0], y[1]), (x[0], x[1]))
 
     def explain_fallback(self, stage_map: Int16[np.ndarray, "*space"]) -> str | None:
         """Explains why the whole image is taken; None if it is not."""
-        if self.find_region(stage_map) is not None:
+        if self.find_box(stage_map) is not None:
             return None
         return f"{self.plan.configuration} predicts no foreground, so there is no box and the whole image is taken"
 
     def add_to_case(self, case: CachedCase, stage_map: LazyArray) -> CachedCase:
         """Cuts a training case to the box."""
-        region = self.find_region(stage_map[:])
-        return case if region is None else crop_case(case, region)
+        found = self.find_box(stage_map[:])
+        return case if found is None else crop_case(case, found)
 
 
 def widen_box(
@@ -86,13 +86,13 @@ def widen_box(
     return widened
 
 
-def crop_case(case: CachedCase, region: Box) -> CachedCase:
+def crop_case(case: CachedCase, box: Box) -> CachedCase:
     """Returns a case that consists of the part in a box; its arrays are read only where they are sliced."""
     return replace(
         case,
-        image=ArrayPart(array=case.image, region=region),
-        label_map=ArrayPart(array=case.label_map, region=region),
-        locations=_crop_locations(case.locations, region),
+        image=ArrayPart(array=case.image, box=box),
+        label_map=ArrayPart(array=case.label_map, box=box),
+        locations=_crop_locations(case.locations, box),
     )
 
 
@@ -102,16 +102,16 @@ class ArrayPart:
 
     Attributes:
         array: The whole array.
-        region: The box in it.
+        box: The box in it.
     """
 
     array: LazyArray
-    region: Box
+    box: Box
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the part."""
-        return (*self.array.shape[:-3], *(end - first for first, end in self.region))
+        return (*self.array.shape[:-3], *(end - first for first, end in self.box))
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -126,14 +126,14 @@ class ArrayPart:
             slice(*(place + first for place in part.indices(end - first)[:2]))
             if isinstance(part, slice)
             else part + first
-            for part, (first, end) in zip(inner, self.region, strict=True)
+            for part, (first, end) in zip(inner, self.box, strict=True)
         )
         return np.asarray(self.array[(*leading, *shifted)])
 
 
-def _crop_locations(locations: ClassLocations, region: Box) -> ClassLocations:
+def _crop_locations(locations: ClassLocations, box: Box) -> ClassLocations:
     coordinates = np.asarray(locations.coordinates)
-    first, end = np.asarray(region, dtype=np.int32).T
+    first, end = np.asarray(box, dtype=np.int32).T
     is_inside = ((coordinates >= first) & (coordinates < end)).all(axis=1)
     kept = [0, *accumulate(is_inside.tolist())]
 
@@ -148,10 +148,10 @@ def _crop_locations(locations: ClassLocations, region: Box) -> ClassLocations:
     )
 
 
-def covers_foreground(region: Box | None, label_map: Int16[np.ndarray, "z y x"], labels: Sequence[int]) -> bool:
+def covers_foreground(box: Box | None, label_map: Int16[np.ndarray, "z y x"], labels: Sequence[int]) -> bool:
     """Returns whether all voxels of some labels lie in a box; None is the whole image."""
-    if region is None:
+    if box is None:
         return True
     outside = np.isin(label_map, labels)
-    outside[slice_box(region)] = False
+    outside[slice_box(box)] = False
     return not outside.any()

@@ -44,4 +44,4 @@ def apply_prediction(
     fallback = previous.explain_fallback(stage_map)
     if fallback is not None:
         logger.warning("%s: %s", configuration, fallback)
-    return previous.append_to(case.image, stage_map), previous.find_region(stage_map)
+    return previous.append_to(case.image, stage_map), previous.find_box(stage_map)

@@ -107,7 +107,7 @@ class PreviousStageInput(ABC):
         """Appends the channels of a map, if it has any, to those of the image."""
         return append_channels(image, self.encode(stage_map)) if self.plan.has_channels else image
 
-    def find_region(self, stage_map: Int16[np.ndarray, "*space"]) -> Box | None:
+    def find_box(self, stage_map: Int16[np.ndarray, "*space"]) -> Box | None:
         """Finds the box of the image outside which all is background; None, the whole image, by default."""
         return None
 

@@ -62,10 +62,10 @@ def read_network_input(case: CachedCase, plan: Plan, configuration: str) -> Floa
     return previous.append_to(image, stage_map[:])
 
 
-def read_region(case: CachedCase, plan: Plan, configuration: str) -> Box | None:
+def read_box(case: CachedCase, plan: Plan, configuration: str) -> Box | None:
     """Reads the box in which the network of a configuration predicts a case from `open_training_case`; None for all."""
     previous = build_previous_input(plan, configuration)
     if previous is None:
         return None
     (stage_map,) = case.further_maps
-    return previous.find_region(stage_map[:])
+    return previous.find_box(stage_map[:])

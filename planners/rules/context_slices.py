@@ -17,8 +17,8 @@ DISTANT_FACTOR: Final = 3.0
 paper, whose 3D patches are then turned in plane only."""
 CONTEXT_SLICES: Final = 2
 DISTANT_CONTEXT_SLICES: Final = 1
-"""Slices on either side. Vu et al. 2020 (arXiv:1912.09287) compare 1 to 6 of them and find little difference, so both
-numbers are guesses."""
+"""Slices on either side, both guesses: Vu et al. 2020 (arXiv:1912.09287) compare several numbers of slices and find a
+significant improvement over single ones on one of five data sets alone."""
 
 
 def choose_context(

@@ -24,7 +24,7 @@ from autoseg.processes.overlap import overlap_steps
 from autoseg.processes.progress import Progress
 from autoseg.run_folder import RunFolder
 from autoseg.runtime.streams import postpone_on_gpu
-from autoseg.stages.training_cases import open_training_case, read_network_input, read_region
+from autoseg.stages.training_cases import open_training_case, read_box, read_network_input
 
 Item = TypeVar("Item")
 Read = TypeVar("Read")
@@ -110,10 +110,10 @@ def predict_preprocessed_cases(
 
     def predict(case: str, inputs: list[NetworkInput]) -> list[CaseOutput]:
         outputs = []
-        for model, (geometry, image, region) in zip(models, inputs, strict=True):
+        for model, (geometry, image, box) in zip(models, inputs, strict=True):
             label = case if len(models) == 1 else f"{case}, {model.configuration}"
             show = partial(progress.show_part, label)
-            logits = model.predict_preprocessed(image, region=region, options=options, on_window=show)
+            logits = model.predict_preprocessed(image, box=box, options=options, on_window=show)
             outputs.append(CaseOutput(model=model, image=image, logits=logits, geometry=geometry))
         return outputs
 
@@ -125,7 +125,7 @@ def predict_preprocessed_cases(
 def _read(run: RunFolder, model: SegmentationModel, case: str) -> NetworkInput:
     opened = open_training_case(run, model.plan, model.configuration, case)
     image = read_network_input(opened, model.plan, model.configuration)
-    return opened.geometry, image, read_region(opened, model.plan, model.configuration)
+    return opened.geometry, image, read_box(opened, model.plan, model.configuration)
 
 
 def collect_failures(

@@ -21,7 +21,7 @@ from autoseg.processes.progress import Progress
 from autoseg.quality.features import NetworkFeatures
 from autoseg.run_folder import FoldFolder, RunFolder, make_folder, remove_folder
 from autoseg.stages.box import covers_foreground
-from autoseg.stages.training_cases import open_training_case, read_network_input, read_region
+from autoseg.stages.training_cases import open_training_case, read_box, read_network_input
 from autoseg.training.checkpoint import read_description
 from autoseg.training.monitoring.pseudo_dice import compute_mean_dice, compute_pseudo_dice, count_overlaps
 from autoseg.validation_conditions import ValidationConditions
@@ -137,7 +137,7 @@ def measure_box_recall(run: RunFolder, plan: Plan, configuration: str, cases: Se
         return None
     opened = (open_training_case(run, plan, configuration, case) for case in cases)
     inside = [
-        covers_foreground(read_region(case, plan, configuration), case.label_map[:], plan.labels.foreground_labels)
+        covers_foreground(read_box(case, plan, configuration), case.label_map[:], plan.labels.foreground_labels)
         for case in opened
     ]
     return sum(inside) / len(inside)
@@ -167,8 +167,8 @@ def measure_volume_dice(
 
 def _measure_case_dice(model: SegmentationModel, case: CachedCase) -> float | None:
     image = read_network_input(case, model.plan, model.configuration)
-    region = read_region(case, model.plan, model.configuration)
-    logits = model.predict_preprocessed(image, region=region, options=PredictionOptions(mirroring=False))
+    box = read_box(case, model.plan, model.configuration)
+    logits = model.predict_preprocessed(image, box=box, options=PredictionOptions(mirroring=False))
     label_map = torch.from_numpy(np.maximum(case.label_map[:], 0).astype(np.int16))
     counts = count_overlaps(logits[None].cpu(), label_map[None], model.plan.labels)
     return compute_mean_dice(compute_pseudo_dice([counts]))

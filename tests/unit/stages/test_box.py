@@ -19,7 +19,7 @@ from autoseg.evaluation.summary import SUMMARY_JSON, EvaluationSummary
 from autoseg.exchange.nnunet_export import write_model_description
 from autoseg.inference.ensemble import Ensemble
 from autoseg.inference.model import load_model
-from autoseg.inference.sliding_window.region import predict_region
+from autoseg.inference.sliding_window.box import predict_in_box
 from autoseg.labels import LabelScheme
 from autoseg.plan import BoxOfPreviousStage, Plan
 from autoseg.preprocessing.cache import open_case
@@ -27,7 +27,7 @@ from autoseg.preprocessing.class_locations import find_class_locations
 from autoseg.processes.progress import SilentProgress
 from autoseg.stages.box import ArrayPart, BoxInput, covers_foreground, crop_case
 from autoseg.stages.previous_input import StagePrediction
-from autoseg.stages.training_cases import open_training_case, read_network_input, read_region
+from autoseg.stages.training_cases import open_training_case, read_box, read_network_input
 from autoseg.training.data.batches import build_batch_source
 from autoseg.training.data.data_placement import DataPlacement
 from autoseg.training.data.device_batches import build_device_batch_source
@@ -38,7 +38,7 @@ from autoseg.workflows.evaluate.validation import measure_box_recall
 from autoseg.workflows.train.request import TrainingRequest
 from autoseg.workflows.train.training import train_run
 
-FIRST, REGION = "3d_lowres", "3d_cascade_fullres"
+FIRST, ROI = "3d_lowres", "3d_cascade_fullres"
 CPU = torch.device("cpu")
 WHOLE = ((0, 10), (0, 12), (0, 8))
 
@@ -47,13 +47,13 @@ _no_drawing = pytest.fixture(autouse=True)(skip_drawing)
 
 
 @pytest.fixture
-def describe_region(describe_plan):
+def describe_roi(describe_plan):
     """The JSON of a plan of which the second stage gets a box."""
 
     def describe():
         content = describe_plan()
         del content["configurations"]["third"]
-        second = content["configurations"][REGION]
+        second = content["configurations"][ROI]
         second["previous_stage"] = {"input": "box", "configuration": FIRST, "margin_mm": 1.0}
         second["network"]["input_channels"] = 1
         return content
@@ -62,8 +62,8 @@ def describe_region(describe_plan):
 
 
 @pytest.fixture
-def plan(describe_region):
-    return Plan.model_validate(describe_region())
+def plan(describe_roi):
+    return Plan.model_validate(describe_roi())
 
 
 class Notes(SilentProgress):
@@ -83,7 +83,7 @@ def predict_box(found, *, target, margin_mm=0.0, shape=(5, 6, 4), spacing_mm=2.0
     prediction = StagePrediction(geometry=geometry, restore_label_map=lambda between: label_map)
     box = BoxInput(BoxOfPreviousStage(configuration=FIRST, margin_mm=margin_mm), build_plain_labels(3))
     stage_map = box.convert_for_training(prediction, target)
-    return box.find_region(stage_map), box.explain_fallback(stage_map)
+    return box.find_box(stage_map), box.explain_fallback(stage_map)
 
 
 FINE = build_geometry((10, 12, 8), target_spacing_mm=(1.0, 1.0, 1.0))
@@ -108,15 +108,15 @@ def test_grids_that_do_not_align_give_the_larger_box():
 
 
 def test_without_foreground_there_is_no_box_and_it_is_explained():
-    region, fallback = predict_box(None, target=FINE)
-    assert region is None
+    box, fallback = predict_box(None, target=FINE)
+    assert box is None
     assert fallback == "3d_lowres predicts no foreground, so there is no box and the whole image is taken"
 
 
 def test_a_part_of_an_array_is_read_like_any_other():
     array = np.arange(2 * 4 * 5 * 6).reshape(2, 4, 5, 6)
     inside = (slice(None), slice(1, 4), slice(2, 5), slice(1, 3))
-    part = ArrayPart(array=array, region=((1, 4), (2, 5), (1, 3)))
+    part = ArrayPart(array=array, box=((1, 4), (2, 5), (1, 3)))
     whole = array[inside]
     assert (part.shape, part.dtype) == (whole.shape, whole.dtype)
     for key in (slice(None), (0,), (slice(None), 1), (..., 0)[1:], (slice(None), slice(1, 9), slice(-1, None), 0)):
@@ -125,9 +125,9 @@ def test_a_part_of_an_array_is_read_like_any_other():
 
 def test_a_cropped_case_has_the_locations_inside_its_box(plan, run):
     case = open_case(run.preprocessed("3d_fullres"), "a")
-    region = ((1, 4), (4, 12), (0, 5))
-    inside = tuple(slice(*axis) for axis in region)
-    cropped = crop_case(case, region)
+    box = ((1, 4), (4, 12), (0, 5))
+    inside = tuple(slice(*axis) for axis in box)
+    cropped = crop_case(case, box)
     assert np.array_equal(cropped.image[:], case.image[:][:, *inside])
     label_map = case.label_map[:][inside]
     assert np.array_equal(cropped.label_map[:], label_map)
@@ -166,15 +166,15 @@ def prepare(plan, run, splits, train):
     for fold in range(3):
         train(plan, FIRST, str(fold))
     progress = Notes()
-    return prepare_stage_input(find_link(run, plan, REGION, splits), device="cpu", progress=progress), progress.notes
+    return prepare_stage_input(find_link(run, plan, ROI, splits), device="cpu", progress=progress), progress.notes
 
 
 @pytest.mark.parametrize("where", [None, "device", "disk"])
-def test_patches_come_from_the_box_alone(plan, run, splits, train, find, where):
+def test_patches_come_from_the_box_alone(plan, run, splits, *, train, find, where):
     find(SMALL)
     stored, notes = prepare(plan, run, splits, train)
     assert notes == []
-    part = plan.configurations[REGION]
+    part = plan.configurations[ROI]
     source = build_batch_source(
         part,
         plan.channels,
@@ -195,28 +195,28 @@ def test_patches_come_from_the_box_alone(plan, run, splits, train, find, where):
         assert any(np.array_equal(image, padded[z : z + 8, y : y + 8, x : x + 8]) for z, y, x in starts)
 
 
-def test_a_training_case_without_foreground_is_taken_whole_and_announced(plan, run, splits, train, find):
+def test_a_training_case_without_foreground_is_taken_whole_and_announced(plan, run, splits, *, train, find):
     find(None)
     stored, notes = prepare(plan, run, splits, train)
     assert [note.partition(":")[0] for note in notes] == ["b", "c", "a"]
     assert all("predicts no foreground, so there is no box and the whole image is taken" in note for note in notes)
     assert stored.open_case(run.preprocessed("3d_fullres"), "a").image.shape == (1, 10, 12, 8)
-    assert read_region(open_training_case(run, plan, REGION, "a"), plan, REGION) is None
+    assert read_box(open_training_case(run, plan, ROI, "a"), plan, ROI) is None
 
 
 def test_validation_and_prediction_give_the_same_logits_in_the_box_and_background_outside(
-    plan, run, splits, train, find
+    plan, run, splits, *, train, find
 ):
     find(SMALL)
     prepare(plan, run, splits, train)
-    train(plan, REGION, "0", is_random=True)
-    model = load_model(run, configuration=REGION, folds=("0",), device="cpu")
-    case = open_training_case(run, plan, REGION, "a")
-    image, region = read_network_input(case, plan, REGION), read_region(case, plan, REGION)
-    assert region == SMALL_BOX
+    train(plan, ROI, "0", is_random=True)
+    model = load_model(run, configuration=ROI, folds=("0",), device="cpu")
+    case = open_training_case(run, plan, ROI, "a")
+    image, box = read_network_input(case, plan, ROI), read_box(case, plan, ROI)
+    assert box == SMALL_BOX
     assert np.array_equal(image, case.image[:])
-    logits = model.predict_preprocessed(image, region=region)
-    inside = (slice(None), *(slice(*axis) for axis in region))
+    logits = model.predict_preprocessed(image, box=box)
+    inside = (slice(None), *(slice(*axis) for axis in box))
     assert torch.equal(logits[inside], model.predict_preprocessed(np.ascontiguousarray(image[inside])))
     label_map = logits.argmax(0)
     label_map[inside[1:]] = 0
@@ -224,7 +224,7 @@ def test_validation_and_prediction_give_the_same_logits_in_the_box_and_backgroun
     assert not label_map.any()
     new = model.preprocess(np.random.default_rng(0).normal(1, 0.1, WHOLE_SHAPE).astype(np.float32), case.geometry.grid)
     predicted = model.predict_case(new)
-    assert torch.equal(predicted, model.predict_preprocessed(new.image, region=SMALL_BOX))
+    assert torch.equal(predicted, model.predict_preprocessed(new.image, box=SMALL_BOX))
 
 
 WHOLE_SHAPE = (1, 10, 12, 8)
@@ -233,8 +233,8 @@ WHOLE_SHAPE = (1, 10, 12, 8)
 def test_fewer_windows_are_predicted(plan, run, train, find):
     find(((2, 3), (2, 3), (1, 2)))
     train(plan, FIRST, "0")
-    train(plan, REGION, "0")
-    model = load_model(run, configuration=REGION, folds=("0",), device="cpu")
+    train(plan, ROI, "0")
+    model = load_model(run, configuration=ROI, folds=("0",), device="cpu")
     grid = open_case(run.preprocessed("3d_fullres"), "a").geometry.grid
     case = model.preprocess(np.random.default_rng(0).normal(1, 0.1, WHOLE_SHAPE).astype(np.float32), grid)
     counts = []
@@ -244,17 +244,17 @@ def test_fewer_windows_are_predicted(plan, run, train, find):
     assert counts[-1] == 4
 
 
-def test_an_image_without_foreground_is_predicted_whole_and_announced(plan, run, train, find, caplog):
+def test_an_image_without_foreground_is_predicted_whole_and_announced(plan, run, train, *, find, caplog):
     find(None)
     train(plan, FIRST, "0")
-    train(plan, REGION, "0", is_random=True)
-    model = load_model(run, configuration=REGION, folds=("0",), device="cpu")
+    train(plan, ROI, "0", is_random=True)
+    model = load_model(run, configuration=ROI, folds=("0",), device="cpu")
     grid = open_case(run.preprocessed("3d_fullres"), "a").geometry.grid
     case = model.preprocess(np.random.default_rng(0).normal(1, 0.1, WHOLE_SHAPE).astype(np.float32), grid)
     with caplog.at_level(logging.WARNING):
         predicted = model.predict_case(case)
     assert torch.equal(predicted, model.predict_preprocessed(case.image))
-    assert f"{REGION}: {FIRST} predicts no foreground" in caplog.text
+    assert f"{ROI}: {FIRST} predicts no foreground" in caplog.text
 
 
 @pytest.mark.parametrize("has_regions", [False, True])
@@ -269,7 +269,7 @@ def test_outside_the_box_the_probability_of_foreground_is_nothing(has_regions):
         labels = LabelScheme.model_validate(content | {"region_write_values": [1, 2]})
     channels = labels.output_channel_count + 1  # one more than classes, such as a map of attention
     image = np.ones((1, 4, 4, 4), np.float32)
-    logits = predict_region(image, ((0, 2),) * 3, lambda part: torch.ones(channels, *part.shape[1:]), labels=labels)
+    logits = predict_in_box(image, ((0, 2),) * 3, lambda part: torch.ones(channels, *part.shape[1:]), labels=labels)
     outside = logits[:, 3, 3, 3]
     probabilities = outside[:-1].sigmoid() if has_regions else outside[:-1].softmax(0)[1:]
     assert probabilities.max() < 1e-12
@@ -279,9 +279,9 @@ def test_outside_the_box_the_probability_of_foreground_is_nothing(has_regions):
 
 def test_a_model_with_a_box_is_averaged_with_others(plan, run, train, find):
     find(SMALL)
-    for name in (FIRST, REGION, "3d_fullres"):
+    for name in (FIRST, ROI, "3d_fullres"):
         train(plan, name, "0", is_random=True)
-    members = tuple(load_model(run, configuration=name, folds=("0",), device="cpu") for name in (REGION, "3d_fullres"))
+    members = tuple(load_model(run, configuration=name, folds=("0",), device="cpu") for name in (ROI, "3d_fullres"))
     ensemble = Ensemble(members=members)
     array = np.random.default_rng(0).normal(1, 0.1, WHOLE_SHAPE).astype(np.float32)
     grid = open_case(run.preprocessed("3d_fullres"), "a").geometry.grid
@@ -289,7 +289,7 @@ def test_a_model_with_a_box_is_averaged_with_others(plan, run, train, find):
 
 
 def start(run):
-    request = TrainingRequest(configuration=REGION, folds=("0",), device="cpu", precision="float32", workers=0)
+    request = TrainingRequest(configuration=ROI, folds=("0",), device="cpu", precision="float32", workers=0)
     return list(train_run(run.root, request, progress=SilentProgress()))
 
 
@@ -297,10 +297,10 @@ ALL_OF_IT = ((1, 3), (1, 4), (0, 3))
 
 
 @pytest.mark.parametrize(("found", "recall"), [(SMALL, 0.0), (ALL_OF_IT, 1.0), (None, 1.0)])
-def test_box_recall_is_the_fraction_of_cases_of_which_nothing_is_lost(plan, run, splits, train, find, found, recall):
+def test_box_recall_is_the_fraction_of_cases_of_which_nothing_is_lost(plan, run, splits, *, train, find, found, recall):
     find(found)
     prepare(plan, run, splits, train)
-    assert measure_box_recall(run, plan, REGION, ["a", "b"]) == recall
+    assert measure_box_recall(run, plan, ROI, ["a", "b"]) == recall
     assert measure_box_recall(run, plan, FIRST, ["a", "b"]) is None
 
 
@@ -309,7 +309,7 @@ def test_a_training_writes_the_box_recall_and_is_left_alone_when_it_is_finished(
     for fold in range(3):
         train(plan, FIRST, str(fold))
     assert [done.fold for done in start(run)] == ["0"]
-    fold = run.fold(REGION, "0")
+    fold = run.fold(ROI, "0")
     assert read_document(fold.validation / SUMMARY_JSON, EvaluationSummary).validation.box_recall == 0.0
     before = fold.final_checkpoint.stat().st_mtime_ns
     start(run)
@@ -342,17 +342,17 @@ def test_it_is_not_exported_to_nnunet(plan, tmp_path):
         write_model_description(tmp_path, plan, None)
 
 
-def test_transforms_of_masks_are_refused(describe_region):
-    content = describe_region()
+def test_transforms_of_masks_are_refused(describe_roi):
+    content = describe_roi()
     (transform,) = build_transforms(mask_morphology={})
-    content["configurations"][REGION]["training"]["transforms"] = [transform.model_dump(mode="json")]
+    content["configurations"][ROI]["training"]["transforms"] = [transform.model_dump(mode="json")]
     with pytest.raises(DocumentError, match="changes masks of a previous stage, and this configuration has none"):
         parse_part(content, Plan, where="plan.json")
 
 
 @pytest.mark.parametrize("margin", [-1.0, None])
-def test_a_margin_is_needed_and_not_negative(describe_region, margin):
-    content = describe_region()
-    content["configurations"][REGION]["previous_stage"]["margin_mm"] = margin
+def test_a_margin_is_needed_and_not_negative(describe_roi, margin):
+    content = describe_roi()
+    content["configurations"][ROI]["previous_stage"]["margin_mm"] = margin
     with pytest.raises(DocumentError, match="margin_mm"):
         parse_part(content, Plan, where="plan.json")

@@ -16,9 +16,9 @@ OUTSIDE_LOGIT: Final = -30.0
 """Logit of foreground outside, against 0 of background: a probability of 1e-13, which no average over models lifts."""
 
 
-def predict_region(
+def predict_in_box(
     image: Float32[np.ndarray, "channel z y x"],
-    region: Box | None,
+    box: Box | None,
     predict: Callable[[Tensor], Tensor],
     *,
     labels: LabelScheme,
@@ -27,13 +27,13 @@ def predict_region(
 
     Args:
         image: The whole image.
-        region: The box; None for the whole image.
+        box: The box; None for the whole image.
         predict: Computes the logits of the image that it is given.
         labels: They tell which of the output's channels are background.
     """
-    if region is None:
+    if box is None:
         return predict(torch.from_numpy(np.ascontiguousarray(image)))
-    inside = (slice(None), *slice_box(region))
+    inside = (slice(None), *slice_box(box))
     logits = predict(torch.from_numpy(np.ascontiguousarray(image[inside])))
     shape = (len(logits), *image.shape[1:])
     storage = select_storage_device(logits.device, FLOAT_BYTES * shape[0] * image[0].size)

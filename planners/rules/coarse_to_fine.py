@@ -14,7 +14,7 @@ from planners.rules.cascade import FULL_RESOLUTION, LOW_RESOLUTION
 from planners.rules.low_resolution import ChoosePatch, coarsen, compute_coarser
 from planners.rules.median_shape import ResampledDataset
 
-REGION = "3d_roi"
+ROI = "3d_roi"
 COARSE = "3d_coarse"
 
 COARSE_REDUCTION: Final = 8.0
@@ -24,7 +24,7 @@ MARGIN_VOXELS: Final = 4.0
 validation tells whether it suffices)."""
 
 
-def choose_region(
+def choose_roi(
     full: ConfigurationPlan, coarse: ConfigurationPlan, *, name: str
 ) -> tuple[ConfigurationPlan, tuple[Reason, ...]]:
     """Chooses the configuration that is trained and predicts in the box of a coarse one; all else is as in `full`."""
@@ -36,13 +36,13 @@ def choose_region(
     )
     previous = BoxOfPreviousStage(configuration=name, margin_mm=margin.value)
     exists = Decision(
-        REGION,
+        ROI,
         f"asked for; it is trained and predicts only in the box of what {name} finds, all else is as in "
         f"{FULL_RESOLUTION}",
     )
     return full.model_copy(update={"previous_stage": previous, "data_of": FULL_RESOLUTION}), (
-        record(REGION, exists, "planned"),
-        record(f"{REGION}: box margin", margin, f"{margin.value:g} at either end of each axis"),
+        record(ROI, exists, "planned"),
+        record(f"{ROI}: box margin", margin, f"{margin.value:g} at either end of each axis"),
     )
 
 
@@ -84,7 +84,7 @@ def explain_coarse(coarse: Decision[ResampledDataset]) -> Reason:
     return record(COARSE, coarse, format_lengths(coarse.value.spacing_mm, coarse.value.distance_unit))
 
 
-def offer_region(configurations: dict[str, ConfigurationPlan]) -> tuple[Reason, ...]:
+def offer_roi(configurations: dict[str, ConfigurationPlan]) -> tuple[Reason, ...]:
     """Offers the configuration where a patch shows little of an image; it is planned on request alone."""
     if LOW_RESOLUTION not in configurations:
         return ()
@@ -93,6 +93,6 @@ def offer_region(configurations: dict[str, ConfigurationPlan]) -> tuple[Reason, 
     offer = Decision(
         None,
         f"a patch of {FULL_RESOLUTION} covers {covered * 100:.3g} % of the median case, so prediction takes many "
-        f"windows: one that predicts only around what {LOW_RESOLUTION} finds is planned with --configuration {REGION}",
+        f"windows: one that predicts only around what {LOW_RESOLUTION} finds is planned with --configuration {ROI}",
     )
-    return (record(REGION, offer, "offered, not planned"),)
+    return (record(ROI, offer, "offered, not planned"),)
