@@ -10,7 +10,7 @@ from autoseg.errors import ExchangeError, PredictionError
 from autoseg.exchange.nnunet_export import drop_unknown_configurations, write_model_description
 from autoseg.inference.ensemble import Ensemble
 from autoseg.inference.model import check_stages_compatible, load_model
-from autoseg.plan import Plan
+from autoseg.plan import MasksOfPreviousStage, Plan
 from autoseg.processes.progress import SilentProgress
 from autoseg.stages.training_cases import open_training_case, read_network_input
 from autoseg.training.data.batches import build_batch_source
@@ -60,11 +60,8 @@ def test_it_is_averaged_with_a_volume_network(plan, run, train, grid):
 
 
 def test_models_that_see_another_number_of_slices_are_not_taken_for_each_other(plan):
-    second = plan.configurations["3d_fullres"].model_copy(
-        update={
-            "previous_stage": plan.configurations[CASCADE].previous_stage.model_copy(update={"configuration": CONTEXT})
-        }
-    )
+    stage = MasksOfPreviousStage(configuration=CONTEXT)
+    second = plan.configurations["3d_fullres"].model_copy(update={"previous_stage": stage})
     wide = plan.configurations[CONTEXT].model_copy(update={"context_slices": 2})
     first = plan.model_copy(update={"configurations": plan.configurations | {CONTEXT: wide}})
     both = plan.model_copy(update={"configurations": plan.configurations | {"second": second}})
@@ -77,10 +74,8 @@ def test_masks_of_a_previous_stage_have_neighbouring_slices_as_well(plan, run, s
         train(plan, FIRST, str(fold), is_random=True)
     stored = prepare_stage_input(find_link(run, plan, CASCADE, splits), device="cpu", progress=SilentProgress())
     fold = Fold(training=("a",), validation=("b",))
-    data = run.preprocessed("3d_fullres")
-    source = build_batch_source(
-        plan.configurations[CASCADE], plan.channels, data_folder=data, fold=fold, seed=0, previous=stored
-    )
+    part, data = plan.configurations[CASCADE], run.preprocessed("3d_fullres")
+    source = build_batch_source(part, plan.channels, data_folder=data, fold=fold, seed=0, previous=stored)
     image = source.make_batch(BatchKey(stream="training", epoch=0, iteration=0)).image
     assert image.shape == (2, 12, 8, 8)
     assert set(image[:, 3:].unique().tolist()) <= {0.0, 1.0}
