@@ -23,7 +23,7 @@ from autoseg.plan.training import TrainingPlan
 from autoseg.plan.upgrades import PLAN_UPGRADES
 from autoseg.plan.values import MOST_CONTEXT_SLICES, ConfigurationName, Extents, Positive
 
-PREFERRED_CONFIGURATIONS: Final = ("3d_fullres", "3d_cascade_fullres", "3d_lowres", "2d")
+PREFERRED_CONFIGURATIONS: Final = ("3d_fullres", "3d_cascade_fullres", "3d_lowres", "2d", "3d_roi", "2.5d")
 """Configurations in the order of preference where the user names none."""
 IMPORTED_PLANNER: Final = "nnU-Net"
 """Beginning of the planner's name in a plan that was imported."""
