@@ -1,5 +1,7 @@
 """A configuration that sees neighbouring slices, in a run: loaded, averaged, and as the second stage of a cascade."""
 
+import zipfile
+
 import numpy as np
 import pytest
 from builders.labels import build_plain_labels
@@ -16,6 +18,8 @@ from autoseg.stages.training_cases import open_training_case, read_network_input
 from autoseg.training.data.batches import build_batch_source
 from autoseg.training.data.randomness import BatchKey
 from autoseg.workflows.cascade import find_link, prepare_stage_input
+from autoseg.workflows.exchange.exporting import export_model
+from autoseg.workflows.exchange.request import ExportRequest
 
 FIRST, CONTEXT, CASCADE = "3d_lowres", "2.5d", "2.5d_cascade"
 SHAPE = (1, 10, 12, 8)
@@ -92,3 +96,11 @@ def test_it_is_not_exported_to_nnunet_and_does_not_keep_others_from_it(plan, tmp
     assert set(kept.configurations) == {FIRST, "3d_fullres", "2d"}
     write_model_description(tmp_path, kept, None)
     assert CONTEXT in drop_unknown_configurations(plan, CONTEXT).configurations
+
+
+def test_it_is_shared_with_its_description(plan, run, train, tmp_path):
+    train(plan, CONTEXT, "0", is_random=True)
+    output = tmp_path / "shared.zip"
+    export_model(run.root, output, ExportRequest(format="autoseg", configuration=CONTEXT), progress=SilentProgress())
+    with zipfile.ZipFile(output) as archive:
+        assert f"{CONTEXT} sees 1 neighbouring slices on either side of each." in archive.read("README.md").decode()

@@ -3,6 +3,7 @@
 import pytest
 from builders.fingerprints import build_fingerprint
 
+from autoseg.cli.choices import find_planner
 from autoseg.errors import PlanError
 from autoseg.fingerprint import Machine
 from autoseg.plan import Plan
@@ -79,3 +80,12 @@ def test_pictures_have_no_neighbouring_slices():
 def test_the_planner_by_time_refuses_it_by_name():
     with pytest.raises(PlanError, match=r"'timed' plans the one configuration that fits the time, and not 2.5d"):
         PLANNERS["timed"].with_configurations(["2.5d"])
+
+
+def test_the_command_asks_for_what_is_planned_on_request_and_for_nothing_else():
+    assert find_planner("default", configurations=["2d", "2.5d"]).name == "default --configuration 2.5d"
+    assert find_planner("default", configurations=["2d", "3d_fullres"]) is DEFAULT
+    both = find_planner("default", "attention_unet", loss="dice+focal", configurations=["2.5d"])
+    assert both.name == "default --architecture attention_unet --configuration 2.5d --loss dice+focal"
+    with pytest.raises(PlanError, match=r"'timed' plans the one configuration"):
+        find_planner("timed", configurations=["3d_roi"])
