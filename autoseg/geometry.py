@@ -24,6 +24,8 @@ DistanceUnit = Literal["mm", "pixel"]
 Border = Literal["zeros", "mirror", "replicate"]
 """Content of a patch or window beyond the volume: zeros, the volume mirrored at its outermost voxels, which stand once,
 or its nearest voxel."""
+Borders = Border | tuple[Border, Border, Border]
+"""One rule for all axes of a volume, or one for each."""
 
 WORLD_LETTERS: Final = (("L", "R"), ("P", "A"), ("I", "S"))
 PLANAR_SPACING_FACTOR: Final = 999.0
@@ -232,6 +234,11 @@ def find_border_sources(extent: int, start: int, length: int, *, border: Border)
         return np.clip(places, 0, extent - 1)
     period = 2 * (extent - 1)
     return np.minimum(places % period, -places % period)
+
+
+def list_borders(border: Borders) -> tuple[Border, Border, Border]:
+    """Lists the rules of all axes."""
+    return (border, border, border) if isinstance(border, str) else border
 
 
 def add_slice_axis(extents_voxels: Sequence[int], along_slices: int) -> IntTriple:

@@ -30,6 +30,8 @@ class ValidationConditions(Part):
         held_out_cases: Number of held-out cases of the fold; larger than the former if time was short.
         trained_iterations: Number of training iterations of the network.
         sufficient_iterations: Number of iterations that its plan needs at least; None if the plan does not name it.
+        box_recall: Fraction of the validated cases whose reference foreground lies wholly in the box of the previous
+            stage; None without a box.
     """
 
     mirroring: bool = True
@@ -38,6 +40,7 @@ class ValidationConditions(Part):
     held_out_cases: Count
     trained_iterations: Annotated[int, Field(ge=0)]
     sufficient_iterations: Count | None
+    box_recall: Annotated[float, Field(ge=0, le=1)] | None = None
 
     def list_limits(self) -> tuple[str, ...]:
         """Lists the limits of the validation."""
@@ -53,7 +56,17 @@ class ValidationConditions(Part):
         limits = self.list_limits()
         limited = f"a limited validation ({'; '.join(limits)}): compare its scores with none of a whole one"
         shortage = describe_shortage(self.trained_iterations, self.sufficient_iterations)
-        return (*([limited] if limits else []), *([] if shortage is None else [shortage]))
+        found = (limited if limits else None, shortage, self._describe_lost_foreground())
+        return tuple(text for text in found if text is not None)
+
+    def _describe_lost_foreground(self) -> str | None:
+        if self.box_recall is None or self.box_recall == 1:
+            return None
+        lost = round((1 - self.box_recall) * self.validated_cases)
+        return (
+            f"in {lost} of {self.validated_cases} cases the reference reaches beyond the box of the previous stage, "
+            f"where nothing is predicted: raise previous_stage.margin_mm in plan.json, or train that stage longer"
+        )
 
 
 def list_limits(*, mirroring: bool, step_fraction: float, cases: int, held_out_cases: int) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """The planner, which applies the rules to the measurements in the order in which one would explain them."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cache
 
@@ -12,16 +13,17 @@ from autoseg.plan.document import ConfigurationPlan, Plan
 from planners.architectures.architecture import Architecture
 from planners.configuration import Circumstances, choose_configuration, explain_missing_pooling
 from planners.dataset_decisions import choose_common
+from planners.further import FURTHER_CONFIGURATIONS, choose_further
 from planners.profile import Profile
 from planners.reasons import format_lengths, record
 from planners.rules.cascade import CASCADE, FULL_RESOLUTION, LOW_RESOLUTION, choose_cascade
+from planners.rules.context_slices import SLICES
 from planners.rules.dimensionality import choose_dimensionality, explain_flat_patch
 from planners.rules.low_resolution import choose_low_resolution
 from planners.rules.median_shape import ResampledDataset
 from planners.rules.memory import PLAIN_CALIBRATION, choose_memory_target
 from planners.rules.training import SCHEDULE_REASON, SUFFICIENT_REASON
 
-SLICES = "2d"
 Configurations = dict[str, ConfigurationPlan]
 
 
@@ -34,12 +36,14 @@ class Planner:
         description: One sentence for the command line.
         profile: The values in which it differs from the other planners.
         measures_throughput: Whether it needs the measured throughput of the device.
+        further: Keys of `FURTHER_CONFIGURATIONS` that are planned, too.
     """
 
     name: str
     description: str
     profile: Profile = field(repr=False)
     measures_throughput: bool = False
+    further: tuple[str, ...] = ()
 
     def with_architecture(self, architecture: Architecture) -> "Planner":
         """Returns the planner that decides as this one, but for networks of an architecture."""
@@ -52,6 +56,12 @@ class Planner:
         if self.profile.choose_network != architecture.choose_network:
             profile = replace(profile, calibration=PLAIN_CALIBRATION)
         return replace(self, name=f"{self.name} --architecture {architecture.name}", profile=profile)
+
+    def with_configurations(self, names: Iterable[str]) -> "Planner":
+        """Returns the planner that also plans these of `FURTHER_CONFIGURATIONS`."""
+        further = tuple(sorted(set(names), key=list(FURTHER_CONFIGURATIONS).index))
+        options = "".join(f" --configuration {name}" for name in further)
+        return replace(self, name=f"{self.name}{options}", further=further)
 
     def plan(self, fingerprint: Fingerprint, machine: Machine, *, measure_cost: MeasureCost | None = None) -> Plan:
         """Decides everything about a dataset.
@@ -74,7 +84,9 @@ class Planner:
             measure_cost=None if measure_cost is None else cache(measure_cost),
         )
         configurations, reasons = _choose_configurations(common.dataset, common.axes.value, shared)
-        reasons = (SCHEDULE_REASON, SUFFICIENT_REASON, *reasons)
+        further, own = choose_further(self.further, configurations, common.dataset, shared=shared)
+        configurations |= further
+        reasons = (SCHEDULE_REASON, SUFFICIENT_REASON, *reasons, *own)
         return common.build_plan(self.name, memory, configurations=configurations, reasons=reasons)
 
 

@@ -61,7 +61,12 @@ def losses() -> None:
 
 
 def find_planner(
-    name: str, architecture: str | None = None, *, loss: str = DEFAULT_LOSS, pretrained: Path | None = None
+    name: str,
+    architecture: str | None = None,
+    *,
+    loss: str = DEFAULT_LOSS,
+    pretrained: Path | None = None,
+    configurations: Iterable[str] = (),
 ) -> "PlannerLike":
     """Finds a planner by its name, for the networks of an architecture and with another loss.
 
@@ -70,18 +75,22 @@ def find_planner(
         architecture: Key of `planners.ARCHITECTURES`; None: the networks that the planner chooses by itself.
         loss: Names of losses, joined by +.
         pretrained: File of first weights for the encoder of the architecture.
+        configurations: Names of configurations, of which those are planned, too, that are planned on request alone.
 
     Raises:
         PlanError: There is no such planner, architecture or loss; the message lists the existing ones. Or the file
-            does not fit the architecture.
+            does not fit the architecture, or the planner never plans a configuration that is named.
         ExchangeError: The file is damaged, or holds anything but weights.
     """
-    from planners import PLANNERS
+    from planners import FURTHER_CONFIGURATIONS, PLANNERS
     from planners.losses import LossPlanner
 
     planner = find_row(name, PLANNERS, kind="planner")
     if architecture is not None or pretrained is not None:
         planner = planner.with_architecture(_find_architecture(architecture, pretrained))
+    further = [other for other in configurations if other in FURTHER_CONFIGURATIONS]
+    if further:
+        planner = planner.with_configurations(further)
     return planner if loss == DEFAULT_LOSS else LossPlanner(planner=planner, loss=loss)
 
 

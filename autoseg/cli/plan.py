@@ -67,7 +67,8 @@ def plan(
         list[str] | None,
         typer.Option(
             autocompletion=complete_configuration,
-            help="Preprocess only this configuration (repeatable).  [default: all planned]",
+            help="Preprocess only this configuration (repeatable); 2.5d and 3d_roi are planned only if named.  "
+            "[default: all planned]",
         ),
     ] = None,
     group_by: Annotated[
@@ -105,7 +106,7 @@ def plan(
     from autoseg.workflows.plan.splitting import SplitRequest
     from planners.refinement import add_refinement
 
-    chosen = find_planner(planner, architecture, loss=loss, pretrained=pretrained)
+    chosen = find_planner(planner, architecture, loss=loss, pretrained=pretrained, configurations=configuration or ())
     request = PlanRequest(
         planner=chosen.name,
         machine=Machine(accelerator_memory_gb=memory_gb, budget_seconds=parse_budget(budget, planner)),

@@ -132,9 +132,12 @@ def _describe_models(record: ModelRecord, plan: Plan, rules: Sequence[Rule]) -> 
         yield f"| {name} | {folds} | {part.network.family}, {part.dimensions}D | {spacing} | {patch} |"
     yield ""
     for name in record.configurations:
-        previous = plan.configurations[name].previous_configuration
-        if previous is not None:
-            yield f"{name} refines what {previous} predicts."
+        part = plan.configurations[name]
+        if part.previous_stage is not None:
+            refined = "refines what" if part.previous_stage.has_channels else "predicts only in a box around what"
+            yield f"{name} {refined} {part.previous_configuration} predicts."
+        if part.context_slices:
+            yield f"{name} sees {part.context_slices} neighbouring slices on either side of each."
     if record.selected is not None:
         names = " and ".join(record.selected.configurations)
         mean = ", whose probabilities are averaged" if len(record.selected.configurations) > 1 else ""

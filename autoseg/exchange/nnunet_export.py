@@ -48,6 +48,21 @@ def describe_export_differences(plan: Plan) -> tuple[str, ...]:
     return tuple(notes)
 
 
+def drop_unknown_configurations(plan: Plan, configuration: str) -> Plan:
+    """Returns the plan without the configurations that nnU-Net cannot express, but for what the exported one needs."""
+    needed = {*plan.list_stages(configuration), plan.configurations[configuration].data_of}
+    kept = {
+        name: part
+        for name, part in plan.configurations.items()
+        if name in needed or all(_is_known(plan.configurations[stage]) for stage in plan.list_stages(name))
+    }
+    return plan.model_copy(update={"configurations": kept})
+
+
+def _is_known(part: ConfigurationPlan) -> bool:
+    return not part.context_slices and isinstance(part.previous_stage, MasksOfPreviousStage | None)
+
+
 def write_model_description(folder: Path, plan: Plan, fingerprint: Fingerprint | None) -> None:
     """Writes plans.json and dataset.json.
 
@@ -133,6 +148,12 @@ def _describe_configuration(name: str, plan: Plan) -> dict[str, Any]:
         msg = (
             f"{name} continues images at their border ({part.border!r}), but nnU-Net pads them with zeros; export it "
             f"with --format autoseg, or export another configuration"
+        )
+        raise ExchangeError(msg)
+    if part.context_slices:
+        msg = (
+            f"{name} sees {part.context_slices} neighbouring slices on either side as channels ('context_slices'), "
+            f"which nnU-Net cannot: export it with --format autoseg, or export another configuration"
         )
         raise ExchangeError(msg)
     if part.training.mirror_pairs is not None:

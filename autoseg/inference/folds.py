@@ -14,8 +14,8 @@ FOLD_PREFIX: Final = "fold_"
 def find_configuration(run: RunFolder, plan: Plan, wanted: str | None) -> str:
     """Returns the configuration to predict with: the wanted one or, for None, the trained one.
 
-    If several are trained, the first of 3d_fullres, 3d_cascade_fullres, 3d_lowres and 2d is taken, else the first of
-    the plan; what refines its predictions, whatever the name, comes before it.
+    If several are trained, the first of `PREFERRED_CONFIGURATIONS` is taken, else the first of the plan; what refines
+    its predictions, whatever the name, comes before it.
 
     Raises:
         PlanError: The plan does not have the wanted one.

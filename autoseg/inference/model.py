@@ -26,6 +26,7 @@ from autoseg.inference.restoring.restore_grid import (
     restore_label_map,
     restore_probabilities,
 )
+from autoseg.inference.sliding_window.box import predict_in_box
 from autoseg.inference.sliding_window.mirroring import find_channel_exchange
 from autoseg.inference.sliding_window.prediction import (
     MEMORY_ADVICE,
@@ -38,6 +39,7 @@ from autoseg.networks.families import build_network
 from autoseg.networks.memory_limits import check_prediction_memory
 from autoseg.networks.network import SegmentationNetwork
 from autoseg.networks.weights import find_weight_problem, read_weights
+from autoseg.nonzero_region import Box
 from autoseg.plan.document import ConfigurationPlan, Plan
 from autoseg.preprocessing.case import CaseGeometry
 from autoseg.run_folder import FoldFolder, RunFolder, open_run
@@ -45,7 +47,7 @@ from autoseg.runtime.cpu_threads import adaptive_cpu_threads
 from autoseg.runtime.device import find_device, translate_memory_errors
 from autoseg.runtime.host_memory import LARGEST_KEPT_IN_PREDICTION_BYTES, keep_freed_memory
 from autoseg.runtime.precision import DtypeName, Precision, find_dtype
-from autoseg.stages.inputs import append_prediction
+from autoseg.stages.inputs import apply_prediction
 from autoseg.stages.preparation import preprocess_for_stages
 from autoseg.stages.previous_input import StagePrediction
 from autoseg.stages.staged_case import StagedCase
@@ -132,19 +134,19 @@ class SegmentationModel:
         on_window: OnWindow | None = None,
     ) -> Float32[Tensor, "class z y x"]:
         """Computes the mean logits of all folds for a preprocessed case; previous stages predict before."""
-        image = self._append_previous(case, options=options, on_window=on_window)
-        return self.predict_preprocessed(image, options=options, on_window=on_window)
+        image, box = self._apply_previous(case, options=options, on_window=on_window)
+        return self.predict_preprocessed(image, box=box, options=options, on_window=on_window)
 
-    def _append_previous(
+    def _apply_previous(
         self, case: StagedCase, *, options: PredictionOptions, on_window: OnWindow | None
-    ) -> Float32[np.ndarray, "channel z y x"]:
-        """Appends the channels from the previous stage, whose logits are freed before this stage predicts."""
+    ) -> tuple[Float32[np.ndarray, "channel z y x"], Box | None]:
+        """Adds what the previous stage predicts, whose logits are freed before this stage predicts."""
         if self.previous is None:
-            return case.image
+            return case.image, None
         assert case.previous is not None, "this case was not preprocessed for the previous stage"
         logits = self.previous.predict_case(case.previous, options=options, on_window=on_window)
         prediction = self.previous.build_stage_prediction(logits, case.previous.geometry)
-        return append_prediction(case, prediction, self.plan, self.configuration)
+        return apply_prediction(case, prediction, self.plan, self.configuration)
 
     def build_stage_prediction(self, logits: Float32[Tensor, "class z y x"], geometry: CaseGeometry) -> StagePrediction:
         """Builds the input of the next stage from logits of this one."""
@@ -156,15 +158,16 @@ class SegmentationModel:
         self,
         image: Float32[np.ndarray, "channel z y x"],
         *,
+        box: Box | None = None,
         options: PredictionOptions = DEFAULT_OPTIONS,
         on_window: OnWindow | None = None,
     ) -> Float32[Tensor, "class z y x"]:
-        """Computes the mean logits of all folds for an image with all channels that the network gets,
-        also those from the previous stage, on its grid; see `predict_logits`."""
+        """Computes the mean logits of all folds for an image with all channels that the network gets, also those from
+        the previous stage, on its grid, in its box or everywhere; see `predict_logits` and `predict_in_box`."""
         training = self.configuration_plan.training
-        return predict_logits(
+        predict = partial(
+            predict_logits,
             self.networks,
-            torch.from_numpy(np.ascontiguousarray(image)),
             configuration=self.configuration_plan,
             mirror_axes=training.mirror_axes if options.mirroring else (),
             exchange=find_channel_exchange(training, self.plan.labels),
@@ -173,6 +176,7 @@ class SegmentationModel:
             inference_batch_size=self.inference_batch_size,
             on_window=on_window,
         )
+        return predict_in_box(image, box, predict, labels=self.plan.labels)
 
     def restore_label_map(
         self, logits: Float32[Tensor, "class z y x"], geometry: CaseGeometry, *, decoding: Decoding = "argmax"
@@ -262,17 +266,13 @@ def load_model(
     plan = read_common_plan(trainings, name)
     if pruned_depth is not None:
         plan = plan.prune(name, pruned_depth)
-    check_prediction_memory(
-        plan.configurations[name], name, used_device, count=count_cost, network_count=len(trainings)
-    )
+    chosen, is_pruned = plan.configurations[name], pruned_depth is not None
+    check_prediction_memory(chosen, name, used_device, count=count_cost, network_count=len(trainings))
     fits = translate_memory_errors(used_device, purpose=f"the networks of {len(names)} fold(s)", advice=MEMORY_ADVICE)
     with adaptive_cpu_threads(used_device), fits:
         prepared = prepare_networks(
-            [
-                load_network(training, plan.configurations[name], is_pruned=pruned_depth is not None)
-                for training in trainings
-            ],
-            Setting(configuration=plan.configurations[name], device=used_device, dtype=dtype),
+            [load_network(training, chosen, is_pruned=is_pruned) for training in trainings],
+            Setting(configuration=chosen, device=used_device, dtype=dtype),
             choice=execution,
             workload=workload,
         )
@@ -288,7 +288,7 @@ def load_model(
         largest_training_grid_voxels=find_largest_training_grid(folder, plan, name),
         pruned_depth=pruned_depth,
     )
-    previous_stage = plan.configurations[name].previous_configuration
+    previous_stage = chosen.previous_configuration
     if previous_stage is None or not with_previous:
         return model
     previous = load_model(
@@ -391,7 +391,7 @@ def _select_network_and_grid(plan: Plan, configuration: str) -> tuple[object, ..
         plan.axis_permutation,
         plan.labels,
         plan.channels,
-        (part.spacing_mm, part.patch_voxels, part.previous_stage, part.resampling, part.network),
+        (part.spacing_mm, part.patch_voxels, part.context_slices, part.previous_stage, part.resampling, part.network),
     )
 
 

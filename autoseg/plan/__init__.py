@@ -33,7 +33,7 @@ from autoseg.plan.network import (
 )
 from autoseg.plan.preprocessing import ChannelPlan, IntensityWindow, NormalizationScheme, ResamplingPlan
 from autoseg.plan.reference import build_reference_training
-from autoseg.plan.stages import ClicksOfPreviousStage, MasksOfPreviousStage, PreviousStagePlan
+from autoseg.plan.stages import BoxOfPreviousStage, ClicksOfPreviousStage, MasksOfPreviousStage, PreviousStagePlan
 from autoseg.plan.training import (
     SCHEDULE_PLANS,
     ConstantSchedule,
@@ -57,6 +57,7 @@ __all__ = [
     "TRANSFORM_PLANS",
     "BorderWeightedCrossEntropyTerm",
     "BoundaryTerm",
+    "BoxOfPreviousStage",
     "CenterlineDiceTerm",
     "ChannelPlan",
     "ClassWeightedTerm",

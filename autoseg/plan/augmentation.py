@@ -352,11 +352,16 @@ def find_mirror_pairs(transforms: tuple[TransformPlan, ...]) -> MirrorPairsPlan 
     return next((transform for transform in transforms if isinstance(transform, MirrorPairsPlan)), None)
 
 
-def find_problems(transforms: tuple[TransformPlan, ...], dimensions: int, *, stage_input: str | None) -> list[str]:
-    """Says why transforms are impossible in a configuration of two or three axes, each with its place in the list.
+def find_problems(
+    transforms: tuple[TransformPlan, ...], dimensions: int, *, stage_input: str | None, in_plane_only: bool = False
+) -> list[str]:
+    """Says why transforms are impossible in a configuration, each with its place in the list.
 
     Args:
-        stage_input: Kind of the input from a previous stage; None without one.
+        transforms: The transforms of the configuration.
+        dimensions: Number of axes of its samples.
+        stage_input: Kind of the channels from a previous stage; None without such channels.
+        in_plane_only: Whether its samples are slices, which must not be turned into each other.
     """
     problems = []
     for position, transform in enumerate(transforms):
@@ -369,6 +374,8 @@ def find_problems(transforms: tuple[TransformPlan, ...], dimensions: int, *, sta
             problem = "changes masks of a previous stage, and this configuration has none; remove it"
         if not transform.allows_previous_stage and stage_input is not None:
             problem = "does not exchange the masks of a previous stage, and this configuration has one; remove it"
+        if in_plane_only and isinstance(transform, WarpPlan) and not transform.in_plane_only:
+            problem = "in_plane_only must be true, as slices are channels of the network (context_slices)"
         if problem is not None:
             problems.append(f"training.transforms.{position} ({transform.name}): {problem}")
     return problems

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from autoseg.document import Document, OneOf, Part, Upgrade
 from autoseg.errors import PlanError
-from autoseg.geometry import Border, DistanceUnit
+from autoseg.geometry import Border, Borders, DistanceUnit, IntTriple, add_slice_axis
 from autoseg.labels import LabelScheme
 from autoseg.plan.augmentation import find_content_problems, find_problems
 from autoseg.plan.decisions import Reason
@@ -21,16 +21,16 @@ from autoseg.plan.preprocessing import ChannelPlan, ResamplingPlan
 from autoseg.plan.stages import PREVIOUS_STAGE_PLANS, PreviousStagePlan
 from autoseg.plan.training import TrainingPlan
 from autoseg.plan.upgrades import PLAN_UPGRADES
-from autoseg.plan.values import ConfigurationName, Extents, Positive
+from autoseg.plan.values import MOST_CONTEXT_SLICES, ConfigurationName, Extents, Positive
 
-PREFERRED_CONFIGURATIONS: Final = ("3d_fullres", "3d_cascade_fullres", "3d_lowres", "2d")
+PREFERRED_CONFIGURATIONS: Final = ("3d_fullres", "3d_cascade_fullres", "3d_lowres", "2d", "3d_roi", "2.5d")
 """Configurations in the order of preference where the user names none."""
 IMPORTED_PLANNER: Final = "nnU-Net"
 """Beginning of the planner's name in a plan that was imported."""
 
 
 class ConfigurationPlan(Part):
-    """One of 2d, 3d_lowres, 3d_fullres, 3d_cascade_fullres.
+    """One of 2d, 3d_lowres, 3d_fullres, 3d_cascade_fullres, 2.5d, or another name.
 
     Attributes:
         spacing_mm: Target spacing. A 2D configuration never resamples plan axis 0.
@@ -40,7 +40,9 @@ class ConfigurationPlan(Part):
             "mirror", the image and its labels mirrored at the outermost voxels (the overlap-tile strategy of the U-Net,
             arXiv:1505.04597), or "replicate", their outermost voxels.
         previous_stage: Input of the network from a configuration that was trained before; None without one.
-        data_of: Configuration whose preprocessed arrays are used (itself, except for the cascade).
+        data_of: Configuration whose preprocessed arrays are used (itself, except for those that share another's).
+        context_slices: Neighbouring slices on either side that a 2D network gets as further channels; those beyond the
+            volume repeat its outermost slice. 0 in plans of earlier versions.
     """
 
     dimensions: Literal[2, 3]
@@ -50,6 +52,7 @@ class ConfigurationPlan(Part):
     border: Border
     previous_stage: Annotated[PreviousStagePlan, OneOf(PREVIOUS_STAGE_PLANS, "input")] | None
     data_of: ConfigurationName
+    context_slices: Annotated[int, Field(ge=0, le=MOST_CONTEXT_SLICES)] = 0
     resampling: ResamplingPlan
     network: Annotated[NetworkPlan, OneOf(NETWORK_PLANS, "family")]
     training: TrainingPlan
@@ -58,6 +61,26 @@ class ConfigurationPlan(Part):
     def separates_objects(self) -> bool:
         """Returns whether touching objects are separated by background in its preprocessed data."""
         return any(term.needs_instances for term in self.training.losses)
+
+    @property
+    def slice_count(self) -> int:
+        """Number of slices that a 2D network gets as channels: the one that it segments, and its context."""
+        return 2 * self.context_slices + 1
+
+    @property
+    def sample_voxels(self) -> tuple[int, ...]:
+        """Extents of a sample while it is augmented: those of the patch, behind the slices that become channels."""
+        return (self.slice_count, *self.patch_voxels) if self.context_slices else self.patch_voxels
+
+    @property
+    def sample_margin_voxels(self) -> IntTriple:
+        """Voxels by which the network's output is smaller at either end, along all three axes of a volume."""
+        return add_slice_axis(self.network.margin_voxels, self.context_slices)
+
+    @property
+    def sample_border(self) -> Borders:
+        """Content of samples beyond the volume; context repeats the outermost slice."""
+        return ("replicate", self.border, self.border) if self.context_slices else self.border
 
     @property
     def previous_configuration(self) -> str | None:
@@ -70,8 +93,14 @@ class ConfigurationPlan(Part):
             if len(getattr(self, field)) != self.dimensions:
                 msg = f"{field} must have {self.dimensions} values"
                 raise ValueError(msg)
-        stage_input = None if self.previous_stage is None else self.previous_stage.input
-        problems = find_problems(self.training.transforms, self.dimensions, stage_input=stage_input)
+        if self.context_slices and self.dimensions == 3:
+            msg = f"context_slices must be 0 for a 3D network, which sees them anyway (got {self.context_slices})"
+            raise ValueError(msg)
+        stage, axes = self.previous_stage, len(self.sample_voxels)
+        stage_input = stage.input if stage is not None and stage.has_channels else None
+        problems = find_problems(
+            self.training.transforms, axes, stage_input=stage_input, in_plane_only=axes > self.dimensions
+        )
         if problems:
             raise ValueError("; ".join(problems))
         if self.network.dimensions != self.dimensions:
@@ -163,7 +192,7 @@ class Plan(Document):
             raise ValueError("; ".join(f"configurations.{name}.{problem}" for problem in misplaced))
         extra = 0 if chosen.previous_stage is None else chosen.previous_stage.count_channels(self.labels)
         expected = {
-            "input_channels": len(self.channels) + extra,
+            "input_channels": (len(self.channels) + extra) * chosen.slice_count,
             "output_channels": self.labels.output_channel_count,
         }
         for field, count in expected.items():

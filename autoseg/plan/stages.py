@@ -1,7 +1,7 @@
 """Input that a configuration gets from another one, which is trained before it."""
 
 from abc import abstractmethod
-from typing import Final, Literal
+from typing import ClassVar, Final, Literal
 
 from autoseg.document import Part
 from autoseg.labels import LabelScheme
@@ -14,7 +14,10 @@ class PreviousStagePlan(Part):
     Attributes:
         input: The kind; it also names the implementation in `autoseg.stages.inputs.PREVIOUS_STAGE_INPUTS`.
         configuration: The previous stage. It may have a previous stage itself.
+        has_channels: Whether the network gets channels, which transforms of masks change.
     """
+
+    has_channels: ClassVar[bool] = True
 
     input: str
     configuration: ConfigurationName
@@ -66,7 +69,25 @@ class ClicksOfPreviousStage(PreviousStagePlan):
         return 2 * len(labels.foreground_labels) + 1
 
 
+class BoxOfPreviousStage(PreviousStagePlan):
+    """No channel: the network is trained and predicts only in a box around the foreground that is predicted before.
+
+    Attributes:
+        margin_mm: Distance by which the box is larger than the foreground, at either end of each axis.
+    """
+
+    has_channels: ClassVar[bool] = False
+
+    input: Literal["box"] = "box"
+    margin_mm: NonNegative
+
+    def count_channels(self, labels: LabelScheme) -> int:
+        """Returns none."""
+        return 0
+
+
 PREVIOUS_STAGE_PLANS: Final[dict[str, type[PreviousStagePlan]]] = {
     "masks": MasksOfPreviousStage,
     "clicks": ClicksOfPreviousStage,
+    "box": BoxOfPreviousStage,
 }

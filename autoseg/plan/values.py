@@ -17,6 +17,7 @@ MOST_CHANNELS: Final = 2**14
 LARGEST_KERNEL: Final = 63
 LARGEST_EXTENT: Final = 2**15  # of a patch, along one axis
 LARGEST_RADIUS_VOXELS: Final = 128.0  # of what a transform does to a patch
+MOST_CONTEXT_SLICES: Final = 16  # on either side of a slice
 LARGEST_BATCH: Final = 2**15
 LONGEST_TRAINING: Final = 10**8  # epochs, or iterations of one
 

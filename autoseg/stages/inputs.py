@@ -1,19 +1,25 @@
 """The table of inputs from a previous stage, by their names in a plan."""
 
+import logging
 from typing import Final
 
 import numpy as np
 from jaxtyping import Float32
 
+from autoseg.nonzero_region import Box
 from autoseg.plan.document import Plan
+from autoseg.stages.box import BoxInput
 from autoseg.stages.clicks import ClickInput
 from autoseg.stages.masks import MaskInput
 from autoseg.stages.previous_input import PreviousStageInput, StagePrediction
 from autoseg.stages.staged_case import StagedCase
 
+logger = logging.getLogger(__name__)
+
 PREVIOUS_STAGE_INPUTS: Final[dict[str, type[PreviousStageInput]]] = {
     "masks": MaskInput,
     "clicks": ClickInput,
+    "box": BoxInput,
 }
 
 
@@ -24,10 +30,12 @@ def build_previous_input(plan: Plan, configuration: str) -> PreviousStageInput |
     return None if part is None else PREVIOUS_STAGE_INPUTS[part.input](part, plan.labels, chosen.spacing_mm)
 
 
-def append_prediction(
+def apply_prediction(
     case: StagedCase, prediction: StagePrediction, plan: Plan, configuration: str
-) -> Float32[np.ndarray, "channel z y x"]:
+) -> tuple[Float32[np.ndarray, "channel z y x"], Box | None]:
     """Appends the channels from the previous stage to the image of a case that is to be segmented.
+
+    Returns the image, and the box in which it is to be predicted; None for all of it.
 
     Args:
         case: Preprocessed for the configuration.
@@ -38,4 +46,8 @@ def append_prediction(
     previous = build_previous_input(plan, configuration)
     assert previous is not None, "there is no previous stage"
     resampling = plan.configurations[configuration].resampling
-    return previous.append_to(case.image, previous.convert_for_prediction(prediction, case, resampling=resampling))
+    stage_map = previous.convert_for_prediction(prediction, case, resampling=resampling)
+    fallback = previous.explain_fallback(stage_map)
+    if fallback is not None:
+        logger.warning("%s: %s", configuration, fallback)
+    return previous.append_to(case.image, stage_map), previous.find_box(stage_map)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int16
 
-from autoseg.geometry import Grid
 from autoseg.plan.preprocessing import ResamplingPlan
 from autoseg.preprocessing.case import CaseGeometry, mark_outside
 from autoseg.preprocessing.resample import resample_label_map
@@ -22,19 +21,7 @@ class MaskInput(PreviousStageInput):
         self, prediction: StagePrediction, target: CaseGeometry
     ) -> Int16[np.ndarray, "new_z new_y new_x"]:
         """Interpolates logits from one grid to the other, as nnU-Net does for training."""
-        spacing_mm = prediction.geometry.target_spacing_mm
-        extents = target.resampled_shape_voxels
-        between = CaseGeometry(
-            grid=Grid(shape_voxels=extents, spacing_mm=spacing_mm),
-            orientation=None,
-            axis_permutation=(0, 1, 2),
-            crop_box=((0, extents[0]), (0, extents[1]), (0, extents[2])),
-            cropped_shape_voxels=extents,
-            resampled_shape_voxels=prediction.geometry.resampled_shape_voxels,
-            cropped_spacing_mm=spacing_mm,  # the previous stage's spacing alone decides about separate resampling
-            target_spacing_mm=spacing_mm,
-        )
-        return prediction.restore_label_map(between)
+        return prediction.restore_on(target.resampled_shape_voxels)
 
     def convert_for_prediction(
         self, prediction: StagePrediction, case: StagedCase, *, resampling: ResamplingPlan

@@ -2,16 +2,20 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from jaxtyping import Float32, Int16, Shaped
 
+from autoseg.geometry import Grid, IntTriple
 from autoseg.labels import LabelScheme
+from autoseg.nonzero_region import Box
 from autoseg.plan.preprocessing import ResamplingPlan
 from autoseg.plan.stages import PreviousStagePlan
+from autoseg.preprocessing.cache import CachedCase
 from autoseg.preprocessing.case import CaseGeometry
+from autoseg.preprocessing.stored_array import LazyArray
 from autoseg.stages.staged_case import StagedCase
 
 if TYPE_CHECKING:
@@ -32,14 +36,31 @@ class StagePrediction:
     geometry: CaseGeometry
     restore_label_map: Callable[[CaseGeometry], Int16[np.ndarray, "z y x"]]
 
+    def restore_on(self, shape_voxels: IntTriple) -> Int16[np.ndarray, "z y x"]:
+        """Interpolates the logits to a grid of any shape in plan axes that covers the same space; returns labels."""
+        spacing_mm = self.geometry.target_spacing_mm
+        z, y, x = shape_voxels
+        between = CaseGeometry(
+            grid=Grid(shape_voxels=shape_voxels, spacing_mm=spacing_mm),
+            orientation=None,
+            axis_permutation=(0, 1, 2),
+            crop_box=((0, z), (0, y), (0, x)),
+            cropped_shape_voxels=shape_voxels,
+            resampled_shape_voxels=self.geometry.resampled_shape_voxels,
+            cropped_spacing_mm=spacing_mm,  # the previous stage's spacing alone decides about separate resampling
+            target_spacing_mm=spacing_mm,
+        )
+        return self.restore_label_map(between)
+
 
 @dataclass(frozen=True, slots=True)
 class PreviousStageInput(ABC):
-    """Input channels from predictions of the previous stage.
+    """Input from predictions of the previous stage.
 
     Each prediction becomes a map of integers on the grid of the case's preprocessed image. The maps of training cases
     are stored; a map is cut, rotated, scaled and mirrored with the image like a label map, and is turned into channels
-    at last. Outside the image a map is 0 or -1, so both must stand for the absence of anything.
+    at last. Outside the image a map is 0 or -1, so both must stand for the absence of anything. An input without
+    channels may keep other integers in its map, which then stays as it is.
 
     Attributes:
         plan: The plan of this input.
@@ -89,10 +110,24 @@ class PreviousStageInput(ABC):
         return self.list_channels(stage_map)
 
     def append_to(
-        self, image: Float32[np.ndarray, " channel *space"], stage_map: Int16[np.ndarray, "*space"]
+        self, image: Float32[np.ndarray, " channel *space"], stage_map: Int16[np.ndarray, "..."]
     ) -> Float32[np.ndarray, " channel_and_extra *space"]:
-        """Appends the channels of a map to those of the image."""
+        """Appends the channels of a map, if it has any, to those of the image."""
+        if not self.plan.has_channels:
+            return image
         return append_channels(image, np.stack(self.list_image_channels(image, stage_map)))
+
+    def find_box(self, stage_map: Int16[np.ndarray, "*space"]) -> Box | None:
+        """Finds the box of the image outside which all is background; None, the whole image, by default."""
+        return None
+
+    def explain_fallback(self, stage_map: Int16[np.ndarray, "*space"]) -> str | None:
+        """Explains what is taken in place of an input that a map cannot give; None by default: each can."""
+        return None
+
+    def add_to_case(self, case: CachedCase, stage_map: LazyArray) -> CachedCase:
+        """Returns the case that is trained on; by default the map is one that is cut with the image."""
+        return replace(case, further_maps=(stage_map,))
 
 
 def append_channels(

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
+from autoseg.nonzero_region import Box
 from autoseg.plan.document import Plan
 from autoseg.preprocessing.cache import CachedCase, open_case
 from autoseg.run_folder import RunFolder
@@ -29,17 +30,17 @@ class StoredStageInput:
     digest: str
 
     def open_case(self, data_folder: Path, name: str) -> CachedCase:
-        """Opens a preprocessed case with its map.
+        """Opens a preprocessed case as it is trained on.
 
         Raises:
             RunError: A file is missing or damaged, or the map lies on another grid.
         """
         case = open_case(data_folder, name)
-        return replace(case, further_maps=(open_stage_map(self.folder, name, case.geometry),))
+        return self.input.add_to_case(case, open_stage_map(self.folder, name, case.geometry))
 
 
 def open_training_case(run: RunFolder, plan: Plan, configuration: str, name: str) -> CachedCase:
-    """Opens a preprocessed case with everything that the network of a configuration gets.
+    """Opens a whole preprocessed case with everything that the network of a configuration gets.
 
     Raises:
         RunError: A file is missing or damaged.
@@ -59,3 +60,12 @@ def read_network_input(case: CachedCase, plan: Plan, configuration: str) -> Floa
         return image
     (stage_map,) = case.further_maps
     return previous.append_to(image, stage_map[:])
+
+
+def read_box(case: CachedCase, plan: Plan, configuration: str) -> Box | None:
+    """Reads the box in which the network of a configuration predicts a case from `open_training_case`; None for all."""
+    previous = build_previous_input(plan, configuration)
+    if previous is None:
+        return None
+    (stage_map,) = case.further_maps
+    return previous.find_box(stage_map[:])

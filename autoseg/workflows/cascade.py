@@ -121,7 +121,11 @@ def _predict_outdated(
     def convert(case: str, outputs: Sequence[CaseOutput]) -> np.ndarray:
         (output,) = outputs
         prediction = output.model.build_stage_prediction(output.logits, output.geometry)
-        return link.input.convert_for_training(prediction, link.read_geometry(case))
+        stage_map = link.input.convert_for_training(prediction, link.read_geometry(case))
+        fallback = link.input.explain_fallback(stage_map)
+        if fallback is not None:
+            progress.note(f"{case}: {fallback}")
+        return stage_map
 
     def write(case: str, stage_map: np.ndarray) -> None:
         link.write_map(case, stage_map, source=sources[case])

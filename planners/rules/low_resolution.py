@@ -52,21 +52,28 @@ def choose_low_resolution(
 
 
 def _search(full: ResampledDataset, *, case_count: int, choose_patch: ChoosePatch) -> tuple[ResampledDataset, float]:
-    full_mm, full_shape = np.array(full.spacing_mm), np.array(full.median_shape_voxels)
-    low_mm, covered = full_mm.copy(), 0.0
+    low_mm, covered = np.array(full.spacing_mm), 0.0
     while covered < SUFFICIENT_CONTEXT_FRACTION:
         low_mm = coarsen(low_mm)
-        shape = full_mm / low_mm * full_shape
-        # The unrounded shape decides about coverage and dataset size, the rounded one about the patch.
-        voxels = float(np.prod(shape))
-        low = ResampledDataset(
-            spacing_mm=tuple(float(value) for value in low_mm),
-            median_shape_voxels=tuple(float(extent) for extent in np.maximum(np.round(shape), 1.0)),
-            voxel_count=voxels * case_count,
-            distance_unit=full.distance_unit,
-        )
+        low, voxels = compute_coarser(full, low_mm, case_count=case_count)
         covered = math.prod(choose_patch(low)) / voxels
     return low, voxels
+
+
+def compute_coarser(
+    full: ResampledDataset, spacing_mm: np.ndarray, *, case_count: int
+) -> tuple[ResampledDataset, float]:
+    """Computes the dataset at another spacing, and the voxels of its median case before its shape is rounded."""
+    shape = np.array(full.spacing_mm) / spacing_mm * np.array(full.median_shape_voxels)
+    # The unrounded shape decides about coverage and dataset size, the rounded one about the patch.
+    voxels = float(np.prod(shape))
+    coarser = ResampledDataset(
+        spacing_mm=tuple(float(value) for value in spacing_mm),
+        median_shape_voxels=tuple(float(extent) for extent in np.maximum(np.round(shape), 1.0)),
+        voxel_count=voxels * case_count,
+        distance_unit=full.distance_unit,
+    )
+    return coarser, voxels
 
 
 def coarsen(spacing_mm: np.ndarray) -> np.ndarray:

@@ -39,13 +39,13 @@ def choose_first_kernels(
 
     Args:
         channels: Channels of the image.
-        input_channels: Channels that the network sees: these, and masks of a previous stage.
+        input_channels: Channels that the network sees: these, and masks of a previous stage or neighbouring slices.
     """
     if are_colours(channels) and input_channels == COLOURS:
         return Decision("by_colour", "the channels are red, green and blue, as in the images of the pretrained weights")
     names = ", ".join(channel.name for channel in channels)
-    masks = input_channels - len(channels)
-    more = f" and {masks} masks of the previous stage" if masks else ""
+    others = input_channels - len(channels)
+    more = f" and {others} masks of the previous stage or neighbouring slices" if others else ""
     return Decision(
         "mean",
         f"the channels ({names}{more}) are not red, green and blue, so each gets the mean of the kernels of these "

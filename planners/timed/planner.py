@@ -1,5 +1,6 @@
 """A planner by time: the largest network that learns enough on the measured device within a given time."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from autoseg.errors import PlanError
@@ -10,8 +11,8 @@ from autoseg.plan.document import Plan
 from planners.architectures.architecture import Architecture
 from planners.configuration import explain_missing_pooling
 from planners.dataset_decisions import CommonDecisions, choose_common
-from planners.planner import SLICES
 from planners.rules.cascade import FULL_RESOLUTION, LOW_RESOLUTION
+from planners.rules.context_slices import SLICES
 from planners.rules.dimensionality import choose_dimensionality
 from planners.rules.median_shape import ResampledDataset
 from planners.rules.topology import TopologyRule
@@ -38,6 +39,18 @@ class TimedPlanner:
     def with_architecture(self, architecture: Architecture) -> "TimedPlanner":
         """Returns the planner that decides as this one, but for networks of an architecture."""
         return replace(self, name=f"{self.name} --architecture {architecture.name}", architecture=architecture)
+
+    def with_configurations(self, names: Iterable[str]) -> "TimedPlanner":
+        """Refuses configurations that other planners plan on request.
+
+        Raises:
+            PlanError: Always.
+        """
+        msg = (
+            f"the planner {self.name!r} plans the one configuration that fits the time, and not {', '.join(names)}; "
+            f"choose another --planner, or leave out --configuration"
+        )
+        raise PlanError(msg)
 
     def plan(self, fingerprint: Fingerprint, machine: Machine, *, measure_cost: MeasureCost | None = None) -> Plan:
         """Decides everything about a dataset.

@@ -67,7 +67,7 @@ def test_commands_and_flags_are_completed() -> None:
         (("plan", "data", "--loss", "foc"), ["focal", "focal_tversky"]),
         (("plan", "data", "--loss", "dice+foc"), ["dice+focal", "dice+focal_tversky"]),
         (("convert", "data", "out", "--layout", "i"), ["isles2018", "isic2018", "isbi2012"]),
-        (("plan", "data", "--configuration", "3d_"), ["3d_fullres", "3d_lowres", "3d_cascade_fullres"]),
+        (("plan", "data", "--configuration", "3d_"), ["3d_fullres", "3d_lowres", "3d_cascade_fullres", "3d_roi"]),
         (("train", "nowhere", "--fold", ""), ["0", "1", "2", "3", "4", "all"]),
         (("train", "nowhere", "--precision", "b"), ["bfloat16"]),
         (("predict", "a", "b", "c", "--precision", "float"), ["float32", "float16"]),
@@ -80,7 +80,7 @@ def test_commands_and_flags_are_completed() -> None:
         (("export", "a", "--fold", "a"), ["all"]),
         (("import", "a", "b", "--checkpoint", "b"), ["best"]),
         (("import", "a", "b", "--fold", "1"), ["1"]),
-        (("import", "a", "b", "--configuration", "2"), ["2d"]),
+        (("import", "a", "b", "--configuration", "2"), ["2d", "2.5d"]),
     ],
 )
 def test_values_of_options_are_completed(words: tuple[str, ...], expected: list[str]) -> None:
@@ -101,7 +101,7 @@ def test_folds_are_those_of_the_run_that_is_named(abdomen: Path, command: str) -
 def test_a_damaged_run_is_no_error_while_typing(abdomen: Path, content: str) -> None:
     for name in ("plan.json", "splits.json"):
         (abdomen / name).write_text(content)
-    assert complete("autoseg", "train", str(abdomen), "--configuration", "2") == ["2d"]
+    assert complete("autoseg", "train", str(abdomen), "--configuration", "2") == ["2d", "2.5d"]
     assert complete("autoseg", "train", str(abdomen), "--fold", "4") == ["4"]
 
 

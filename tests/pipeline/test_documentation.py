@@ -16,7 +16,7 @@ from builders.plans import shorten
 from autoseg.labels import ClassTerms
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ("README.md", "docs/how-to/python.md")
+PAGES = ("README.md", "docs/how-to/python.md", "docs/how-to/stages.md")
 
 pytestmark = pytest.mark.skipif(not (ROOT / "README.md").is_file(), reason="needs the sources: pages are not installed")
 

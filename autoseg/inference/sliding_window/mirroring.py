@@ -1,12 +1,13 @@
 """Test-time augmentation: averages a network's output over mirrored views of its input."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations, groupby, product
+from typing import Any
 
 import torch
 from jaxtyping import Float, Float32
-from torch import Tensor, nn
+from torch import Tensor
 
 from autoseg.labels import LabelScheme
 from autoseg.plan.training import TrainingPlan
@@ -37,7 +38,7 @@ def list_mirrored_axes(axes: Sequence[int]) -> Iterator[tuple[int, ...]]:
 
 
 def predict_mirrored(
-    network: nn.Module,
+    network: Callable[[Tensor], Any],
     patches: Float[Tensor, "batch channel *patch"],
     mirror_axes: Sequence[int],
     *,

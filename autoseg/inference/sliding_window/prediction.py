@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from autoseg.errors import PredictionError
-from autoseg.geometry import Border, find_border_sources
+from autoseg.geometry import Borders, find_border_sources, list_borders
 from autoseg.inference.sliding_window.mirroring import (
     ChannelExchange,
     list_mirrored_axes,
@@ -194,7 +194,7 @@ def _count_stored_bytes(job: _Job) -> int:
 
 def _blend_windows(job: _Job, storage: torch.device) -> Tensor:
     plan = job.window_plan
-    padded = _add_padding(job.image, plan, border=job.configuration.border)
+    padded = _add_padding(job.image, plan, border=job.configuration.sample_border)
     image = padded.to(storage)
     extents = (sum(counts) + extent for counts, extent in zip(plan.padding_voxels, job.image.shape[1:], strict=True))
     logits = torch.zeros((job.configuration.network.output_channels, *extents), device=storage)
@@ -279,27 +279,38 @@ def _cut(job: _Job, image: Tensor, windows: Sequence[Window]) -> Tensor:
 
 def _predict_patches(job: _Job, patches: Tensor) -> Tensor:
     """Averages over networks and mirrored views; a slice loses its first axis for a 2D network."""
-    is_slice = job.configuration.dimensions == 2
+    is_slice = len(job.configuration.sample_voxels) == 2
     inputs = patches.squeeze(2) if is_slice else patches
     logits = _average(
         predict_mirrored(
             network, inputs, job.mirror_axes, inference_batch_size=job.inference_batch_size, exchange=job.exchange
         )
-        for network in job.networks
+        for network in _list_networks(job)
     )
     return logits.unsqueeze(2) if is_slice else logits
 
 
 def _predict_constant(job: _Job, patch: Tensor) -> Tensor:
     """Does as `_predict_patches` for a patch that equals its mirrored views: one pass per network is enough."""
-    is_slice = job.configuration.dimensions == 2
+    is_slice = len(job.configuration.sample_voxels) == 2
     inputs = patch.squeeze(2) if is_slice else patch
     views = list(list_mirrored_axes(job.mirror_axes))
     logits = _average(
         _average(restore_views(plain, axes, job.exchange) for axes in views)
-        for plain in (network(inputs)[0] for network in job.networks)
+        for plain in (network(inputs)[0] for network in _list_networks(job))
     )
     return logits.unsqueeze(2) if is_slice else logits
+
+
+def _list_networks(job: _Job) -> list[Callable[[Tensor], Sequence[Tensor]]]:
+    """Lists the networks as functions of patches; slices become channels, in the order in which a view shows them."""
+    if not job.configuration.context_slices:
+        return list(job.networks)
+    return [partial(_predict_middle_slice, network) for network in job.networks]
+
+
+def _predict_middle_slice(network: nn.Module, patches: Tensor) -> Sequence[Tensor]:
+    return (network(patches.flatten(1, 2))[0].unsqueeze(2),)
 
 
 def _average(predictions: Iterable[Tensor]) -> Tensor:
@@ -310,17 +321,18 @@ def _average(predictions: Iterable[Tensor]) -> Tensor:
     return total.div_(count)
 
 
-def _add_padding(image: Tensor, plan: WindowPlan, *, border: Border) -> Tensor:
-    counts = [count for pair in reversed(plan.image_padding_voxels) for count in pair]
-    if not any(counts):
-        return image
-    if border == "zeros":
-        return functional.pad(image, counts)
-    for axis, (below, above) in enumerate(plan.image_padding_voxels, start=1):
-        extent = image.shape[axis]
-        sources = find_border_sources(extent, -below, below + extent + above, border=border)
-        image = image.index_select(axis, torch.from_numpy(sources).to(image.device))
-    return image
+def _add_padding(image: Tensor, plan: WindowPlan, *, border: Borders) -> Tensor:
+    zeros = []
+    for axis, ((below, above), rule) in enumerate(
+        zip(plan.image_padding_voxels, list_borders(border), strict=True), start=1
+    ):
+        zeros.append((below, above) if rule == "zeros" else (0, 0))
+        if rule != "zeros" and below + above:
+            extent = image.shape[axis]
+            sources = find_border_sources(extent, -below, below + extent + above, border=rule)
+            image = image.index_select(axis, torch.from_numpy(sources).to(image.device))
+    counts = [count for pair in reversed(zeros) for count in pair]
+    return functional.pad(image, counts) if any(counts) else image
 
 
 def _remove_padding(padded: Tensor, plan: WindowPlan) -> Tensor:

@@ -129,15 +129,16 @@ def compute_window_plan(
 ) -> WindowPlan:
     """Divides a volume into windows; an axis shorter than a window is padded, with the smaller half in front.
 
-    A patch of two axes becomes one slice thick, so that every slice has its own windows. Windows of a network with
+    A patch of two axes becomes one slice thick, so that every slice has its own windows; neighbouring slices that the
+    network gets as well are a margin of it. Windows of a network with
     margins begin at multiples of its divisors, also in the volume, which is padded in front by such a multiple: so the
     network reduces the resolution of all patches on one grid, and its logits of a voxel do not depend on the window.
     """
-    network, patch = configuration.network, add_slice_axis(configuration.patch_voxels, 1)
-    margin = add_slice_axis(network.margin_voxels, 0)
+    network, patch = configuration.network, add_slice_axis(configuration.sample_voxels, 1)
+    margin = configuration.sample_margin_voxels
     windows = [extent - 2 * beyond for extent, beyond in zip(patch, margin, strict=True)]
     axes = zip(shape_voxels, windows, add_slice_axis(network.patch_divisors, 1), strict=True)
-    divide = _divide_aligned if any(margin) else _divide_evenly
+    divide = _divide_aligned if any(network.margin_voxels) else _divide_evenly
     starts, padding = zip(
         *(divide(extent, window, step_fraction, divisor) for extent, window, divisor in axes), strict=True
     )

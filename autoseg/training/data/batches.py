@@ -71,11 +71,13 @@ class PatchSource:
     Attributes:
         augmentation: Turns a cut (image, label map, in a cascade the previous stage's) into a patch.
         is_2d: Cuts are one slice thick, patches have no such axis.
+        stacks_slices: The slices of a cut become channels of a patch, whose reference is that of the middle one.
     """
 
     sampler: PatchSampler
     augmentation: SampleAugmentation
     is_2d: bool
+    stacks_slices: bool = False
 
     def make_patch(self, seeds: np.random.SeedSequence, index: int) -> Patch:
         """Draws sample `index` of a batch and finishes it."""
@@ -83,7 +85,10 @@ class PatchSource:
         with seeded_global_generators(seeds):
             if self.is_2d:
                 return self.augmentation(image[:, 0], *(label_map[0] for label_map in label_maps))
-            return self.augmentation(image, *label_maps)
+            patch, reference = self.augmentation(image, *label_maps)
+        if self.stacks_slices:
+            return patch.reshape(-1, *patch.shape[2:]), np.ascontiguousarray(reference[len(reference) // 2])
+        return patch, reference
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +139,7 @@ def build_batch_source(
     Args:
         part: Samples of every batch that are made here; None: all.
     """
-    transforms, patch = plan.training.transforms, plan.patch_voxels
+    transforms, patch = plan.training.transforms, plan.sample_voxels
     lasting = tuple(transform for transform in transforms if transform.lasts)
     masked = tuple(index for index, channel in enumerate(channels) if channel.inside_nonzero_only)
     samplers = [
@@ -147,8 +152,8 @@ def build_batch_source(
             foreground_fraction=plan.training.foreground_fraction,
             foreground_placement=plan.training.foreground_placement,
             foreground_choice=plan.training.foreground_choice,
-            margin_voxels=add_slice_axis(plan.network.margin_voxels, 0),
-            border=plan.border,
+            margin_voxels=plan.sample_margin_voxels,
+            border=plan.sample_border,
             part=part,
         )
         for cases, cut in (
@@ -157,8 +162,8 @@ def build_batch_source(
             (fold.validation, patch),
         )
     ]
-    is_2d = plan.dimensions == 2
-    stage_input = None if previous is None else previous.input
+    is_2d = len(patch) == 2
+    stage_input = None if previous is None or not previous.input.plan.has_channels else previous.input
     labels = () if stage_input is None else stage_input.labels.foreground_labels
     augmentations = (
         *(
@@ -171,10 +176,12 @@ def build_batch_source(
         SampleAugmentation(transforms=(), masked_channels=(), stage_input=stage_input),
     )
     training, plain, validation = (
-        PatchSource(sampler=sampler, augmentation=augmentation, is_2d=is_2d)
+        PatchSource(sampler=sampler, augmentation=augmentation, is_2d=is_2d, stacks_slices=len(patch) > plan.dimensions)
         for sampler, augmentation in zip(samplers, augmentations, strict=True)
     )
-    batch_bytes = len(samplers[0].indices) * math.prod(patch) * count_voxel_bytes(plan.network.input_channels)
+    batch_bytes = (
+        len(samplers[0].indices) * math.prod(plan.patch_voxels) * count_voxel_bytes(plan.network.input_channels)
+    )
     return BatchSource(training=training, plain=plain, validation=validation, seed=seed, batch_bytes=batch_bytes)
 
 

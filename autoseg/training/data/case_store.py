@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float32, Int16, Int64
 from torch import Tensor
 
-from autoseg.geometry import Border, IntTriple, find_border_sources
+from autoseg.geometry import Border, Borders, IntTriple, find_border_sources, list_borders
 from autoseg.preprocessing.cache import CachedCase
 from autoseg.preprocessing.case import OUTSIDE_LABEL
 from autoseg.training.augmentation.tensors.rows import combine_axes
@@ -44,12 +44,13 @@ class CaseStore:
     starts: Mapping[str, int]
     cases: Mapping[str, CachedCase]
 
-    def find_voxels(self, cuts: Sequence[Cut], extent: IntTriple, *, border: Border) -> list[Places]:
+    def find_voxels(self, cuts: Sequence[Cut], extent: IntTriple, *, border: Borders) -> list[Places]:
         """Finds the voxels of boxes of one extent that begin where cuts do: a part of their numbers for each axis."""
         shapes = np.reshape([cut.case.label_map.shape for cut in cuts], (-1, 3)).astype(np.int64)
         starts = np.reshape([cut.start for cut in cuts], (-1, 3)).astype(np.int64)
         z, y, x = (
-            _find_along(shapes[:, axis], starts[:, axis], extent[axis], border=border) for axis in range(len(extent))
+            _find_along(shapes[:, axis], starts[:, axis], extent[axis], border=rule)
+            for axis, rule in enumerate(list_borders(border))
         )
         first = np.asarray([self.starts[cut.case.name] for cut in cuts], dtype=np.int64)[:, None]
         return [

@@ -95,7 +95,7 @@ def estimate_training_bytes(plan: ConfigurationPlan) -> int:
     """Estimates the device memory of training beside the cases: kept feature maps, outputs with their loss, weights,
     libraries, and the next batch, which is made meanwhile."""
     cost = measure_cost(plan.network, plan.patch_voxels, plan.training.batch_size)
-    in_batches = plan.training.batch_size * math.prod(plan.patch_voxels) * BYTES_PER_PATCH_VOXEL
+    in_batches = plan.training.batch_size * math.prod(plan.sample_voxels) * BYTES_PER_PATCH_VOXEL
     in_network = cost.kept_bytes * BYTES_PER_KEPT_BYTE + cost.parameter_count * BYTES_PER_PARAMETER
     return in_network + in_batches + cost.output_elements * BYTES_PER_OUTPUT + DEVICE_BASE_BYTES
 

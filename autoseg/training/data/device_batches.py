@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autoseg.geometry import Border, IntTriple
+from autoseg.geometry import Borders, IntTriple
 from autoseg.plan.document import ConfigurationPlan
 from autoseg.plan.preprocessing import ChannelPlan
 from autoseg.preprocessing.cache import CachedCase
@@ -60,6 +60,7 @@ class DevicePatchSource:
     augmentation: DeviceAugmentation
     channels: int
     is_2d: bool
+    stacks_slices: bool
     device: torch.device
     store: CaseStore | None
 
@@ -90,6 +91,8 @@ class DevicePatchSource:
         image, label_map = self.augmentation(
             patches=self._flatten(patches), cuts=self._flatten(warped), parameters=parameters, arrays=arrays
         )
+        if self.stacks_slices:
+            image, label_map = image.flatten(1, 2), label_map[:, label_map.shape[1] // 2].contiguous()
         return Batch(image=image, label_map=label_map)
 
     def _divide(self, cuts: Sequence[Cut], is_warped: np.ndarray) -> tuple[list[Cut], list[Cut]]:
@@ -109,9 +112,9 @@ class DevicePatchSource:
         image = torch.zeros(image_shape, pin_memory=is_pinned)
         label_maps = torch.zeros(maps_shape, dtype=torch.int16, pin_memory=is_pinned).fill_(OUTSIDE_LABEL)
         for cut, of_image, of_maps in zip(cuts, image.numpy(), label_maps.numpy(), strict=True):
-            paste(of_image, cut.case.image, cut.start, border=self.sampler.border)
+            paste(of_image, cut.case.image, cut.start, fill=0, border=self.sampler.border)
             for target, source in zip(of_maps, cut.case.maps, strict=True):
-                paste(target, source, cut.start, border=self.sampler.border)
+                paste(target, source, cut.start, fill=OUTSIDE_LABEL, border=self.sampler.border)
         return Patches(image=image, label_maps=label_maps)
 
     def _bring(self, read: tuple[Patches, Patches], unwarped: Tensor, count: int) -> tuple[Patches, Patches]:
@@ -245,7 +248,8 @@ def build_device_batch_source(
             sampler=replace(patches.sampler, open_case=open_case),
             augmentation=build_device_augmentation(patches.augmentation),
             channels=len(channels),
-            is_2d=plan.dimensions == 2,
+            is_2d=patches.is_2d,
+            stacks_slices=patches.stacks_slices,
             device=device,
             store=store,
         )
@@ -304,11 +308,13 @@ def stream_device_batches(source: DeviceBatchSource, keys: Iterable[BatchKey], *
         pool.shutdown(cancel_futures=True)
 
 
-def paste(target: np.ndarray, source: LazyArray, start: tuple[int, ...], *, border: Border = "zeros") -> None:
+def paste(
+    target: np.ndarray, source: LazyArray, start: tuple[int, ...], *, fill: int = 0, border: Borders = "zeros"
+) -> None:
     """Copies the part of a case that a cut covers, with what lies beyond by the rule of a border; `target` is filled
-    beforehand, which is what the rule "zeros" leaves beyond."""
+    beforehand, which is what the rule "zeros" leaves beyond where it holds along all axes."""
     if border != "zeros":
-        target[:] = cut_out(source, start, target.shape[-3:], fill=0, border=border)
+        target[:] = cut_out(source, start, target.shape[-3:], fill=fill, border=border)
         return
     covered, inside = find_overlap(source.shape[-3:], start, target.shape[-3:])
     leading = [slice(None)] * (len(source.shape) - 3)

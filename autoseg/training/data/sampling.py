@@ -4,8 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
-from autoseg.geometry import Border, IntTriple, find_border_sources
+from autoseg.geometry import Borders, IntTriple, find_border_sources, list_borders
 from autoseg.plan.training import ForegroundChoice, ForegroundPlacement
 from autoseg.preprocessing.cache import CachedCase
 from autoseg.preprocessing.case import OUTSIDE_LABEL
@@ -43,7 +44,7 @@ class PatchSampler:
             voxels (nnU-Net's rule). "class_balanced": one of the classes of all cases, then a case that holds it.
             "component": a class of a random case, then one of its connected components, then one of its voxels.
         border: Content of a cut where it hangs over the case: zeros and the label -1, or the image and the maps
-            themselves, mirrored or continued.
+            themselves, mirrored or continued; one rule for all axes, or one for each.
         part: Samples that are made here, where several processes share a batch; None: all.
         foreground: Filled while drawing.
     """
@@ -57,7 +58,7 @@ class PatchSampler:
     foreground_placement: ForegroundPlacement = "centred"
     foreground_choice: ForegroundChoice = "class"
     margin_voxels: IntTriple = (0, 0, 0)
-    border: Border = "zeros"
+    border: Borders = "zeros"
     part: range | None = None
     foreground: ForegroundIndex = field(default_factory=ForegroundIndex, repr=False, compare=False)
 
@@ -167,18 +168,19 @@ def compute_start_bounds(
 
 
 def cut_out(
-    array: LazyArray, start: tuple[int, ...], extent: IntTriple, *, fill: int, border: Border = "zeros"
+    array: LazyArray, start: tuple[int, ...], extent: IntTriple, *, fill: int, border: Borders = "zeros"
 ) -> np.ndarray:
     """Reads a box of the last three axes; voxels beyond the array are filled, or continued by the rule of a border."""
     leading = (slice(None),) * (len(array.shape) - 3)
-    if border != "zeros":
-        covered, sources = find_continuation(array.shape[-3:], start, extent, border=border)
-        part = np.asarray(array[(*leading, *covered)])
-        for axis, places in enumerate(sources, start=-3):
-            part = np.take(part, places, axis)
-        return part
     covered, inside = find_overlap(array.shape[-3:], start, extent)
+    continued = _find_continuations(array.shape[-3:], start, extent, border=border)
+    for axis, places in continued.items():
+        covered[axis], inside[axis] = slice(int(places.min()), int(places.max()) + 1), slice(None)
     part = np.asarray(array[(*leading, *covered)])
+    for axis, places in continued.items():
+        part = np.take(part, places - covered[axis].start, axis - 3)
+    if len(continued) == len(extent):
+        return part
     box = np.full((*array.shape[:-3], *extent), fill, dtype=part.dtype)
     box[(*leading, *inside)] = part
     return box
@@ -194,12 +196,13 @@ def find_overlap(
     return list(map(slice, first, last)), inside
 
 
-def find_continuation(
-    shape_voxels: tuple[int, ...], start: tuple[int, ...], extent: tuple[int, ...], *, border: Border
-) -> tuple[list[slice], list[np.ndarray]]:
-    """Finds the part of an array that a box shows, continued at the border: slices of the array, and for each voxel of
-    the box along each axis its place in that part."""
-    axes = zip(shape_voxels, start, extent, strict=True)
-    sources = [find_border_sources(size, begin, length, border=border) for size, begin, length in axes]
-    covered = [slice(int(places.min()), int(places.max()) + 1) for places in sources]
-    return covered, [places - part.start for places, part in zip(sources, covered, strict=True)]
+def _find_continuations(
+    shape_voxels: tuple[int, ...], start: tuple[int, ...], extent: tuple[int, ...], *, border: Borders
+) -> dict[int, NDArray[np.intp]]:
+    """Finds, for each axis that is continued at the border, the voxel that each voxel of a box shows along it."""
+    axes = enumerate(zip(shape_voxels, start, extent, list_borders(border), strict=True))
+    return {
+        axis: find_border_sources(size, begin, length, border=rule)
+        for axis, (size, begin, length, rule) in axes
+        if rule != "zeros"
+    }

@@ -17,18 +17,21 @@ from torch import Tensor
 from autoseg.errors import CasesFailedError
 from autoseg.inference.model import SegmentationModel
 from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions
+from autoseg.nonzero_region import Box
 from autoseg.preprocessing.case import CaseGeometry
 from autoseg.processes.case_pool import Failure, build_failure, list_problems, write_failure_log
 from autoseg.processes.overlap import overlap_steps
 from autoseg.processes.progress import Progress
 from autoseg.run_folder import RunFolder
 from autoseg.runtime.streams import postpone_on_gpu
-from autoseg.stages.training_cases import open_training_case, read_network_input
+from autoseg.stages.training_cases import open_training_case, read_box, read_network_input
 
 Item = TypeVar("Item")
 Read = TypeVar("Read")
 Logits = TypeVar("Logits")
 Predicted = TypeVar("Predicted")
+NetworkInput = tuple[CaseGeometry, np.ndarray, Box | None]
+"""The geometry of a case, its image with all channels, and the box in which it is predicted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -102,15 +105,15 @@ def predict_preprocessed_cases(
         options: Prediction options of all models.
     """
 
-    def read(case: str) -> list[tuple[CaseGeometry, np.ndarray]]:
+    def read(case: str) -> list[NetworkInput]:
         return [_read(run, model, case) for model in models]
 
-    def predict(case: str, inputs: list[tuple[CaseGeometry, np.ndarray]]) -> list[CaseOutput]:
+    def predict(case: str, inputs: list[NetworkInput]) -> list[CaseOutput]:
         outputs = []
-        for model, (geometry, image) in zip(models, inputs, strict=True):
+        for model, (geometry, image, box) in zip(models, inputs, strict=True):
             label = case if len(models) == 1 else f"{case}, {model.configuration}"
             show = partial(progress.show_part, label)
-            logits = model.predict_preprocessed(image, options=options, on_window=show)
+            logits = model.predict_preprocessed(image, box=box, options=options, on_window=show)
             outputs.append(CaseOutput(model=model, image=image, logits=logits, geometry=geometry))
         return outputs
 
@@ -119,9 +122,10 @@ def predict_preprocessed_cases(
     )
 
 
-def _read(run: RunFolder, model: SegmentationModel, case: str) -> tuple[CaseGeometry, np.ndarray]:
+def _read(run: RunFolder, model: SegmentationModel, case: str) -> NetworkInput:
     opened = open_training_case(run, model.plan, model.configuration, case)
-    return opened.geometry, read_network_input(opened, model.plan, model.configuration)
+    image = read_network_input(opened, model.plan, model.configuration)
+    return opened.geometry, image, read_box(opened, model.plan, model.configuration)
 
 
 def collect_failures(

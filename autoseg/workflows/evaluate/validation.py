@@ -15,11 +15,13 @@ from autoseg.inference.model import SegmentationModel, load_model
 from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions
 from autoseg.networks.network import SegmentationNetwork
 from autoseg.plan.document import Plan
+from autoseg.plan.stages import BoxOfPreviousStage
 from autoseg.preprocessing.cache import CachedCase
 from autoseg.processes.progress import Progress
 from autoseg.quality.features import NetworkFeatures
 from autoseg.run_folder import FoldFolder, RunFolder, make_folder, remove_folder
-from autoseg.stages.training_cases import open_training_case, read_network_input
+from autoseg.stages.box import covers_foreground
+from autoseg.stages.training_cases import open_training_case, read_box, read_network_input
 from autoseg.training.checkpoint import read_description
 from autoseg.training.monitoring.pseudo_dice import compute_mean_dice, compute_pseudo_dice, count_overlaps
 from autoseg.validation_conditions import ValidationConditions
@@ -92,7 +94,7 @@ def validate_fold(
         )
         for case in chosen.cases
     ]
-    conditions = _describe_conditions(folder, model, chosen)
+    conditions = _describe_conditions(run, folder, model, chosen)
     return evaluate_jobs(jobs, folder=folder.validation, progress=progress, validation=conditions)
 
 
@@ -112,7 +114,7 @@ USUAL_OPTIONS: Final = LabelMapOptions(mirroring=DEFAULT_OPTIONS.mirroring, step
 
 
 def _describe_conditions(
-    folder: FoldFolder, model: SegmentationModel, choice: ValidationChoice
+    run: RunFolder, folder: FoldFolder, model: SegmentationModel, choice: ValidationChoice
 ) -> ValidationConditions:
     return ValidationConditions(
         mirroring=choice.options.mirroring,
@@ -121,7 +123,24 @@ def _describe_conditions(
         held_out_cases=choice.held_out_cases,
         trained_iterations=read_description(folder.final_checkpoint).trained_iterations,
         sufficient_iterations=model.configuration_plan.training.sufficient_iterations,
+        box_recall=measure_box_recall(run, model.plan, model.configuration, choice.cases),
     )
+
+
+def measure_box_recall(run: RunFolder, plan: Plan, configuration: str, cases: Sequence[str]) -> float | None:
+    """Measures the fraction of preprocessed cases whose foreground lies wholly in the box of the previous stage.
+
+    Returns None for a configuration without such a box.
+    """
+    stage = plan.configurations[configuration].previous_stage
+    if not isinstance(stage, BoxOfPreviousStage):
+        return None
+    opened = (open_training_case(run, plan, configuration, case) for case in cases)
+    inside = [
+        covers_foreground(read_box(case, plan, configuration), case.label_map[:], plan.labels.foreground_labels)
+        for case in opened
+    ]
+    return sum(inside) / len(inside)
 
 
 def measure_volume_dice(
@@ -148,7 +167,8 @@ def measure_volume_dice(
 
 def _measure_case_dice(model: SegmentationModel, case: CachedCase) -> float | None:
     image = read_network_input(case, model.plan, model.configuration)
-    logits = model.predict_preprocessed(image, options=PredictionOptions(mirroring=False))
+    box = read_box(case, model.plan, model.configuration)
+    logits = model.predict_preprocessed(image, box=box, options=PredictionOptions(mirroring=False))
     label_map = torch.from_numpy(np.maximum(case.label_map[:], 0).astype(np.int16))
     counts = count_overlaps(logits[None].cpu(), label_map[None], model.plan.labels)
     return compute_mean_dice(compute_pseudo_dice([counts]))

@@ -25,7 +25,7 @@ from autoseg.plan.document import ConfigurationPlan, Plan
 from autoseg.preprocessing.cache import CachedCase
 from autoseg.run_folder import RunFolder
 from autoseg.runtime.precision import find_dtype
-from autoseg.stages.training_cases import open_training_case, read_network_input
+from autoseg.stages.training_cases import open_training_case, read_box, read_network_input
 from autoseg.volume_io import label_map_ending, write_label_map
 from autoseg.workflows.cases.references import find_reference
 from autoseg.workflows.evaluate.evaluation import EvaluationJob, count_evaluation_workers, evaluate_job
@@ -226,7 +226,8 @@ def _time_steps(
     reference, labels = find_reference(run, name), model.plan.labels
     start = time.perf_counter()
     image = read_network_input(case, model.plan, model.configuration)
-    logits = model.predict_preprocessed(image, options=options)
+    box = read_box(case, model.plan, model.configuration)
+    logits = model.predict_preprocessed(image, box=box, options=options)
     if model.device.type == "cuda":
         torch.cuda.synchronize(model.device)
     yield time.perf_counter() - start

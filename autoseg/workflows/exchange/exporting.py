@@ -9,6 +9,7 @@ from autoseg.document import read_document
 from autoseg.errors import ExchangeError
 from autoseg.exchange.nnunet_export import (
     describe_export_differences,
+    drop_unknown_configurations,
     name_model_folder,
     write_model_description,
     write_nnunet_checkpoint,
@@ -101,7 +102,8 @@ def _are_equal(first: Path, second: Path) -> bool:
 
 
 def _read_trained_plan(run: RunFolder, model: ExchangedModel) -> Plan:
-    return read_common_plan([run.fold(model.configuration, fold) for fold in model.folds], model.configuration)
+    plan = read_common_plan([run.fold(model.configuration, fold) for fold in model.folds], model.configuration)
+    return drop_unknown_configurations(plan, model.configuration)
 
 
 def _write_checkpoints(folder: Path, run: RunFolder, model: ExchangedModel, plan: Plan) -> None:

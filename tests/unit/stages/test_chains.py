@@ -54,7 +54,7 @@ def masks_of(configuration):
         (FIRST, masks_of(THIRD), r"must not lead back to .*\(got .* -> .*\)"),
         (FIRST, masks_of(FIRST), r"must not lead back to .*\(got 3d_lowres -> 3d_lowres -> "),
         (SECOND, masks_of("other"), r"previous_stage\.configuration must name one of .*\(got 'other'\)"),
-        (SECOND, {"input": "mask", "configuration": FIRST}, r"'input' must be one of masks.*did you mean 'masks'"),
+        (SECOND, {"input": "mask", "configuration": FIRST}, r"'input' must be one of masks, .*did you mean 'masks'"),
         (SECOND, {"input": "masks"}, r"configuration.*is missing"),
         (SECOND, None, r"input_channels must be 1"),
     ],

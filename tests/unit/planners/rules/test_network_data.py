@@ -36,7 +36,7 @@ PICTURE = name_channels(*["rgb_to_0_1"] * 3, normalization="rgb_to_0_1")
         (name_channels("T1", "T2", "FLAIR"), 3, "mean", r"\(T1, T2, FLAIR\) are not red, .* times 3 / 3"),
         (name_channels("blue", "green", "red"), 3, "mean", "are not red, green and blue"),
         (name_channels("CT"), 1, "mean", "times 3 / 1"),
-        (PICTURE, 5, "mean", r"rgb_to_0_1 and 2 masks of the previous stage\) are not"),
+        (PICTURE, 5, "mean", r"rgb_to_0_1 and 2 masks of the previous stage or neighbouring slices\) are not"),
     ],
 )
 def test_kernels_for_colours_are_kept_for_colours_alone(

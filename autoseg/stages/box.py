@@ -1,0 +1,157 @@
+"""The box of the previous stage: the part of an image in which the network of this stage is trained and predicts."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int16
+from numpy.typing import NDArray
+
+from autoseg.nonzero_region import Box, compute_bounding_box, slice_box
+from autoseg.plan.preprocessing import ResamplingPlan
+from autoseg.plan.stages import BoxOfPreviousStage
+from autoseg.preprocessing.cache import CachedCase
+from autoseg.preprocessing.case import CaseGeometry
+from autoseg.preprocessing.class_locations import ClassLocations
+from autoseg.preprocessing.stored_array import LazyArray
+from autoseg.stages.previous_input import Array, PreviousStageInput, StagePrediction
+from autoseg.stages.staged_case import StagedCase
+
+
+@dataclass(frozen=True, slots=True)
+class BoxInput(PreviousStageInput):
+    """The map holds the first and the end voxel of the box along each axis, shape (3, 2, 1); all 0 if there is no
+    foreground."""
+
+    def convert_for_training(
+        self, prediction: StagePrediction, target: CaseGeometry
+    ) -> Int16[np.ndarray, "new_z new_y new_x"]:
+        """Finds the box around the foreground on the grid of the previous stage, and widens it by the margin."""
+        assert isinstance(self.plan, BoxOfPreviousStage)
+        shape_voxels = prediction.geometry.resampled_shape_voxels
+        foreground = prediction.restore_on(shape_voxels) > 0
+        corners = np.zeros((3, 2, 1), np.int16)
+        if foreground.any():
+            found = compute_bounding_box(foreground)
+            corners[:, :, 0] = widen_box(found, shape_voxels, target, margin_mm=self.plan.margin_mm)
+        return corners
+
+    def convert_for_prediction(
+        self, prediction: StagePrediction, case: StagedCase, *, resampling: ResamplingPlan
+    ) -> Int16[np.ndarray, "new_z new_y new_x"]:
+        """Finds the box as for a training case."""
+        return self.convert_for_training(prediction, case.geometry)
+
+    def list_channels(self, stage_map: Array) -> Sequence[Array]:
+        """Lists none: the network gets the image alone."""
+        return []
+
+    def find_box(self, stage_map: Int16[np.ndarray, "*space"]) -> Box | None:
+        """Returns the box; None, the whole image, if there is no foreground."""
+        z, y, x = np.asarray(stage_map)[:, :, 0].tolist()
+        return None if z[1] == 0 else ((z[0], z[1]), (y[0], y[1]), (x[0], x[1]))
+
+    def explain_fallback(self, stage_map: Int16[np.ndarray, "*space"]) -> str | None:
+        """Explains why the whole image is taken; None if it is not."""
+        if self.find_box(stage_map) is not None:
+            return None
+        return f"{self.plan.configuration} predicts no foreground, so there is no box and the whole image is taken"
+
+    def add_to_case(self, case: CachedCase, stage_map: LazyArray) -> CachedCase:
+        """Cuts a training case to the box."""
+        found = self.find_box(stage_map[:])
+        return case if found is None else crop_case(case, found)
+
+
+def widen_box(
+    box: Box, shape_voxels: Sequence[int], target: CaseGeometry, *, margin_mm: float
+) -> list[tuple[int, int]]:
+    """Returns the voxels of another grid of the same image that a box touches, and those up to a margin around it.
+
+    Args:
+        box: A box in a grid of `shape_voxels`.
+        shape_voxels: Shape of the grid of the box, which covers the same space as that of the target.
+        target: Geometry of the other grid.
+        margin_mm: The margin.
+    """
+    axes = zip(box, shape_voxels, target.resampled_shape_voxels, target.target_spacing_mm, strict=True)
+    widened = []
+    for (first, end), extent, new_extent, spacing_mm in axes:
+        margin = math.ceil(margin_mm / spacing_mm)
+        below, above = first * new_extent // extent - margin, -(-end * new_extent // extent) + margin
+        widened.append((max(0, below), min(new_extent, above)))
+    return widened
+
+
+def crop_case(case: CachedCase, box: Box) -> CachedCase:
+    """Returns a case that consists of the part in a box; its arrays are read only where they are sliced."""
+    return replace(
+        case,
+        image=ArrayPart(array=case.image, box=box),
+        label_map=ArrayPart(array=case.label_map, box=box),
+        locations=_crop_locations(case.locations, box),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArrayPart:
+    """A box of the last three axes of an array; slicing reads from the array what it needs.
+
+    Attributes:
+        array: The whole array.
+        box: The box in it.
+    """
+
+    array: LazyArray
+    box: Box
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the part."""
+        return (*self.array.shape[:-3], *(end - first for first, end in self.box))
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Dtype of the values."""
+        return self.array.dtype
+
+    def __getitem__(self, key: Any) -> NDArray[Any]:
+        keys = key if isinstance(key, tuple) else (key,)
+        keys = (*keys, *(slice(None),) * (len(self.shape) - len(keys)))
+        leading, inner = keys[:-3], keys[-3:]
+        shifted = (
+            slice(*(place + first for place in part.indices(end - first)[:2]))
+            if isinstance(part, slice)
+            else part + first
+            for part, (first, end) in zip(inner, self.box, strict=True)
+        )
+        return np.asarray(self.array[(*leading, *shifted)])
+
+
+def _crop_locations(locations: ClassLocations, box: Box) -> ClassLocations:
+    coordinates = np.asarray(locations.coordinates)
+    first, end = np.asarray(box, dtype=np.int32).T
+    is_inside = ((coordinates >= first) & (coordinates < end)).all(axis=1)
+    kept = [0, *accumulate(is_inside.tolist())]
+
+    def move(rows: tuple[int, int]) -> tuple[int, int]:
+        return kept[rows[0]], kept[rows[1]]
+
+    annotated = locations.annotated_range
+    return ClassLocations(
+        coordinates=coordinates[is_inside] - first,
+        class_ranges=tuple(map(move, locations.class_ranges)),
+        annotated_range=None if annotated is None else move(annotated),
+    )
+
+
+def covers_foreground(box: Box | None, label_map: Int16[np.ndarray, "z y x"], labels: Sequence[int]) -> bool:
+    """Returns whether all voxels of some labels lie in a box; None is the whole image."""
+    if box is None:
+        return True
+    outside = np.isin(label_map, labels)
+    outside[slice_box(box)] = False
+    return not outside.any()

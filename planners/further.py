@@ -1,0 +1,104 @@
+"""Configurations that are planned on request, each made of those that are planned anyway."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from autoseg.errors import PlanError
+from autoseg.plan.decisions import Decision, Reason
+from autoseg.plan.document import ConfigurationPlan
+from planners.configuration import Circumstances, choose_configuration, explain_missing_pooling
+from planners.rules.cascade import FULL_RESOLUTION, LOW_RESOLUTION
+from planners.rules.coarse_to_fine import COARSE, ROI, choose_coarse, choose_roi, explain_coarse, offer_roi
+from planners.rules.context_slices import CONTEXT, SLICES, choose_context, offer_context
+from planners.rules.median_shape import ResampledDataset
+
+Configurations = dict[str, ConfigurationPlan]
+Chosen = tuple[Configurations, tuple[Reason, ...]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FurtherConfiguration:
+    """A configuration that is planned on request.
+
+    Attributes:
+        needs: The planned configuration that it is made of.
+        choose: Chooses it, and others that it needs itself, with their reasons.
+        offer: Offers it, with the reason, where the dataset speaks for it.
+    """
+
+    needs: str
+    choose: Callable[[Configurations, ResampledDataset, Circumstances], Chosen]
+    offer: Callable[[Configurations, ResampledDataset], tuple[Reason, ...]]
+
+
+def _choose_context(planned: Configurations, dataset: ResampledDataset, shared: Circumstances) -> Chosen:
+    del shared
+    configuration, reasons = choose_context(planned[SLICES], dataset)
+    return {CONTEXT: configuration}, reasons
+
+
+def _choose_roi(planned: Configurations, dataset: ResampledDataset, shared: Circumstances) -> Chosen:
+    """Takes the low resolution as first stage where it is planned, else plans one for it."""
+    if LOW_RESOLUTION in planned:
+        roi, reasons = choose_roi(planned[FULL_RESOLUTION], planned[LOW_RESOLUTION], name=LOW_RESOLUTION)
+        return {ROI: roi}, reasons
+    coarse = choose_coarse(
+        dataset,
+        case_count=len(shared.fingerprint.cases),
+        choose_patch=lambda other: shared.choose_patch(other).value.patch_voxels,
+        explain=lambda other: explain_missing_pooling(other, shared.profile.topology),
+    )
+    if coarse.value is None:
+        msg = (
+            f"{ROI} needs a coarser network before it, and none exists: {coarse.because}; leave out "
+            f"--configuration {ROI}"
+        )
+        raise PlanError(msg)
+    first, first_reasons = choose_configuration(COARSE, coarse.value, shared=shared)
+    roi, reasons = choose_roi(planned[FULL_RESOLUTION], first, name=COARSE)
+    found = Decision(coarse.value, coarse.because)
+    return {COARSE: first, ROI: roi}, (explain_coarse(found), *first_reasons, *reasons)
+
+
+FURTHER_CONFIGURATIONS: Final[Mapping[str, FurtherConfiguration]] = {
+    CONTEXT: FurtherConfiguration(
+        needs=SLICES, choose=_choose_context, offer=lambda planned, dataset: offer_context(dataset)
+    ),
+    ROI: FurtherConfiguration(
+        needs=FULL_RESOLUTION, choose=_choose_roi, offer=lambda planned, dataset: offer_roi(planned)
+    ),
+}
+
+
+def choose_further(
+    names: tuple[str, ...], planned: Configurations, dataset: ResampledDataset, *, shared: Circumstances
+) -> Chosen:
+    """Chooses the configurations that were asked for, and offers others; pictures have none.
+
+    Args:
+        names: Keys of `FURTHER_CONFIGURATIONS`.
+        planned: The configurations that are planned anyway.
+        dataset: The dataset at full resolution.
+        shared: The circumstances that all configurations have in common.
+
+    Raises:
+        PlanError: One is impossible for this dataset.
+    """
+    configurations: Configurations = {}
+    reasons: list[Reason] = []
+    for name, row in FURTHER_CONFIGURATIONS.items():
+        is_possible = row.needs in planned and dataset.median_shape_voxels[0] > 1
+        if name in names and not is_possible:
+            msg = (
+                f"{name} is made of {row.needs} for volumes, but planned are {', '.join(planned)} for a median case "
+                f"of {dataset.median_shape_voxels[0]:g} slices; leave out --configuration {name}"
+            )
+            raise PlanError(msg)
+        if name in names:
+            chosen, own = row.choose(planned, dataset, shared)
+            configurations |= chosen
+            reasons.extend(own)
+        elif is_possible:
+            reasons.extend(row.offer(planned, dataset))
+    return configurations, tuple(reasons)

@@ -1,0 +1,98 @@
+"""Coarse to fine: a network at full resolution that works only around what a coarse one finds."""
+
+import math
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+
+from autoseg.plan.decisions import Decision, Reason
+from autoseg.plan.document import ConfigurationPlan
+from autoseg.plan.stages import BoxOfPreviousStage
+from planners.reasons import format_count, format_extents, format_lengths, record
+from planners.rules.cascade import FULL_RESOLUTION, LOW_RESOLUTION
+from planners.rules.low_resolution import ChoosePatch, coarsen, compute_coarser
+from planners.rules.median_shape import ResampledDataset
+
+ROI = "3d_roi"
+COARSE = "3d_coarse"
+
+COARSE_REDUCTION: Final = 8.0
+"""Fewer voxels by this factor, twice coarser along each axis, cost the first stage little beside the second (guess)."""
+MARGIN_VOXELS: Final = 4.0
+"""Margin of the box in voxels of the coarse spacing: about what its border may be wrong by (guess; `box_recall` of a
+validation tells whether it suffices)."""
+
+
+def choose_roi(
+    full: ConfigurationPlan, coarse: ConfigurationPlan, *, name: str
+) -> tuple[ConfigurationPlan, tuple[Reason, ...]]:
+    """Chooses the configuration that is trained and predicts in the box of a coarse one; all else is as in `full`."""
+    spacing_mm = max(coarse.spacing_mm)
+    margin = Decision(
+        round(MARGIN_VOXELS * spacing_mm, 3),
+        f"{MARGIN_VOXELS:g} times the coarsest spacing of {name}, {spacing_mm:.4g}; a validation measures whether "
+        f"every case lies in its box",
+    )
+    previous = BoxOfPreviousStage(configuration=name, margin_mm=margin.value)
+    exists = Decision(
+        ROI,
+        f"asked for; it is trained and predicts only in the box of what {name} finds, all else is as in "
+        f"{FULL_RESOLUTION}",
+    )
+    return full.model_copy(update={"previous_stage": previous, "data_of": FULL_RESOLUTION}), (
+        record(ROI, exists, "planned"),
+        record(f"{ROI}: box margin", margin, f"{margin.value:g} at either end of each axis"),
+    )
+
+
+def choose_coarse(
+    full: ResampledDataset,
+    *,
+    case_count: int,
+    choose_patch: ChoosePatch,
+    explain: Callable[[ResampledDataset], str | None],
+) -> Decision[ResampledDataset | None]:
+    """Chooses the spacing of the first stage: twice coarser, and so coarse that one patch holds the median case.
+
+    Args:
+        full: The dataset at full resolution.
+        case_count: Training cases.
+        choose_patch: The patch that a network at another spacing would get.
+        explain: Explains why there is no network at another spacing; None if there is one.
+    """
+    spacing_mm, full_voxels = np.array(full.spacing_mm), math.prod(full.median_shape_voxels)
+    while True:
+        spacing_mm = coarsen(spacing_mm)
+        coarse, voxels = compute_coarser(full, spacing_mm, case_count=case_count)
+        missing = explain(coarse)
+        if missing is not None:
+            return Decision(None, missing)
+        patch = choose_patch(coarse)
+        is_whole = all(extent >= size for extent, size in zip(patch, coarse.median_shape_voxels, strict=True))
+        if is_whole and full_voxels >= COARSE_REDUCTION * voxels:
+            break
+    return Decision(
+        coarse,
+        f"the first spacing at which the median case has at least {COARSE_REDUCTION:g} times fewer voxels "
+        f"({format_count(voxels)}) and one patch of {format_extents(patch)} holds it",
+    )
+
+
+def explain_coarse(coarse: Decision[ResampledDataset]) -> Reason:
+    """Explains the first stage that is planned for the box alone."""
+    return record(COARSE, coarse, format_lengths(coarse.value.spacing_mm, coarse.value.distance_unit))
+
+
+def offer_roi(configurations: dict[str, ConfigurationPlan]) -> tuple[Reason, ...]:
+    """Offers the configuration where a patch shows little of an image; it is planned on request alone."""
+    if LOW_RESOLUTION not in configurations:
+        return ()
+    full = configurations[FULL_RESOLUTION]
+    covered = math.prod(full.patch_voxels) / math.prod(full.median_shape_voxels)
+    offer = Decision(
+        None,
+        f"a patch of {FULL_RESOLUTION} covers {covered * 100:.3g} % of the median case, so prediction takes many "
+        f"windows: one that predicts only around what {LOW_RESOLUTION} finds is planned with --configuration {ROI}",
+    )
+    return (record(ROI, offer, "offered, not planned"),)
