@@ -11,70 +11,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-# A command takes three to five seconds to load its libraries. A process that has loaded them forks one for every
-# command: with arguments, working folder, streams and exit code of its own, as if it had been started by a shell.
-SERVER = """
-import atexit, ctypes, gc, json, os, runpy, sys, threading
-import autoseg.workflows.evaluate.evaluation, autoseg.workflows.exchange.importing, autoseg.workflows.plan.planning
-import autoseg.workflows.plan.machine_survey, autoseg.workflows.predict.prediction
-import autoseg.workflows.select.selection, autoseg.workflows.train.dispatch
-import nibabel, rich.console, torch._dynamo, torch._inductor.config  # torch loads its two with the first optimizer
-from autoseg.cli.app import main
-
-program = sys.argv[1:]
-if program == ["-m", "autoseg"]:
-    path = os.path.join(os.path.dirname(sys.modules["autoseg"].__file__), "__main__.py")
-else:
-    (path,) = program
-    sys.path.insert(0, os.path.dirname(path))
-    runpy.run_path(path)  # its rows in the tables
-    sys.modules["__main__"].__file__ = path  # which worker processes import
-gc.freeze()  # what is loaded is neither searched for garbage nor copied because of it
-for line in sys.stdin:
-    command = json.loads(line)
-    child = os.fork()
-    if child == 0:
-        break
-    _, status = os.waitpid(child, 0)
-    print(os.waitstatus_to_exitcode(status), flush=True)
-else:
-    sys.exit()
-
-# Gives up what lets the superuser write where nobody may (CAP_DAC_OVERRIDE of Linux), for good.
-def heed_permissions():
-    library = ctypes.CDLL(None)
-    library.prctl(24, 1)  # PR_CAPBSET_DROP: also for programs that are started
-    header, sets = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
-    library.capget(header, sets)
-    sets[:3] = [capabilities & ~2 for capabilities in sets[:3]]
-    library.capset(header, sets)
-
-
-if command["heeds_permissions"] and os.geteuid() == 0:
-    heed_permissions()
-os.chdir(command["cwd"])
-for name, value in command["variables"].items():
-    os.environ.pop(name, None) if value is None else os.environ.update({name: value})
-for stream, path in enumerate((os.devnull, command["out"], command["err"])):
-    os.dup2(os.open(path, os.O_RDWR), stream)
-sys.stdin = open(os.devnull)
-sys.argv = [path, *command["arguments"]]
-sys.orig_argv = [sys.executable, *program, *command["arguments"]]
-code = 0
-try:
-    main()
-except SystemExit as stop:
-    code = stop.code
-except BaseException:
-    sys.excepthook(*sys.exc_info())
-    code = 1
-# The end of an interpreter, without the second that it takes to free all that was loaded.
-threading._shutdown()
-atexit._run_exitfuncs()
-sys.stdout.flush()
-sys.stderr.flush()
-os._exit(code or 0)
-"""
+# A command takes five to seven seconds of the CPU to load its libraries, which this program loads once.
+SERVER = Path(__file__).with_name("command_server.py")
 
 
 @dataclass(frozen=True)
@@ -100,7 +38,7 @@ class CommandServer:
     def __init__(self, program: Sequence[str]) -> None:
         self._environment = read_environment()
         self._process = subprocess.Popen(
-            [sys.executable, "-c", SERVER, *program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, str(SERVER), *program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         atexit.register(self.close)
 
