@@ -1,7 +1,8 @@
-"""A program that loads the libraries once and forks a process for every command; `command_line.py` talks to it.
+"""A program that loads the libraries once and forks a process for every command.
 
-Each has arguments, working folder, streams and exit code of its own, as if a shell had started it. Commands that it
-starts itself, one for every fold, are forked as well.
+`command_line.py` gives it to Python as text, with -c, so that worker processes do not import it. Each command has
+arguments, working folder, streams and exit code of its own, as if a shell had started it. Commands that it starts
+itself, one for every fold, are forked as well.
 """
 
 import atexit
@@ -15,22 +16,21 @@ import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
-sys.path[0] = ""  # as with -m: the working folder, and not the one of this file
+import nibabel  # noqa: F401
+import rich.console  # noqa: F401
+import torch._dynamo  # noqa: F401  # torch loads the two with the first optimizer
+import torch._inductor.config  # noqa: F401
 
-import nibabel  # noqa: E402, F401
-import rich.console  # noqa: E402, F401
-import torch._dynamo  # noqa: E402, F401  # torch loads the two with the first optimizer
-import torch._inductor.config  # noqa: E402, F401
-
-import autoseg.workflows.evaluate.evaluation  # noqa: E402, F401
-import autoseg.workflows.exchange.importing  # noqa: E402, F401
-import autoseg.workflows.plan.machine_survey  # noqa: E402, F401
-import autoseg.workflows.plan.planning  # noqa: E402, F401
-import autoseg.workflows.predict.prediction  # noqa: E402, F401
-import autoseg.workflows.select.selection  # noqa: E402, F401
-import autoseg.workflows.train.dispatch  # noqa: E402, F401
-from autoseg.cli.app import main  # noqa: E402
+import autoseg.workflows.evaluate.evaluation  # noqa: F401
+import autoseg.workflows.exchange.importing  # noqa: F401
+import autoseg.workflows.plan.machine_survey  # noqa: F401
+import autoseg.workflows.plan.planning  # noqa: F401
+import autoseg.workflows.predict.prediction  # noqa: F401
+import autoseg.workflows.select.selection  # noqa: F401
+import autoseg.workflows.train.dispatch  # noqa: F401
+from autoseg.cli.app import main
 
 MODULE = ["-m", "autoseg"]
 COMMAND = [sys.executable, *MODULE]
@@ -42,31 +42,43 @@ CAP_DAC_OVERRIDE, PR_CAPBSET_DROP, CAPABILITY_VERSION = 1, 24, 0x20080522
 def load_program(words: list[str]) -> str:
     """Loads a program that is like `autoseg`: its rows in the tables, and the file that worker processes import."""
     if words == MODULE:
-        return os.path.join(os.path.dirname(sys.modules["autoseg"].__file__), "__main__.py")
+        return str(Path(sys.modules["autoseg"].__file__).with_name("__main__.py"))
     (path,) = words
-    sys.path.insert(0, os.path.dirname(path))
+    sys.path.insert(0, str(Path(path).parent))
     runpy.run_path(path)
     sys.modules["__main__"].__file__ = path
     return path
 
 
 def serve(program: list[str], path: str) -> None:
-    """Runs one command after the other."""
+    """Starts commands, and tells their process numbers and exit codes."""
     for line in sys.stdin:
-        command = json.loads(line)
-        child = os.fork()
-        if child == 0:
-            if command["heeds_permissions"] and os.geteuid() == 0:
-                heed_permissions()
-            os.chdir(command["cwd"])
-            for name, value in command["variables"].items():
-                os.environ.pop(name, None) if value is None else os.environ.update({name: value})
-            for stream, name in enumerate((os.devnull, command["out"], command["err"])):
-                os.dup2(os.open(name, os.O_RDWR), stream)
-            sys.stdin = open(os.devnull)
-            run_command(program, path, command["arguments"])
-        _, status = os.waitpid(child, 0)
-        print(os.waitstatus_to_exitcode(status), flush=True)
+        request = json.loads(line)
+        if "poll" in request:
+            pid, status = os.waitpid(request["poll"], 0 if request["waits"] else os.WNOHANG)
+            answer = os.waitstatus_to_exitcode(status) if pid else None
+        else:
+            answer = os.fork()
+            if answer == 0:
+                become_command(request)
+                run_command(program, path, request["arguments"])
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+
+
+def become_command(request: dict) -> None:
+    """Gives this process what a shell gives to a command: permissions, folder, environment, streams and signals."""
+    if request["leads_group"]:
+        os.setsid()
+    if request["heeds_permissions"] and os.geteuid() == 0:
+        heed_permissions()
+    os.chdir(request["cwd"])
+    for name, value in request["variables"].items():
+        os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+    for stream, name in enumerate((os.devnull, request["out"], request["err"])):
+        os.dup2(os.open(name, os.O_RDWR), stream)
+    sys.stdin = os.fdopen(0, closefd=False)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def heed_permissions() -> None:
@@ -131,7 +143,7 @@ def become_child(given: dict) -> None:
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.stdin, sys.stdout, sys.stderr = (
-        open(stream, mode, buffering=1, closefd=False) for stream, mode in enumerate("rww")
+        os.fdopen(stream, mode, buffering=1, closefd=False) for stream, mode in enumerate("rww")
     )
 
 
@@ -140,6 +152,7 @@ EXECUTE_CHILD = subprocess.Popen._execute_child
 if __name__ == "__main__":
     words = sys.argv[1:]
     path = load_program(words)
-    subprocess.Popen._execute_child = fork_child
+    if words == MODULE:
+        subprocess.Popen._execute_child = fork_child
     gc.freeze()  # what is loaded is neither searched for garbage nor copied because of it
     serve(words, path)
