@@ -18,7 +18,7 @@ from autoseg.inference.image_checks import compute_whole_geometry
 from autoseg.inference.model import SegmentationModel
 from autoseg.inference.options import PredictionOptions
 from autoseg.inference.sliding_window.prediction import compute_inference_batch_size
-from autoseg.inference.sliding_window.windows import count_windows
+from autoseg.inference.sliding_window.windows import count_passes
 from autoseg.runtime.captured_network import PASSES_BEFORE, CapturedNetwork
 from autoseg.runtime.cpu_threads import adaptive_cpu_threads
 from autoseg.runtime.measurement_cache import (
@@ -97,10 +97,8 @@ def forecast_fold_seconds(model: SegmentationModel, grids: Sequence[Grid], optio
 
 
 def _count_patches(model: SegmentationModel, grid: Grid, options: PredictionOptions) -> int:
-    configuration = model.configuration_plan
     shape = compute_whole_geometry(grid, model.plan, model.configuration).resampled_shape_voxels
-    views = 2 ** len(configuration.training.mirror_axes) if options.mirroring else 1
-    return count_windows(shape, configuration, options.step_fraction) * views
+    return count_passes(shape, model.configuration_plan, options)
 
 
 @torch.inference_mode()

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, TypeVar, runtime_checkable
+from typing import Final, Literal, Protocol, TypeVar, runtime_checkable
 
 from autoseg.processes.case_pool import CaseSize, PoolOutcome
 from autoseg.processes.progress import Progress
@@ -12,6 +12,8 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 TaskPhase = Literal["waiting", "queued", "running", "finished", "failed", "stopped", "lost"]
+FAILURES: Final = frozenset[TaskPhase](["failed", "stopped", "lost"])
+"""Phases of tasks that have ended without success."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

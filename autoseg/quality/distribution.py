@@ -18,6 +18,7 @@ from jaxtyping import Int64
 from autoseg.document import Part
 from autoseg.fingerprint import Fingerprint
 from autoseg.quality.features import (
+    MM3_PER_ML,
     CaseFeatures,
     ChannelFeatures,
     ClassProbabilities,
@@ -52,7 +53,6 @@ PRESENT_FRACTION: Final = 0.95
 """Share of the known cases that must hold a class for its absence to be flagged."""
 FEWEST_VALUES: Final = 5
 """With fewer known values, nothing is said of a feature."""
-MM3_PER_ML: Final = 1000.0
 
 
 @dataclass(frozen=True, slots=True)

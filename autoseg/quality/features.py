@@ -13,6 +13,7 @@ from autoseg.document import Part, PositiveTriple
 Triple = tuple[float, float, float]
 
 SMALLEST: Final = 1e-6
+MM3_PER_ML: Final = 1000.0
 
 
 class ClassProbabilities(Part):

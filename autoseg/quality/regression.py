@@ -25,6 +25,7 @@ FROM_MAD: Final = 1.4826  # the standard deviation of a normal distribution whos
 SMALLEST_SCORE: Final = 0.005
 """Scores are clipped to this distance from 0 and 1; an interval that reaches it holds 0 or 1."""
 SMALLEST: Final = 1e-6
+LARGEST_LOGIT: Final = 30.0
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -230,6 +231,3 @@ def _to_logits(scores: Float64[np.ndarray, " case"]) -> Float64[np.ndarray, " ca
 
 def _to_score(logit: float) -> float:
     return 1 / (1 + math.exp(-max(-LARGEST_LOGIT, min(LARGEST_LOGIT, logit))))
-
-
-LARGEST_LOGIT: Final = 30.0

@@ -11,12 +11,11 @@ from scipy import ndimage
 
 from autoseg.geometry import FloatTriple
 from autoseg.labels import LabelScheme
-from autoseg.quality.features import ClassShape
+from autoseg.quality.features import MM3_PER_ML, ClassShape
 
 MOST_VOXELS: Final = 2**24
 """Voxels of the box around a class in which components are counted; a larger box is thinned along all axes."""
 NEIGHBOURS: Final = 26
-MM3_PER_ML: Final = 1000.0
 
 Box = tuple[slice, ...]
 

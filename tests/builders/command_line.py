@@ -6,75 +6,14 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
-# A command takes three to five seconds to load its libraries. A process that has loaded them forks one for every
-# command: with arguments, working folder, streams and exit code of its own, as if it had been started by a shell.
-SERVER = """
-import atexit, ctypes, gc, json, os, runpy, sys, threading
-import autoseg.workflows.evaluate.evaluation, autoseg.workflows.exchange.importing, autoseg.workflows.plan.planning
-import autoseg.workflows.plan.machine_survey, autoseg.workflows.predict.prediction
-import autoseg.workflows.select.selection, autoseg.workflows.train.dispatch
-import nibabel, rich.console, torch._dynamo, torch._inductor.config  # torch loads its two with the first optimizer
-from autoseg.cli.app import main
-
-program = sys.argv[1:]
-if program == ["-m", "autoseg"]:
-    path = os.path.join(os.path.dirname(sys.modules["autoseg"].__file__), "__main__.py")
-else:
-    (path,) = program
-    sys.path.insert(0, os.path.dirname(path))
-    runpy.run_path(path)  # its rows in the tables
-    sys.modules["__main__"].__file__ = path  # which worker processes import
-gc.freeze()  # what is loaded is neither searched for garbage nor copied because of it
-for line in sys.stdin:
-    command = json.loads(line)
-    child = os.fork()
-    if child == 0:
-        break
-    _, status = os.waitpid(child, 0)
-    print(os.waitstatus_to_exitcode(status), flush=True)
-else:
-    sys.exit()
-
-# Gives up what lets the superuser write where nobody may (CAP_DAC_OVERRIDE of Linux), for good.
-def heed_permissions():
-    library = ctypes.CDLL(None)
-    library.prctl(24, 1)  # PR_CAPBSET_DROP: also for programs that are started
-    header, sets = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
-    library.capget(header, sets)
-    sets[:3] = [capabilities & ~2 for capabilities in sets[:3]]
-    library.capset(header, sets)
-
-
-if command["heeds_permissions"] and os.geteuid() == 0:
-    heed_permissions()
-os.chdir(command["cwd"])
-for name, value in command["variables"].items():
-    os.environ.pop(name, None) if value is None else os.environ.update({name: value})
-for stream, path in enumerate((os.devnull, command["out"], command["err"])):
-    os.dup2(os.open(path, os.O_RDWR), stream)
-sys.stdin = open(os.devnull)
-sys.argv = [path, *command["arguments"]]
-sys.orig_argv = [sys.executable, *program, *command["arguments"]]
-code = 0
-try:
-    main()
-except SystemExit as stop:
-    code = stop.code
-except BaseException:
-    sys.excepthook(*sys.exc_info())
-    code = 1
-# The end of an interpreter, without the second that it takes to free all that was loaded.
-threading._shutdown()
-atexit._run_exitfuncs()
-sys.stdout.flush()
-sys.stderr.flush()
-os._exit(code or 0)
-"""
+# A command takes five to seven seconds of the CPU to load its libraries, which this program loads once.
+SERVER = Path(__file__).with_name("command_server.py").read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -88,10 +27,12 @@ class Done:
 
 AUTOSEG = (sys.executable, "-m", "autoseg")
 READ_WHEN_USED = {
-    *("XDG_CACHE_HOME", "USER", "LOGNAME", "HOSTNAME"),
+    *("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "USER", "LOGNAME", "HOSTNAME"),
     *("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"),
 }
-"""Variables that no library reads when it is loaded; others that change need a process of their own."""
+"""Variables that no library reads when it is loaded, but matplotlib, whose settings no test is about.
+
+Others that change need a process of their own."""
 
 
 class CommandServer:
@@ -113,22 +54,69 @@ class CommandServer:
             if now.get(name) != self._environment.get(name)
         }
 
-    def run(self, arguments: Sequence[str], cwd: Path | None, *, heeds_permissions: bool = False) -> Done:
-        """Runs `autoseg` with these arguments to its end, for the superuser with the permissions of a user."""
+    def ask(self, request: Mapping[str, object]) -> int | None:
+        """Sends a request and returns the answer."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        with tempfile.NamedTemporaryFile() as out, tempfile.NamedTemporaryFile() as err:
-            variables = self.find_changes()
-            place = {"variables": variables, "cwd": str(cwd or Path.cwd()), "out": out.name, "err": err.name}
-            command = {"arguments": arguments, "heeds_permissions": heeds_permissions, **place}
-            self._process.stdin.write(json.dumps(command) + "\n")
-            self._process.stdin.flush()
-            code = int(self._process.stdout.readline())
-            return Done(code=code, out=out.read().decode(), err=err.read().decode())
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        answer: int | None = json.loads(self._process.stdout.readline())
+        return answer
+
+    def start(
+        self,
+        arguments: Sequence[str],
+        cwd: Path | None = None,
+        *,
+        heeds_permissions: bool = False,
+        leads_group: bool = False,
+    ) -> "StartedCommand":
+        """Starts `autoseg` with these arguments.
+
+        Args:
+            arguments: Arguments.
+            cwd: Working folder.
+            heeds_permissions: Whether the superuser has the permissions of a user.
+            leads_group: Whether it leads a process group of its own.
+        """
+        out, err = tempfile.NamedTemporaryFile(), tempfile.NamedTemporaryFile()  # noqa: SIM115  # closed with the command
+        place = {"variables": self.find_changes(), "cwd": str(cwd or Path.cwd()), "out": out.name, "err": err.name}
+        settings = {"heeds_permissions": heeds_permissions, "leads_group": leads_group}
+        pid = self.ask({"arguments": arguments, **settings, **place})
+        assert pid is not None
+        return StartedCommand(server=self, pid=pid, out=out, err=err)
+
+    def run(self, arguments: Sequence[str], cwd: Path | None, *, heeds_permissions: bool = False) -> Done:
+        """Runs `autoseg` with these arguments to its end."""
+        return self.start(arguments, cwd, heeds_permissions=heeds_permissions).finish()
 
     def close(self) -> None:
         """Ends the process."""
         self._process.communicate(timeout=60)
+
+
+@dataclass(kw_only=True)
+class StartedCommand:
+    """A command that runs."""
+
+    server: CommandServer
+    pid: int
+    out: Any
+    err: Any
+    code: int | None = None
+
+    def poll(self, *, waits: bool = False) -> int | None:
+        """Returns the exit code, negative for a signal; None while it runs."""
+        if self.code is None:
+            self.code = self.server.ask({"poll": self.pid, "waits": waits})
+        return self.code
+
+    def finish(self) -> Done:
+        """Waits for its end and returns how it ended."""
+        code = self.poll(waits=True)
+        assert code is not None
+        with self.out, self.err:
+            return Done(code=code, out=self.out.read().decode(), err=self.err.read().decode())
 
 
 def read_environment() -> dict[str, str]:
@@ -140,6 +128,11 @@ def read_environment() -> dict[str, str]:
 def start_server(program: Sequence[str]) -> CommandServer:
     """Starts the server of a program in this process, once."""
     return CommandServer(program)
+
+
+def start_autoseg(*arguments: object) -> StartedCommand:
+    """Starts `autoseg` with these arguments in a process group of its own, with its libraries already loaded."""
+    return start_server(AUTOSEG[1:]).start([*map(str, arguments)], leads_group=True)
 
 
 def run_autoseg(*arguments: object, cwd: Path | None = None, autoseg: Sequence[str] = AUTOSEG) -> Done:

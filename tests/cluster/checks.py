@@ -11,6 +11,7 @@ import pytest
 from builders.command_line import run_autoseg
 from builders.folds import read_arrays
 
+from autoseg.dataset.folds import Fold, Splits
 from autoseg.document import read_document, write_document
 from autoseg.places.place import TaskState
 from autoseg.places.slurm.jobs import find_jobs_folder, read_jobs, read_task_states
@@ -30,6 +31,10 @@ FOLD_0 = ("--configuration", FULL_RESOLUTION, "--fold", "0")
 EPOCHS = 8
 SECONDS_OF_TRAINING = 50.0
 SETTINGS = ("memory_gb=1", "cpus=1")
+CASES = tuple(f"case_{index:03d}" for index in range(5))
+HALVES = (CASES[:3], CASES[3:])
+SPLITS = Splits(folds=tuple(Fold(training=HALVES[1 - index], validation=HALVES[index]) for index in range(2)))
+"""As many folds as there are nodes; more would only take longer."""
 SECONDS_TO_WAIT = 300.0
 
 
@@ -45,15 +50,16 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def planned(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The dataset of the demonstration, with tiny networks and a cascade that it would not need."""
+    """The dataset of the demonstration, with two folds, tiny networks and a cascade that it would not need."""
     folder = tmp_path_factory.mktemp("planned")
-    write_synthetic_dataset(folder / "dataset", training_cases=5, test_cases=0, seed=0)
+    write_synthetic_dataset(folder / "dataset", training_cases=len(CASES), test_cases=0, seed=0)
     root = folder / "abdomen.autoseg"
     done = run_autoseg(
         *("plan", folder / "dataset", "--run", root, "--memory-gb", 0.1, "--workers", 1),
         *("--configuration", FULL_RESOLUTION),
     )
     assert done.code == 0, done.err
+    write_document(RunFolder(root).splits, SPLITS)
     return root
 
 
@@ -129,7 +135,7 @@ def cascade(planned: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolde
 def test_all_folds_of_a_cascade_are_trained_and_models_are_selected(cascade: RunFolder) -> None:
     statuses, notes = read_watched_status(cascade)
     states = {(status.configuration, status.fold): status.state for status in statuses}
-    trained = [(name, str(fold)) for name in (LOW_RESOLUTION, CASCADE) for fold in range(5)]
+    trained = [(name, str(fold)) for name in (LOW_RESOLUTION, CASCADE) for fold in range(len(SPLITS.folds))]
     assert {states[key] for key in trained} == {"finished"}
     assert notes == ("select: finished",)
     assert cascade.selection.is_file()

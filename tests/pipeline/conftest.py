@@ -20,6 +20,7 @@ def trained_run(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     planned = run_autoseg("plan", dataset, "--run", run, "--workers", 1)
     assert planned.code == 0, planned.err
     shorten(run, "3d_fullres", epochs=3, iterations=20)
-    trained = run_autoseg("train", run, "--configuration", "3d_fullres", "--fold", "0", "--device", "cpu")
+    chosen = ("--configuration", "3d_fullres", "--fold", "0", "--device", "cpu", "--workers", 0)
+    trained = run_autoseg("train", run, *chosen)
     assert trained.code == 0, trained.err
     return run

@@ -2,7 +2,6 @@
 
 import os
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -11,11 +10,12 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import astuple
 from pathlib import Path
 
 import psutil
 import pytest
-from builders.command_line import run_autoseg
+from builders.command_line import StartedCommand, run_autoseg, start_autoseg
 from builders.folds import read_arrays
 from builders.plans import shorten
 
@@ -38,31 +38,19 @@ def list_command(run: Path) -> list[str]:
     return ["train", str(run), *options]
 
 
-def start(run: Path) -> subprocess.Popen[str]:
-    """A training in a process group of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "autoseg", *list_command(run)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def kill_when_there_is(path: Path, process: subprocess.Popen[str]) -> None:
+def kill_when_there_is(path: Path, process: StartedCommand) -> None:
     deadline = time.monotonic() + 200
     while not path.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)
-    process.communicate(timeout=60)
-    assert process.returncode == -signal.SIGKILL
+    assert process.finish().code == -signal.SIGKILL
 
 
 def test_a_killed_training_goes_on_and_ends_as_if_nothing_had_happened(run: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(run, other)
     folder = run / "models" / "2d" / "fold_0"
-    kill_when_there_is(folder / "checkpoint_latest.safetensors", start(run))
+    kill_when_there_is(folder / "checkpoint_latest.safetensors", start_autoseg(*list_command(run)))
     assert "interrupted" in run_autoseg("status", run).out
     leftover = folder / ".checkpoint_latest-0123456789abcdef.safetensors"
     leftover.write_text("a part")
@@ -80,10 +68,10 @@ def test_a_killed_training_goes_on_and_ends_as_if_nothing_had_happened(run: Path
     assert all((found[name] == expected[name]).all() for name in expected)
 
 
-def send(process: subprocess.Popen[str], kind: str) -> None:
+def send(process: StartedCommand, kind: str) -> None:
     """As `kill` does, as a terminal does on Ctrl-C (twice, by an impatient hand), as a cluster's scheduler does."""
     if kind == "kill":
-        process.terminate()
+        os.kill(process.pid, signal.SIGTERM)
     elif kind == "scheduler":
         os.killpg(process.pid, signal.SIGTERM)
     else:
@@ -111,28 +99,17 @@ def test_a_training_that_is_asked_to_end_saves_its_state_and_ends_as_if_nothing_
     run: Path, uninterrupted: Path, kind: str
 ) -> None:
     shorten(run, "2d", **SHORT)
-    command = [sys.executable, "-m", "autoseg", *list_command(run), "--workers", "1"]
     log, latest = (
         run / "models" / "2d" / "fold_0" / name for name in ("training_log.jsonl", "checkpoint_latest.safetensors")
     )
-    with subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        preexec_fn=heed_ctrl_c,
-    ) as process:
-        try:
-            deadline = time.monotonic() + 200
-            while not (log.is_file() and log.read_text()) and process.poll() is None and time.monotonic() < deadline:
-                time.sleep(0.02)
-            latest.unlink(missing_ok=True)  # what is written from now on is written because of the signal
-            send(process, kind)
-            _, err = process.communicate(timeout=100)
-        finally:
-            process.kill()
-    assert process.returncode == (130 if kind == "terminal" else 143), err
+    process = start_autoseg(*list_command(run), "--workers", 1)
+    deadline = time.monotonic() + 200
+    while not (log.is_file() and log.read_text()) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    latest.unlink(missing_ok=True)  # what is written from now on is written because of the signal
+    send(process, kind)
+    code, _, err = astuple(process.finish())
+    assert code == (130 if kind == "terminal" else 143), err
     assert "Traceback" not in err
     where = re.search(r"saved in (epoch \d of 2, after iteration \d+ of 40); the same command continues", err)
     assert where is not None, err
@@ -246,12 +223,13 @@ except KeyboardInterrupt as stopped:
 def test_a_program_that_trains_and_is_interrupted_has_its_state_saved(run: Path) -> None:
     shorten(run, "2d", epochs=100_000, iterations=60)
     folder = run / "models" / "2d" / "fold_0"
+    log = folder / "training_log.jsonl"
     with subprocess.Popen(
         [sys.executable, "-c", PROGRAM, str(run)], stdout=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c
     ) as process:
         try:
             deadline = time.monotonic() + 200
-            while not (folder / "training_log.jsonl").is_file() and time.monotonic() < deadline:
+            while not (log.is_file() and log.read_text()) and time.monotonic() < deadline:
                 time.sleep(0.02)
             process.send_signal(signal.SIGINT)
             out, _ = process.communicate(timeout=100)
@@ -268,28 +246,24 @@ def heed_ctrl_c() -> None:
 
 def test_a_training_that_is_asked_to_end_leaves_no_process_behind(run: Path) -> None:
     shorten(run, "2d", epochs=100_000, iterations=1)
-    command = [sys.executable, "-m", "autoseg", *list_command(run), "--workers", "1"]
     log = run / "models" / "2d" / "fold_0" / "training_log.jsonl"
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            deadline = time.monotonic() + 200
-            while not log.exists() and process.poll() is None and time.monotonic() < deadline:
-                time.sleep(0.05)
-            helpers = psutil.Process(process.pid).children(recursive=True)
-            assert helpers
-            process.terminate()
-            _, err = process.communicate(timeout=60)
-        finally:
-            process.kill()
-    assert process.returncode == 143
-    assert "Traceback" not in err
+    process = start_autoseg(*list_command(run), "--workers", 1)
+    deadline = time.monotonic() + 200
+    while not log.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    helpers = psutil.Process(process.pid).children(recursive=True)
+    assert helpers
+    os.kill(process.pid, signal.SIGTERM)
+    done = process.finish()
+    assert done.code == 143
+    assert "Traceback" not in done.err
     _, alive = psutil.wait_procs(helpers, timeout=30)
     assert not alive
 
 
 def test_a_damaged_checkpoint_is_named_with_what_to_do(run: Path) -> None:
     latest = run / "models" / "2d" / "fold_0" / "checkpoint_latest.safetensors"
-    kill_when_there_is(latest, start(run))
+    kill_when_there_is(latest, start_autoseg(*list_command(run)))
     latest.write_bytes(latest.read_bytes()[:1000])
     refused = run_autoseg(*list_command(run))
     assert (refused.code, "Traceback" in refused.err) == (1, False)
@@ -301,15 +275,13 @@ def test_a_damaged_checkpoint_is_named_with_what_to_do(run: Path) -> None:
     assert "is damaged" in " ".join(status.split())
 
 
-def limit_file_sizes() -> None:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (LARGEST_FILE_BYTES, LARGEST_FILE_BYTES))
-
-
+@pytest.mark.skipif(sys.platform != "linux", reason="limits another process")
 def test_a_disk_without_room_ends_the_training_with_a_message_and_what_was_saved_is_kept(run: Path) -> None:
-    command = [sys.executable, "-m", "autoseg", *list_command(run)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=limit_file_sizes)
-    assert (done.returncode, "Traceback" in done.stderr) == (1, False)
-    message = " ".join(done.stderr.split())
+    process = start_autoseg(*list_command(run))
+    psutil.Process(process.pid).rlimit(psutil.RLIMIT_FSIZE, (LARGEST_FILE_BYTES, LARGEST_FILE_BYTES))
+    done = process.finish()
+    assert (done.code, "Traceback" in done.err) == (1, False)
+    message = " ".join(done.err.split())
     assert "cannot write" in message
     assert "File too large" in message
     assert "free space or choose another place" in message

@@ -4,10 +4,10 @@ They stand in the folder `extensions`, and `extensions/extended_autoseg.py` is a
 """
 
 import json
+import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from functools import partial
@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 from builders.balls import make_case, save, write_balls
-from builders.command_line import Done, run_autoseg
+from builders.command_line import Done, run_autoseg, start_server
 from builders.folds import read_arrays
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # several trainings, each with the start of its processes
@@ -88,7 +88,7 @@ def test_an_interrupted_training_goes_on_and_ends_as_if_nothing_had_happened(tra
     expected = read_arrays(folder / "checkpoint_final.safetensors")
     shutil.rmtree(folder)
     train = ("train", str(run), "--configuration", SECOND, "--fold", "0", *ON_CPU, "--workers", "1")
-    interrupt_after_an_epoch([*EXTENDED, *train], folder / "training_log.jsonl")
+    interrupt_after_an_epoch(train, folder / "training_log.jsonl")
     state = read_arrays(folder / "checkpoint_latest.safetensors")
     assert 50 < state["objective.steps"] < 100
     assert state["objective.share_logits"].all()
@@ -102,17 +102,14 @@ def test_an_interrupted_training_goes_on_and_ends_as_if_nothing_had_happened(tra
         np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
 
 
-def interrupt_after_an_epoch(command: list[str], log: Path) -> None:
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            deadline = time.monotonic() + 200
-            while not (log.is_file() and log.read_text()) and process.poll() is None and time.monotonic() < deadline:
-                time.sleep(0.01)
-            process.send_signal(signal.SIGTERM)
-            _, err = process.communicate(timeout=100)
-        finally:
-            process.kill()
-    assert process.returncode == 143, err
+def interrupt_after_an_epoch(arguments: tuple[str, ...], log: Path) -> None:
+    process = start_server(EXTENDED[1:]).start(arguments)
+    deadline = time.monotonic() + 200
+    while not (log.is_file() and log.read_text()) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGTERM)
+    done = process.finish()
+    assert done.code == 143, done.err
 
 
 def test_configurations_of_new_kinds_are_compared_and_paired(selected: Path) -> None:

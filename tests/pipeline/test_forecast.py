@@ -83,9 +83,7 @@ def test_a_computer_is_measured_when_it_plans_for_the_first_time(balls, tmp_path
     assert "An iteration: 2d" in " ".join(done.out.split())
 
 
-@pytest.mark.slow
-def test_a_plan_by_time_measures_once_and_names_its_budget(balls, tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+def test_a_plan_by_time_needs_no_other_measurement_and_names_its_budget(balls, tmp_path):
     done = run_autoseg("plan", balls, "--run", tmp_path / "r", "--planner", "lite", "--budget", "10m", "--workers", 1)
     assert done.code == 0, done.err
     assert "time: the plan's budget" in done.out

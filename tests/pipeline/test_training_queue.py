@@ -16,6 +16,7 @@ from builders.command_line import run_autoseg
 from builders.plans import shorten
 
 pytestmark = pytest.mark.slow
+ON_CPU = ("--device", "cpu", "--workers", 0)  # without processes that make batches, which load the libraries anew
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def test_one_command_trains_everything_outlives_a_failure_and_ends_with_the_cros
     obstacle = run / "models" / "2d" / "fold_0"
     obstacle.parent.mkdir(parents=True)
     obstacle.write_text("in the way")
-    done = run_autoseg("train", run, "--device", "cpu")
+    done = run_autoseg("train", run, *ON_CPU)
     assert done.code == 1
     assert "2d, fold 0: failed: cannot create the folder" in done.out
     assert "Cross-validation of 3d_fullres: 6 cases, 2 folds" in done.out
@@ -53,7 +54,7 @@ def test_one_command_trains_everything_outlives_a_failure_and_ends_with_the_cros
     obstacle.unlink()
     final = run / "models" / "3d_fullres" / "fold_0" / "checkpoint_final.safetensors"
     before = final.stat().st_mtime_ns
-    again = run_autoseg("train", run, "--device", "cpu")
+    again = run_autoseg("train", run, *ON_CPU)
     assert again.code == 0, again.out + again.err
     assert "1 of 4 folds to train" in again.out
     assert final.stat().st_mtime_ns == before
@@ -113,7 +114,7 @@ def read_losses(run: Path) -> list[float]:
 def test_two_devices_together_train_what_one_trains(run: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(run, other)
-    options = ("--configuration", "3d_fullres", "--fold", "0", "--precision", "float32", "--epochs", 2)
+    options = ("--configuration", "3d_fullres", "--fold", "0", "--precision", "float32", "--epochs", 2, "--workers", 0)
     together = run_autoseg("train", run, *options, "--devices", "cpu,cpu", "--parallel")
     assert together.code == 0, together.out + together.err
     alone = run_autoseg("train", other, *options, "--device", "cpu")

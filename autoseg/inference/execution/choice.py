@@ -31,7 +31,7 @@ from autoseg.inference.execution.compiled_network import compile_networks, find_
 from autoseg.inference.execution.openvino_network import convert_network, find_openvino_version
 from autoseg.inference.execution.preparation import Execution, ExecutionChoice, prepare_network
 from autoseg.inference.options import Workload
-from autoseg.inference.sliding_window.windows import compute_window_plan
+from autoseg.inference.sliding_window.windows import count_passes
 from autoseg.networks.blocks import has_fused_normalization
 from autoseg.networks.fusion import fuse_modules
 from autoseg.networks.network import SegmentationNetwork
@@ -161,9 +161,7 @@ def count_patches(workload: Workload, configuration: ConfigurationPlan, folds: i
     """
     median = [round(extent) for extent in configuration.median_shape_voxels]
     shape = [1, *median] if len(median) == 2 else median
-    plan = compute_window_plan(shape, configuration, workload.options.step_fraction)
-    mirrored = configuration.training.mirror_axes if workload.options.mirroring else ()
-    return int(workload.images * len(plan.windows) * 2 ** len(mirrored) * folds)
+    return int(workload.images * count_passes(shape, configuration, workload.options) * folds)
 
 
 def is_large(workload: Workload, setting: Setting, folds: int) -> bool:

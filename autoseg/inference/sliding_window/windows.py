@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from autoseg.geometry import IntTriple, add_slice_axis
+from autoseg.inference.options import PredictionOptions
 from autoseg.plan.document import ConfigurationPlan
 
 Window = tuple[int, ...]
@@ -122,6 +123,18 @@ class WindowPlan:
 def count_windows(shape_voxels: Sequence[int], configuration: ConfigurationPlan, step_fraction: float) -> int:
     """Counts the windows of a volume."""
     return math.prod(len(starts) for starts in compute_window_plan(shape_voxels, configuration, step_fraction).starts)
+
+
+def count_views(configuration: ConfigurationPlan) -> int:
+    """Counts the mirrored views of a window, and the window itself."""
+    views: int = 2 ** len(configuration.training.mirror_axes)
+    return views
+
+
+def count_passes(shape_voxels: Sequence[int], configuration: ConfigurationPlan, options: PredictionOptions) -> int:
+    """Counts the patches that one network computes for a volume: its windows, with mirrored views if there are any."""
+    views = count_views(configuration) if options.mirroring else 1
+    return count_windows(shape_voxels, configuration, options.step_fraction) * views
 
 
 def compute_window_plan(

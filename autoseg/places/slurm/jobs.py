@@ -12,7 +12,7 @@ from typing import Final, Literal
 
 from autoseg.document import Document, Part, read_document, write_document
 from autoseg.errors import DocumentError, WorkerError
-from autoseg.places.place import States, TaskPhase, TaskState
+from autoseg.places.place import FAILURES, States, TaskPhase, TaskState
 
 QUEUED: Final = frozenset(["PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT"])
 RUNNING: Final = frozenset(["RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"])
@@ -110,7 +110,7 @@ def read_task_states(folder: Path) -> States:
     queue = query_queue(asked) if asked else {}
     states: dict[str, TaskState] = {}
     for job in jobs:
-        failed = [name for name in job.needs if name in states and states[name].phase in {"failed", "stopped", "lost"}]
+        failed = [name for name in job.needs if name in states and states[name].phase in FAILURES]
         states[job.task] = find_state(job, queue.get(job.job_id), marks[job.task], failed=failed)
     return states
 

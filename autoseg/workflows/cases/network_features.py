@@ -14,7 +14,7 @@ from autoseg.inference.restoring.restore_grid import retry_with_logits_in_ram
 from autoseg.networks.weights import hash_weights
 from autoseg.plan.document import Plan
 from autoseg.preprocessing.case import CaseGeometry
-from autoseg.quality.features import NetworkFeatures
+from autoseg.quality.features import ClassProbabilities, NetworkFeatures
 from autoseg.quality.images import measure_image
 from autoseg.quality.probabilities import average_probabilities, measure_probabilities
 from autoseg.run_folder import RunFolder
@@ -39,17 +39,29 @@ class StoredFeatures(Document):
 
 
 def measure_network_features(
-    image: Float32[np.ndarray, "channel z y x"],
-    logits: Float32[Tensor, "class z y x"],
+    images: Sequence[Float32[np.ndarray, "channel _z _y _x"]],
+    logits: Sequence[Float32[Tensor, "class _z _y _x"]],
     geometry: CaseGeometry,
     plan: Plan,
 ) -> NetworkFeatures:
-    """Measures a prediction while its logits are there; channels of the image from a previous stage do not count."""
-    own = image[: len(plan.channels)]
-    probabilities = retry_with_logits_in_ram(
-        lambda parts: measure_probabilities(parts[0], own, plan.labels), [logits], purpose="measuring its quality"
-    )
-    return NetworkFeatures(image=measure_image(own, geometry), probabilities=probabilities)
+    """Measures a prediction while its logits are there.
+
+    Probabilities of several models, each on its own grid, are measured one by one and averaged.
+
+    Args:
+        images: Preprocessed image of each model; channels from a previous stage do not count.
+        logits: Logits of each model.
+        geometry: Grid of the first image, of which the features of the image are.
+        plan: Plan of the models.
+    """
+    own = [image[: len(plan.channels)] for image in images]
+
+    def measure(parts: Sequence[Tensor]) -> tuple[ClassProbabilities | None, ...]:
+        of_members = [measure_probabilities(part, image, plan.labels) for part, image in zip(parts, own, strict=True)]
+        return average_probabilities(of_members)
+
+    probabilities = retry_with_logits_in_ram(measure, logits, purpose="measuring its quality")
+    return NetworkFeatures(image=measure_image(own[0], geometry), probabilities=probabilities)
 
 
 def average_features(of_members: Sequence[NetworkFeatures]) -> NetworkFeatures:

@@ -19,7 +19,7 @@ from autoseg.inference.execution.preparation import prepare_network
 from autoseg.inference.model import SegmentationModel
 from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions
 from autoseg.inference.sliding_window.prediction import compute_inference_batch_size
-from autoseg.inference.sliding_window.windows import compute_window_plan
+from autoseg.inference.sliding_window.windows import count_views, count_windows
 from autoseg.networks.families import build_network
 from autoseg.plan.document import ConfigurationPlan, Plan
 from autoseg.preprocessing.cache import CachedCase
@@ -77,8 +77,7 @@ class ValidationCost:
 
     def count_windows(self, case: str, step_fraction: float) -> int:
         """Counts the windows of one case."""
-        plan = compute_window_plan(self.shapes_voxels[case], self.configuration, step_fraction)
-        return math.prod(len(starts) for starts in plan.starts)
+        return count_windows(self.shapes_voxels[case], self.configuration, step_fraction)
 
 
 def fit_validation(cost: ValidationCost, cases: Sequence[str], *, limit_seconds: float) -> ValidationChoice:
@@ -148,7 +147,7 @@ def measure_validation_cost(
     rough = ValidationCost(
         shapes_voxels={case: open_one(case).label_map.shape for case in cases},
         configuration=model.configuration_plan,
-        mirrored_views=2 ** len(model.configuration_plan.training.mirror_axes),
+        mirrored_views=count_views(model.configuration_plan),
         window_seconds=_time_window(model),
         finishing_seconds_per_voxel=0.0,
         evaluation_seconds_per_voxel=0.0,

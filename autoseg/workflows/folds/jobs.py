@@ -6,7 +6,7 @@ from typing import Final
 
 from autoseg.document import suggest_key
 from autoseg.errors import OptionError, WorkerError
-from autoseg.places.place import States, TaskState
+from autoseg.places.place import FAILURES, States, TaskState
 from autoseg.places.slurm.jobs import cancel_jobs, find_jobs_folder, read_jobs, read_task_states
 from autoseg.run_folder import ALL_CASES, RunFolder, open_run
 from autoseg.workflows.folds.status import FoldStatus, apply_task_state, read_run_status, read_statuses
@@ -87,7 +87,7 @@ def name_task(status: FoldStatus) -> str:
 
 def _add_state(status: FoldStatus, states: States) -> FoldStatus:
     state = states.get(name_task(status))
-    if state is None or (state.phase in {"failed", "stopped", "lost"} and _goes_on(status)):
+    if state is None or (state.phase in FAILURES and _goes_on(status)):
         return status  # whatever became of that job, the fold was trained later, or is being trained
     return apply_task_state(status, state)
 

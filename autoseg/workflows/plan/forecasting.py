@@ -9,7 +9,7 @@ from autoseg.dataset.folds import Splits
 from autoseg.document import read_document
 from autoseg.fingerprint import Fingerprint
 from autoseg.inference.options import DEFAULT_OPTIONS
-from autoseg.inference.sliding_window.windows import compute_window_plan
+from autoseg.inference.sliding_window.windows import count_passes
 from autoseg.network_cost import MeasureCost, StepCost, count_checkpoint_bytes, count_voxel_bytes
 from autoseg.plan.document import Plan
 from autoseg.plan.training import TrainingPlan
@@ -200,10 +200,7 @@ def count_windows(plan: Plan, name: str, fingerprint: Fingerprint, splits: Split
         for fold in splits.folds
         for case in fold.validation
     ]
-    step = DEFAULT_OPTIONS.step_fraction
-    layouts = [compute_window_plan(shape, configuration, step) for shape in shapes]
-    views: int = 2 ** len(configuration.training.mirror_axes)
-    return views * sum(math.prod(map(len, layout.starts)) for layout in layouts)
+    return sum(count_passes(shape, configuration, DEFAULT_OPTIONS) for shape in shapes)
 
 
 def _measure_preprocessed(

@@ -14,7 +14,6 @@ from autoseg.errors import PlanError, PredictionError, Problem, VolumeError
 from autoseg.geometry import Grid
 from autoseg.inference.ensemble import Ensemble
 from autoseg.inference.options import PredictionOptions
-from autoseg.inference.restoring.restore_grid import retry_with_logits_in_ram
 from autoseg.postprocessing.application import postprocess_label_map
 from autoseg.processes.case_pool import Failure
 from autoseg.processes.progress import Progress
@@ -23,6 +22,7 @@ from autoseg.stages.staged_case import StagedCase
 from autoseg.volume_io import PROBABILITIES_ENDING, write_probabilities
 from autoseg.volume_io.dicom import SegmentedBy
 from autoseg.workflows.cases.loop import predict_each
+from autoseg.workflows.cases.network_features import measure_network_features
 from autoseg.workflows.predict.attention_maps import MapRecorder
 from autoseg.workflows.predict.found_images import FoundImages
 from autoseg.workflows.predict.prediction_folder import PredictionRecord, write_recorded
@@ -105,9 +105,8 @@ class ImageSteps:
             shape = (len(logits[0]), *grid.shape_voxels)
             with write_recorded(path, self.record) as temporary:
                 write_probabilities(temporary, shape, self.model.iterate_probabilities(logits, geometries))
-        features = retry_with_logits_in_ram(
-            lambda parts: self.estimator.measure(self.model, parts, read), logits, purpose="measuring its quality"
-        )
+        images = [member.image for member in read]
+        features = measure_network_features(images, logits, geometries[0], self.estimator.plan)
         label_map = self.model.restore_label_map(logits, geometries, decoding=self.options.decoding)
         return label_map, grid, features, maps
 

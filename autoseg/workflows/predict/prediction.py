@@ -39,6 +39,7 @@ from autoseg.workflows.predict.prediction_folder import (
     PredictionRecord,
     complete_record,
     lock_record,
+    read_record,
 )
 from autoseg.workflows.predict.quality import (
     QualityEstimator,
@@ -252,14 +253,17 @@ def _open_folder(
     wanted = record.outputs.keys()
     with lock_record(out):
         read_quality(out)  # before anything is removed or written
+        earlier = read_record(out)
         record = prepare_folder(out, record, overwrite=overwrite)
         write_document(out / RECORD_NAME, record)  # first: a plan alone would be taken for a run's
         write_document(out / PLAN_NAME, plan)
         merge_quality(out, estimator, model=record.model)
         if overwrite:  # still under the lock: others that predict into this folder may write maps from then on
-            kept = [strip_ending(name) for name in record.outputs.keys() - wanted]
+            made = wanted if earlier is None else wanted | earlier.outputs.keys()
+            kept = record.outputs.keys() - wanted
+            removed, others = ({strip_ending(name) for name in names} for names in (made - kept, kept))
             for folder in (MAPS_FOLDER, UNCERTAINTY_FOLDER):
-                remove_old_maps(out / folder, kept=kept)
+                remove_old_maps(out / folder, removed=removed, kept=others)
     return record
 
 

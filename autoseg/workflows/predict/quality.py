@@ -12,15 +12,13 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from jaxtyping import Float32, Integer
-from torch import Tensor
+from jaxtyping import Integer
 
 from autoseg import __version__
 from autoseg.document import parse_part, read_document, write_document
 from autoseg.errors import DocumentError
 from autoseg.fingerprint import Fingerprint
 from autoseg.geometry import Grid
-from autoseg.inference.ensemble import Ensemble
 from autoseg.inference.options import PredictionOptions
 from autoseg.plan.document import Plan
 from autoseg.postprocessing.rules import Rule
@@ -29,11 +27,8 @@ from autoseg.quality.calibration import CALIBRATION_NAME, QualityCalibration
 from autoseg.quality.distribution import FEWEST_VALUES, Distribution, describe_training_grids
 from autoseg.quality.estimates import CaseQuality, QualityReport, estimate_case
 from autoseg.quality.features import CaseFeatures, NetworkFeatures
-from autoseg.quality.images import measure_image
-from autoseg.quality.probabilities import average_probabilities, measure_probabilities
 from autoseg.quality.shapes import measure_shapes
 from autoseg.run_folder import RunFolder, translate_write_errors, write_text
-from autoseg.stages.staged_case import StagedCase
 from autoseg.untrusted.json_reading import parse_json
 from autoseg.workflows.predict.prediction_folder import QUALITY_NAME, lock_record
 from autoseg.workflows.select.model_choice import ModelChoice
@@ -62,21 +57,6 @@ class QualityEstimator:
     distribution: Distribution | None
     because: str
 
-    def measure(
-        self,
-        model: Ensemble,
-        logits: Sequence[Float32[Tensor, "class _z _y _x"]],
-        cases: Sequence[StagedCase],
-    ) -> NetworkFeatures:
-        """Measures a prediction while its logits are there."""
-        images = [case.image[: len(self.plan.channels)] for case in cases]
-        of_members = [
-            measure_probabilities(part, image, model.plan.labels) for part, image in zip(logits, images, strict=True)
-        ]
-        return NetworkFeatures(
-            image=measure_image(images[0], cases[0].geometry), probabilities=average_probabilities(of_members)
-        )
-
     def estimate(
         self, name: str, label_map: str, finished: Integer[np.ndarray, "z y x"], *, grid: Grid, network: NetworkFeatures
     ) -> CaseQuality:
@@ -87,7 +67,7 @@ class QualityEstimator:
             label_map: Name of its file.
             finished: Finished label map with the values of the dataset's files.
             grid: Grid of the file.
-            network: Features of `measure`.
+            network: Features of `measure_network_features`.
         """
         plan = self.plan
         axes = compute_plan_axes(grid, plan.orientation, plan.axis_permutation)

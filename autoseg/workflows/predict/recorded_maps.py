@@ -1,6 +1,6 @@
 """Maps of values from 0 to 1 that a prediction writes in a folder beside the label maps, several for each case."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -26,12 +26,19 @@ def write_maps(maps: Maps, grid: Grid) -> None:
         write_label_map(path, values, grid=grid, like=None)
 
 
-def remove_old_maps(folder: Path, *, kept: Sequence[str]) -> None:
-    """Removes the maps in a folder, but for those of the cases that are kept."""
-    beginnings = tuple(f"{case}_" for case in kept)
+def remove_old_maps(folder: Path, *, removed: Collection[str], kept: Collection[str]) -> None:
+    """Removes the maps of some cases in a folder; those of other cases, and files of no known case, are kept."""
+    known = {*removed, *kept}
     for path in folder.glob(f"*{MAP_ENDING}"):
-        if not path.name.startswith(beginnings):
+        if _find_case(path.name, known) in removed:
             path.unlink()
+
+
+def _find_case(name: str, cases: Collection[str]) -> str | None:
+    """Finds the case whose name is followed by the title of a map, the longest one; None if there is none."""
+    words = name.split("_")
+    beginnings = ("_".join(words[:count]) for count in range(len(words) - 1, 0, -1))
+    return next((beginning for beginning in beginnings if beginning in cases), None)
 
 
 def check_no_maps(folder: Path, *, kind: str, flag: str) -> None:

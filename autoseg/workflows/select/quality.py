@@ -25,8 +25,8 @@ from autoseg.preprocessing.case import compute_plan_axes
 from autoseg.processes.case_pool import Failure, list_problems, run_over_cases
 from autoseg.processes.progress import Progress
 from autoseg.quality.calibration import CALIBRATION_NAME, QualityCalibration, ScoredCase, fit_calibration
-from autoseg.quality.features import CaseFeatures, NetworkFeatures
-from autoseg.quality.shapes import MM3_PER_ML, measure_shapes
+from autoseg.quality.features import MM3_PER_ML, CaseFeatures, NetworkFeatures
+from autoseg.quality.shapes import measure_shapes
 from autoseg.run_folder import RunFolder
 from autoseg.workflows.cases.loop import CaseOutput, complete_cases, predict_preprocessed_cases
 from autoseg.workflows.cases.network_features import average_features

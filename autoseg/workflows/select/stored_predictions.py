@@ -4,7 +4,7 @@ An interrupted call continues, and a training that was repeated makes exactly it
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Final, Literal
@@ -15,11 +15,11 @@ from jaxtyping import Integer
 from autoseg.document import Document, read_document, write_document
 from autoseg.errors import DocumentError
 from autoseg.file_endings import label_map_ending
-from autoseg.geometry import Grid
+from autoseg.geometry import Grid, IntTriple
 from autoseg.inference.ensemble import check_members_compatible
 from autoseg.inference.model import SegmentationModel, load_model
 from autoseg.inference.options import PredictionOptions
-from autoseg.inference.sliding_window.windows import count_windows
+from autoseg.inference.sliding_window.windows import count_passes
 from autoseg.plan.document import ConfigurationPlan
 from autoseg.quality.features import NetworkFeatures
 from autoseg.run_folder import RunFolder
@@ -29,7 +29,6 @@ from autoseg.volume_io import write_label_map
 from autoseg.workflows.cases.loop import CaseOutput
 from autoseg.workflows.cases.network_features import (
     StoredFeatures,
-    average_features,
     find_sources,
     measure_network_features,
     read_features,
@@ -112,6 +111,8 @@ class VariantJob:
         members: One configuration, or two whose probabilities are averaged.
         cases: Cases that all of them hold out.
         pruned_depth: Depth to which the networks of the only member are pruned; None for whole ones.
+        device: Device that predicts.
+        shapes_voxels: Shapes of preprocessed cases that were opened, by configuration and case.
     """
 
     run: RunFolder
@@ -119,6 +120,7 @@ class VariantJob:
     cases: tuple[str, ...]
     pruned_depth: int | None = None
     device: str = "auto"
+    shapes_voxels: dict[tuple[str, str], IntTriple] = field(default_factory=dict)
 
     @property
     def configurations(self) -> tuple[str, ...]:
@@ -192,27 +194,28 @@ class VariantJob:
 
     def count_passes(self, options: PredictionOptions) -> float:
         """Counts the patches that the network of one fold computes for a case on average; of all members together."""
-        counts = [_count_passes(self.run, member, case, options) for member in self.members for case in self.cases]
+        counts = [
+            count_passes(self._find_shape(member, case), get_configuration(member), options)
+            for member in self.members
+            for case in self.cases
+        ]
         return sum(counts) / len(self.cases)
+
+    def _find_shape(self, member: HeldOut, case: str) -> IntTriple:
+        """Finds the shape of a preprocessed case, which is opened once."""
+        key = (member.configuration, case)
+        if key not in self.shapes_voxels:
+            opened = open_training_case(self.run, member.plan, member.configuration, case)
+            self.shapes_voxels[key] = opened.geometry.resampled_shape_voxels
+        return self.shapes_voxels[key]
 
 
 def measure_outputs(outputs: Sequence[CaseOutput]) -> NetworkFeatures:
     """Measures the logits of all members; features of a pair are the means of both."""
-    return average_features(
-        [
-            measure_network_features(output.image, output.logits, output.geometry, output.model.plan)
-            for output in outputs
-        ]
-    )
+    images, logits = [output.image for output in outputs], [output.logits for output in outputs]
+    return measure_network_features(images, logits, outputs[0].geometry, outputs[0].model.plan)
 
 
 def get_configuration(member: HeldOut) -> ConfigurationPlan:
     """Returns the plan of a configuration."""
     return member.plan.configurations[member.configuration]
-
-
-def _count_passes(run: RunFolder, member: HeldOut, case: str, options: PredictionOptions) -> int:
-    configuration = get_configuration(member)
-    shape = open_training_case(run, member.plan, member.configuration, case).geometry.resampled_shape_voxels
-    views = 2 ** len(configuration.training.mirror_axes) if options.mirroring else 1
-    return count_windows(shape, configuration, options.step_fraction) * views

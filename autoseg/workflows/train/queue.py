@@ -5,11 +5,10 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
 
 from autoseg.errors import RunError
 from autoseg.places.local import Devices, ThisComputer
-from autoseg.places.place import Place, Resources, Task, TaskPhase, TaskState
+from autoseg.places.place import FAILURES, Place, Resources, Task, TaskState
 from autoseg.processes.fold_lock import find_holder
 from autoseg.processes.signals import StopRequest
 from autoseg.run_folder import RunFolder
@@ -19,8 +18,6 @@ from autoseg.workflows.train.fold_options import compute_loader_count
 from autoseg.workflows.train.interruption import describe_kept, describe_queue_continuation
 from autoseg.workflows.train.request import TrainingRequest
 from autoseg.workflows.train.units import Unit, is_up_to_date, limit_request, list_arguments
-
-FAILURES: Final = frozenset[TaskPhase](["failed", "stopped", "lost"])
 
 
 @dataclass(slots=True, kw_only=True)

@@ -173,6 +173,23 @@ def test_old_maps_are_removed_before_another_prediction_may_write_new_ones(make_
     assert held == [True, True]
 
 
+def test_overwriting_removes_the_maps_of_what_is_predicted_anew_and_no_others(make_run, images):
+    run, folder = make_run(), images.with_name("more")
+    for name in ("case", "case_2", "other"):
+        write_case(folder, FLAT, name)
+    out = predict(run, folder, uncertainty=True)
+    maps = out / "uncertainty"
+    (maps / "mine_entropy.nii.gz").write_bytes(b"mine")
+    before = {path.name: path.stat().st_mtime_ns for path in maps.iterdir()}
+    predict(run, images, uncertainty=True, overwrite=True)
+    after = {path.name: path.stat().st_mtime_ns for path in maps.iterdir()}
+    anew = {"case_entropy.nii.gz", "case_disagreement.nii.gz"}
+    assert {name for name in before if after[name] != before[name]} == anew
+    predict(run, images, uncertainty=True, overwrite=True, options=PredictionOptions(mirroring=False))
+    assert {path.name for path in out.glob("*.nii.gz")} == {"case.nii.gz"}
+    assert {path.name for path in maps.iterdir()} == anew | {"mine_entropy.nii.gz"}  # none without its label map
+
+
 def test_attention_and_uncertainty_are_not_recorded_at_once(make_run, images):
     with pytest.raises(PredictionError, match="cannot be recorded at once; leave out --attention-maps"):
         predict(make_run(), images, uncertainty=True, attention_maps=True)

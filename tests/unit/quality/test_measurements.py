@@ -47,8 +47,8 @@ def test_a_held_out_case_is_measured_in_ram_where_the_device_is_full(caplog) -> 
     logits, image = make_logits()
     plan = build_plan({"3d_fullres": build_configuration((8, 8, 8))}, labels=LABELS)
     geometry = build_geometry(SHAPE)
-    expected = measure_network_features(image, logits, geometry, plan)
-    assert measure_network_features(image, logits.as_subclass(FullDeviceTensor), geometry, plan) == expected
+    expected = measure_network_features([image], [logits], geometry, plan)
+    assert measure_network_features([image], [logits.as_subclass(FullDeviceTensor)], geometry, plan) == expected
     assert "ran out of memory; measuring its quality on the CPU" in caplog.text
 
 

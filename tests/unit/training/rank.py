@@ -34,10 +34,10 @@ def main(folder: Path) -> None:
     torch.set_num_threads(1)
     content = read_json(folder / "trainings.json")
     device = torch.device("cpu")
-    stop = StopRequest()
-    with join_process_group(device) as process_group, stop.handle_signals():
-        losses = {}
+    with join_process_group(device) as process_group:
+        losses, ends = {}, {}
         for name, (plan, labels) in content["trainings"].items():
+            stop = StopRequest()
             events = train(
                 parse_part(plan, ConfigurationPlan, where=name),
                 TrainingData(
@@ -57,8 +57,13 @@ def main(folder: Path) -> None:
                     stop=stop,
                 ),
             )
-            losses[name] = [event.loss for event in pass_on(events, content.get("asked"), rank=process_group.rank)]
-        (folder / f"losses_{process_group.rank}.json").write_text(json.dumps(losses))
+            try:
+                with stop.handle_signals():
+                    asked = pass_on(events, content["asked"].get(name), rank=process_group.rank)
+                    losses[name] = [event.loss for event in asked]
+            except KeyboardInterrupt as interruption:
+                ends[name] = type(interruption).__name__
+        (folder / f"told_{process_group.rank}.json").write_text(json.dumps({"losses": losses, "ends": ends}))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ def find_free_port():
         return free.getsockname()[1]
 
 
-def run_ranks(folder, count, *, codes=None):
+def run_ranks(folder, count):
     process_group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(find_free_port()), "WORLD_SIZE": str(count)}
     ranks = [
         subprocess.Popen(
@@ -45,7 +45,8 @@ def run_ranks(folder, count, *, codes=None):
         for rank in range(count)
     ]
     errors = [process.communicate(timeout=280)[1] for process in ranks]
-    assert [process.returncode for process in ranks] == (codes or [0] * count), errors
+    assert [process.returncode for process in ranks] == [0] * count, errors
+    return [json.loads((folder / f"told_{rank}.json").read_text()) for rank in range(count)]
 
 
 @pytest.fixture
@@ -89,54 +90,58 @@ def train_alone(folder, plan, labels, channels, *, data_folder, fold):
     return [event.loss for event in events if isinstance(event, IterationDone)]
 
 
-def test_two_processes_learn_what_one_learns_from_the_whole_batch(
-    variants, channels, fold, *, data_folder, partly_annotated, tmp_path
-):
-    data = {name: partly_annotated if name == "ignore" else data_folder for name in variants}
-    content = {
-        "trainings": {
-            name: (plan.model_dump(mode="json"), labels.model_dump(mode="json"))
-            for name, (plan, labels) in variants.items()
-        },
-        "channels": [channel.model_dump(mode="json") for channel in channels],
-        "data": {name: str(folder) for name, folder in data.items()},
-        "fold": fold.model_dump(mode="json"),
-    }
-    (tmp_path / "trainings.json").write_text(json.dumps(content))
-    run_ranks(tmp_path, 2)
-    together = [json.loads((tmp_path / f"losses_{rank}.json").read_text()) for rank in (0, 1)]
+@pytest.fixture(scope="module")
+def outcome():
+    """What the processes did, and where."""
+    return {}
+
+
+@pytest.fixture
+def together(outcome, variants, channels, fold, *, data_folder, partly_annotated, tmp_path):
+    """All trainings in two processes, which load their libraries once for all tests; two are asked to end."""
+    if not outcome:
+        plan, labels = variants["batch_dice"]
+        longer = plan.model_copy(update={"training": plan.training.model_copy(update={"iterations_per_epoch": 4})})
+        trainings = variants | dict.fromkeys(("asked 0", "asked 1"), (longer, labels))
+        content = {
+            "trainings": {
+                name: (plan.model_dump(mode="json"), labels.model_dump(mode="json"))
+                for name, (plan, labels) in trainings.items()
+            },
+            "channels": [channel.model_dump(mode="json") for channel in channels],
+            "data": {name: str(partly_annotated if name == "ignore" else data_folder) for name in trainings},
+            "fold": fold.model_dump(mode="json"),
+            "asked": {"asked 0": [0, 1], "asked 1": [1, 1]},
+        }
+        (tmp_path / "trainings.json").write_text(json.dumps(content))
+        outcome |= {"folder": tmp_path, "told": run_ranks(tmp_path, 2), "data": content["data"]}
+    return SimpleNamespace(**outcome)
+
+
+def test_two_processes_learn_what_one_learns_from_the_whole_batch(together, variants, channels, fold, *, tmp_path):
     for name, (plan, labels) in variants.items():
         alone = FoldFolder(tmp_path / "alone" / name)
-        losses = train_alone(alone, plan, labels, channels, data_folder=data[name], fold=fold)
+        losses = train_alone(alone, plan, labels, channels, data_folder=Path(together.data[name]), fold=fold)
         assert len(losses) == 3 * plan.training.epochs
-        for rank in (0, 1):
-            assert together[rank][name] == pytest.approx(losses, abs=1e-4), name
-        expected, found = (read_checkpoint(folder.final_checkpoint) for folder in (alone, FoldFolder(tmp_path / name)))
+        for told in together.told:
+            assert told["losses"][name] == pytest.approx(losses, abs=1e-4), name
+        output = FoldFolder(together.folder / name)
+        expected, found = (read_checkpoint(folder.final_checkpoint) for folder in (alone, output))
         for key, value in expected.tensors.items():
             torch.testing.assert_close(found.tensors[key], value, rtol=0, atol=1e-4)
         dice = [[record.pseudo_dice for record in file.description.history] for file in (expected, found)]
         assert dice[0] == dice[1]
-        log = FoldFolder(tmp_path / name).training_log.read_text().splitlines()
+        log = output.training_log.read_text().splitlines()
         assert len(log) == plan.training.epochs  # written once, by the leader
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_when_one_of_two_processes_is_asked_to_end_both_end_in_the_same_iteration_and_the_leader_saves(
-    variants, channels, fold, *, data_folder, tmp_path, rank
-):
-    plan, labels = variants["batch_dice"]
-    longer = plan.model_copy(update={"training": plan.training.model_copy(update={"iterations_per_epoch": 4})})
-    content = {
-        "trainings": {"x": (longer.model_dump(mode="json"), labels.model_dump(mode="json"))},
-        "channels": [channel.model_dump(mode="json") for channel in channels],
-        "data": {"x": str(data_folder)},
-        "fold": fold.model_dump(mode="json"),
-        "asked": [rank, 1],
-    }
-    (tmp_path / "trainings.json").write_text(json.dumps(content))
+def test_when_one_of_two_processes_is_asked_to_end_both_end_in_the_same_iteration_and_the_leader_saves(together, rank):
+    name = f"asked {rank}"
     # The one that got SIGTERM ends with StopSignal, as an error of the program; the other with a KeyboardInterrupt.
-    run_ranks(tmp_path, 2, codes=[1 if other == rank else -signal.SIGINT for other in (0, 1)])
-    assert read_checkpoint(FoldFolder(tmp_path / "x").latest_checkpoint).description.reached == (0, 3)
+    ends = [told["ends"][name] for told in together.told]
+    assert ends == ["StopSignal" if other == rank else "KeyboardInterrupt" for other in (0, 1)]
+    assert read_checkpoint(FoldFolder(together.folder / name).latest_checkpoint).description.reached == (0, 3)
 
 
 @pytest.mark.parametrize(

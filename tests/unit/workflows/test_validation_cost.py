@@ -94,13 +94,13 @@ def test_mirrored_views_are_worth_more_than_overlap_and_overlap_more_than_cases(
 
 @pytest.mark.parametrize("count", [10, 100])
 def test_windows_are_counted_a_few_times_for_each_case_however_many_choices_there_are(count, monkeypatch):
-    compute, calls = validation_cost.compute_window_plan, []
+    compute, calls = validation_cost.count_windows, []
 
     def count_and_compute(*arguments):
         calls.append(arguments)
         return compute(*arguments)
 
-    monkeypatch.setattr(validation_cost, "compute_window_plan", count_and_compute)
+    monkeypatch.setattr(validation_cost, "count_windows", count_and_compute)
     names = [f"case_{index}" for index in range(count)]
     cost = replace(make_cost(), shapes_voxels=dict.fromkeys(names, (1, 256, 256)))
     assert len(fit_validation(cost, names, limit_seconds=0.1).cases) == 1

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -273,6 +274,13 @@ def test_networks_predict_variants_as_they_predict_new_images_and_an_interrupted
     )
 
 
+def test_held_out_cases_are_opened_once_to_count_windows(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = open_job(run)
+    passes = job.count_passes(PLAIN)
+    monkeypatch.setattr(stored_predictions, "open_training_case", None)
+    assert job.count_passes(replace(PLAIN, mirroring=True)) == 4 * passes
+
+
 def test_a_pair_is_measured_as_one_beside_its_members_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = ("2d", "2d_other")
     run = write_run(tmp_path / "run", mirror_axes=(0,), patch_voxels=(24, 16), names=names)
@@ -295,7 +303,7 @@ def test_a_pair_is_measured_as_one_beside_its_members_alone(tmp_path: Path, monk
         image = read_network_input(case, member.plan, member.configuration)
         logits.append(member.predict_preprocessed(image, options=PLAIN))
         geometries.append(case.geometry)
-        features.append(measure_network_features(image, logits[-1], case.geometry, member.plan))
+        features.append(measure_network_features([image], [logits[-1]], case.geometry, member.plan))
     found = read_label_map(job.list_jobs(PLAIN)[CASES.index("d")].prediction).array
     np.testing.assert_array_equal(found, ensemble.restore_label_map(logits, geometries))
     assert job.read_features(job.find_folder(PLAIN), "d") == average_features(features)
