@@ -74,6 +74,10 @@ class ConfigurationPlan(Part):
         problems = find_problems(self.training.transforms, self.dimensions, has_previous_stage=has_previous_stage)
         if problems:
             raise ValueError("; ".join(problems))
+        unfit = self.training.objective.find_problem(self.network)
+        if unfit is not None:
+            msg = f"training.{unfit}"
+            raise ValueError(msg)
         if self.network.dimensions != self.dimensions:
             msg = f"network.dimensions must be {self.dimensions}"
             raise ValueError(msg)

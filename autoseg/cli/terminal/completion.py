@@ -65,6 +65,7 @@ ARCHITECTURES = (
     "densenet161_unet",
     "h_dense_unet",
     "sau_net",
+    "latent_diffusion",
 )
 LOSSES = (
     "dice",

@@ -1,6 +1,6 @@
 """Segmentation by latent diffusion in a single step (Lin et al. 2024, arXiv:2406.18361)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import ceil
 
 import torch
@@ -93,6 +93,10 @@ class LatentDiffusion(SegmentationNetwork):
         nn.init.zeros_(self.denoiser.head.get_parameter("weight"))
         with torch.no_grad():
             self.noise.copy_(torch.randn(self.noise.shape, generator=generator))
+
+    def load_label_autoencoder(self, weights: Mapping[str, Tensor]) -> None:
+        """Takes the weights of the autoencoder."""
+        self.autoencoder.load_state_dict(weights)
 
     @property
     def output_weights(self) -> tuple[float, ...]:
