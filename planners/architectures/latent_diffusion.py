@@ -12,8 +12,8 @@ from planners.rules.topology import Topology
 
 LATENT_CHANNELS: Final = 4  # as published
 FEWEST_LATENT_VOXELS: Final = 20
-"""Along the shortest axis of a patch that the autoencoder halves (guess): a patch of 40 voxels is halved once, one of
-128 twice. On Hippocampus latents at a quarter reconstructed held-out labels with a Dice of 0.92 after 225 iterations."""
+"""Along the shortest axis that the autoencoder halves (guess): a patch of 40 voxels is halved once, one of 128 twice.
+On Hippocampus latents at a quarter reconstructed held-out labels with a Dice of 0.92 after 225 iterations."""
 MOST_HALVINGS: Final = 3  # as published
 LATENT_NOISE: Final = 0.1  # guess, of latents between -1 and 1
 WIDTH: Final = 64  # of the denoiser's first stage; guess: 192 as published, with the weights of Stable Diffusion

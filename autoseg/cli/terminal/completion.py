@@ -81,6 +81,7 @@ LOSSES = (
     "exponential_logarithmic",
     "boundary",
     "cldice",
+    "shape_prior",
 )
 LAYOUTS = (
     "synapse",

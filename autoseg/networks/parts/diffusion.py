@@ -1,6 +1,6 @@
 """Gaussian diffusion: noise that is added in steps, and the way back (Ho et al. 2020, arXiv:2006.11239).
 
-Steps are numbered from 1 to the number of steps; "after step 0" there is no noise. Closed forms are computed in float64.
+Steps are numbered from 1; after step 0 there is no noise. Closed forms are computed in float64.
 """
 
 from collections.abc import Callable, Sequence
@@ -53,20 +53,29 @@ class Diffusion:
         return torch.cat((self.variances.new_ones(1), (1 - self.variances).cumprod(0)))
 
     def add_noise(
-        self, start: Float[Tensor, "batch *rest"], steps: Int[Tensor, " batch"], noise: Float[Tensor, "batch *rest"]
-    ) -> Float[Tensor, "batch *rest"]:
+        self,
+        start: Float[Tensor, "batch channel *space"],
+        steps: Int[Tensor, " batch"],
+        noise: Float[Tensor, "batch channel *space"],
+    ) -> Float[Tensor, "batch channel *space"]:
         """Adds the noise of all steps up to the given ones at once."""
         return self._take(self.kept.sqrt(), steps, start) * start + self._take(self._lost, steps, start) * noise
 
     def predict_start(
-        self, noisy: Float[Tensor, "batch *rest"], steps: Int[Tensor, " batch"], noise: Float[Tensor, "batch *rest"]
-    ) -> Float[Tensor, "batch *rest"]:
+        self,
+        noisy: Float[Tensor, "batch channel *space"],
+        steps: Int[Tensor, " batch"],
+        noise: Float[Tensor, "batch channel *space"],
+    ) -> Float[Tensor, "batch channel *space"]:
         """Computes the data from noisy data and its noise."""
         return (noisy - self._take(self._lost, steps, noisy) * noise) / self._take(self.kept.sqrt(), steps, noisy)
 
     def predict_noise(
-        self, noisy: Float[Tensor, "batch *rest"], steps: Int[Tensor, " batch"], start: Float[Tensor, "batch *rest"]
-    ) -> Float[Tensor, "batch *rest"]:
+        self,
+        noisy: Float[Tensor, "batch channel *space"],
+        steps: Int[Tensor, " batch"],
+        start: Float[Tensor, "batch channel *space"],
+    ) -> Float[Tensor, "batch channel *space"]:
         """Computes the noise from noisy data and the data."""
         return (noisy - self._take(self.kept.sqrt(), steps, noisy) * start) / self._take(self._lost, steps, noisy)
 
