@@ -63,11 +63,6 @@ class FoldFolder:
         return self.root / "import.json"
 
     @property
-    def label_autoencoder(self) -> Path:
-        """Folder of the label autoencoder that was trained before the network; absent where the plan needs none."""
-        return self.root / "label_autoencoder"
-
-    @property
     def training_log(self) -> Path:
         """One JSON object per epoch."""
         return self.root / "training_log.jsonl"

@@ -4,14 +4,9 @@ from math import ceil
 from typing import Final
 
 from autoseg.plan.document import ConfigurationPlan
-from autoseg.plan.losses import (
-    CrossEntropyTerm,
-    DiceTerm,
-    LatentDiffusionObjective,
-    ReconstructionObjective,
-    ShapePriorObjective,
-)
+from autoseg.plan.losses import CrossEntropyTerm, DiceTerm
 from autoseg.plan.network.base import NetworkPlan
+from autoseg.plan.objectives import LatentDiffusionObjective, ReconstructionObjective, ShapePriorObjective
 from autoseg.plan.training import CosineSchedule
 
 ITERATIONS_PER_EPOCH: Final = 50

@@ -5,8 +5,9 @@ from typing import Final
 from autoseg.fingerprint import Fingerprint
 from autoseg.plan.decisions import Decision
 from autoseg.plan.document import ConfigurationPlan
-from autoseg.plan.losses import ObjectivePlan, SegmentationObjective, ShapePriorObjective
+from autoseg.plan.losses import ObjectivePlan, SegmentationObjective
 from autoseg.plan.network import StagedNetworkPlan
+from autoseg.plan.objectives import ShapePriorObjective
 from planners.architectures.latent_diffusion import build_autoencoder, choose_halvings
 from planners.losses.rule import Terms
 from planners.rules.topology import Topology

@@ -4,8 +4,8 @@ from typing import Final
 
 from autoseg.plan.augmentation import TransformPlan
 from autoseg.plan.decisions import Decision, Reason
-from autoseg.plan.losses import LatentDiffusionObjective
 from autoseg.plan.network import LatentDiffusionPlan, NetworkPlan
+from autoseg.plan.objectives import LatentDiffusionObjective
 from autoseg.plan.reference import build_reference_training
 from autoseg.plan.training import TrainingPlan
 from planners.reasons import record

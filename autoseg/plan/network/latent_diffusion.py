@@ -61,7 +61,7 @@ class LatentDiffusionPlan(NetworkPlan):
         vision_features_per_stage: Channels of the encoder of the image, which has the stages of the autoencoder's.
         denoiser: The network that estimates the noise or the latents.
         diffusion: The forward process.
-        estimate: What the denoiser estimates: the "noise", or the "latent" without noise.
+        estimate: Quantity that the denoiser estimates: the "noise", or the "latent" without noise.
         noise_grid: Extents of the noise with which prediction begins: those of the latents of the planned patch. It is
             repeated for other patches.
     """

@@ -8,8 +8,8 @@ from torch import Tensor
 from autoseg.labels import LabelScheme
 from autoseg.networks.network import SegmentationNetwork
 from autoseg.plan.document import ConfigurationPlan
-from autoseg.plan.losses import LatentDiffusionObjective
 from autoseg.plan.network.latent_diffusion import LatentDiffusionPlan
+from autoseg.plan.objectives import LatentDiffusionObjective
 from autoseg.runtime.distributed import BatchPart
 from autoseg.training.data.batch import Batch
 from autoseg.training.losses.targets import build_output_masks

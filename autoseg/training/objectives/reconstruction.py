@@ -8,8 +8,8 @@ from autoseg.plan.document import ConfigurationPlan
 from autoseg.runtime.distributed import BatchPart
 from autoseg.training.data.batch import Batch
 from autoseg.training.losses.targets import build_output_masks
+from autoseg.training.losses.weighted_sum import WeightedLoss
 from autoseg.training.objectives.objective import NetworkCall, Objective
-from autoseg.training.objectives.segmentation import Segmentation
 
 
 class Reconstruction(Objective):
@@ -19,11 +19,11 @@ class Reconstruction(Objective):
         self, plan: ConfigurationPlan, labels: LabelScheme, network: SegmentationNetwork, *, part: BatchPart, seed: int
     ) -> None:
         super().__init__()
+        del network, seed
         self.labels = labels
-        self.segmentation = Segmentation(plan, labels, network, part=part, seed=seed)
+        self.loss = WeightedLoss(terms=plan.training.losses, labels=labels, spacing_mm=plan.spacing_mm, part=part)
 
     def forward(self, network: NetworkCall, batch: Batch) -> tuple[Tensor, Tensor]:
         """Calls the network once, on label maps in place of images."""
-        masks = build_output_masks(batch.label_map, self.labels)
-        loss, logits = self.segmentation(network, Batch(image=masks, label_map=batch.label_map))
-        return loss, logits
+        logits = network(build_output_masks(batch.label_map, self.labels))[0]
+        return self.loss((logits,), batch.label_map, (1.0,), progress=self.progress), logits

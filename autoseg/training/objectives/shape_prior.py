@@ -9,12 +9,12 @@ from autoseg.labels import LabelScheme
 from autoseg.networks.families.label_autoencoder import LabelAutoencoder
 from autoseg.networks.network import SegmentationNetwork
 from autoseg.plan.document import ConfigurationPlan
-from autoseg.plan.losses import ShapePriorObjective
+from autoseg.plan.objectives import ShapePriorObjective
 from autoseg.runtime.distributed import BatchPart
 from autoseg.training.data.batch import Batch
 from autoseg.training.losses.targets import build_output_masks, find_valid_voxels
+from autoseg.training.losses.weighted_sum import WeightedLoss
 from autoseg.training.objectives.objective import NetworkCall, Objective
-from autoseg.training.objectives.segmentation import Segmentation
 
 
 class ShapePrior(Objective):
@@ -27,9 +27,11 @@ class ShapePrior(Objective):
         self, plan: ConfigurationPlan, labels: LabelScheme, network: SegmentationNetwork, *, part: BatchPart, seed: int
     ) -> None:
         super().__init__()
+        del seed
         assert isinstance(plan.training.objective, ShapePriorObjective), "the table of objectives says so"
         self.weight, self.labels, self.part = plan.training.objective.shape_prior_weight, labels, part
-        self.segmentation = Segmentation(plan, labels, network, part=part, seed=seed)
+        self.loss = WeightedLoss(terms=plan.training.losses, labels=labels, spacing_mm=plan.spacing_mm, part=part)
+        self.output_weights, self.output_targets = network.output_weights, network.output_targets
         with torch.random.fork_rng(devices=[]):  # the network draws the same numbers with and without the prior
             autoencoder = LabelAutoencoder(plan.training.objective.autoencoder)
         self._frozen = (autoencoder.requires_grad_(requires_grad=False).eval(),)  # a tuple hides it from the state
@@ -38,17 +40,19 @@ class ShapePrior(Objective):
         """Takes the weights of the autoencoder."""
         self._frozen[0].load_state_dict(weights)
 
-    def find_capture_problem(self) -> str | None:
-        """Finds what the loss terms say."""
-        return self.segmentation.find_capture_problem()
-
     def forward(self, network: NetworkCall, batch: Batch) -> tuple[Tensor, Tensor]:
         """Calls the network once."""
-        self.segmentation.progress = self.progress
-        loss, logits = self.segmentation(network, batch)
+        outputs = network(batch.image)
+        loss = self.loss(
+            outputs,
+            batch.label_map,
+            self.output_weights,
+            output_targets=self.output_targets,
+            progress=self.progress,
+        )
         if self.weight > 0:
-            loss = loss + self.weight * self._compare_shapes(logits.float(), batch.label_map)
-        return loss, logits
+            loss = loss + self.weight * self._compare_shapes(outputs[0].float(), batch.label_map)
+        return loss, outputs[0]
 
     def _compare_shapes(self, logits: Tensor, label_map: Tensor) -> Tensor:
         """Computes the mean squared difference of latents; ignored voxels are taken to be predicted perfectly."""

@@ -18,6 +18,7 @@ from autoseg.training.options import Length, TrainingOptions
 from autoseg.training.trainer import train
 
 LARGEST_BUDGET_SHARE: Final = 0.2  # of a budget; the network gets what is left
+FOLDER_NAME: Final = "label_autoencoder"  # in the folder of the fold
 SUFFICIENT_DICE: Final = 0.98  # of held-out patches; no network can be better than what the latents can describe
 
 
@@ -31,7 +32,7 @@ def train_label_autoencoder(
     Args:
         plan: The configuration.
         data: Data of the fold.
-        folder: Folder of the autoencoder's files.
+        folder: Folder of the fold, in which the autoencoder gets one of its own.
         options: Options of the training of the network, whose budget it shares.
 
     Returns:
@@ -43,7 +44,7 @@ def train_label_autoencoder(
     own_plan = plan_autoencoder_training(plan)
     if own_plan is None:
         return None
-    output = FoldFolder(folder)
+    output = FoldFolder(folder / FOLDER_NAME)
     own = replace(
         options,
         initial_weights=None,

@@ -187,7 +187,7 @@ def start_training(job: FoldJob, options: TrainingOptions) -> Iterator[Event]:
         previous=job.previous,
     )
     plan, folder = job.configuration_plan, job.folder
-    prior = train_label_autoencoder(plan, data, folder=folder.label_autoencoder, options=options)
+    prior = train_label_autoencoder(plan, data, folder=folder.root, options=options)
     return train(plan, data, output=folder, options=replace(options, label_autoencoder=prior))
 
 

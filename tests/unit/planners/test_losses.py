@@ -103,7 +103,7 @@ def test_a_shape_prior_adds_latents_of_an_autoencoder_to_the_usual_or_other_term
     assert "label autoencoder, which is trained first" in find_reason(alone, "2d: loss")
 
 
-@pytest.mark.parametrize("architecture", ["latent_diffusion", "primus_s", "u_net_valid"])
+@pytest.mark.parametrize("architecture", ["latent_diffusion", "primus_s"])
 def test_a_shape_prior_is_refused_for_networks_without_its_strides(architecture):
     machine = Machine(accelerator_memory_gb=None, throughput=HOST)
     planner = find_planner("default", architecture, loss="shape_prior")

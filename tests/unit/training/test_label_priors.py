@@ -14,8 +14,9 @@ from autoseg.networks.families.latent_diffusion import LatentDiffusion, tile
 from autoseg.plan import ConfigurationPlan
 from autoseg.plan import label_prior as plan_label_prior
 from autoseg.plan.label_prior import plan_autoencoder_training
-from autoseg.plan.losses import LatentDiffusionObjective, SegmentationObjective, ShapePriorObjective
+from autoseg.plan.losses import SegmentationObjective
 from autoseg.plan.network import LatentDiffusionPlan
+from autoseg.plan.objectives import LatentDiffusionObjective, ShapePriorObjective
 from autoseg.run_folder import FoldFolder
 from autoseg.training.budget.pace import Budget
 from autoseg.training.data.batch import Batch
@@ -268,7 +269,7 @@ def test_an_autoencoder_is_trained_once_and_an_interrupted_training_of_it_is_res
     monkeypatch.setattr(label_prior, "train", be_interrupted)
     with pytest.raises(KeyboardInterrupt):
         train_prior(latent_plan, training_data, tmp_path / "parts")
-    assert not FoldFolder(tmp_path / "parts").final_checkpoint.exists()
+    assert not FoldFolder(tmp_path / "parts" / label_prior.FOLDER_NAME).final_checkpoint.exists()
     monkeypatch.setattr(label_prior, "train", own_train)
     resumed = train_prior(latent_plan, training_data, tmp_path / "parts")
     assert resumed is not None
