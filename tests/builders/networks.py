@@ -257,7 +257,6 @@ VARIANTS: Final[tuple[tuple[str, str, dict[str, Any]], ...]] = (
         "of Stable Diffusion",
         {"latents": "gaussian", "latent_noise": 0.0, "has_attention": True, "blocks_per_stage": 2},
     ),
-    ("latent_diffusion", "of noise", {"estimate": "noise"}),
 )
 """Networks of other families by what else is special about them: the family, words, fields."""
 SMALL_NETWORKS: Final[dict[str, dict[str, Any]]] = {

@@ -86,9 +86,10 @@ def test_an_autoencoder_learns_label_maps_whatever_the_images(plan_configuration
     assert run_training_step(twin, changed) == losses[0]
 
 
-@pytest.mark.parametrize("name", ["latent_diffusion", "latent_diffusion of noise"])
-def test_latent_diffusion_trains_all_but_the_autoencoder(plan_configuration, name: str) -> None:
-    learner = build_learner(plan_with(plan_configuration, name, LATENT), LABELS, device=CPU, seed=0)
+@pytest.mark.parametrize("estimate", ["latent", "noise"])
+def test_latent_diffusion_trains_all_but_the_autoencoder(plan_configuration, estimate: str) -> None:
+    plan = plan_with(plan_configuration, "latent_diffusion", LATENT, estimate=estimate)
+    learner = build_learner(plan, LABELS, device=CPU, seed=0)
     before = {key: value.clone() for key, value in learner.network.state_dict().items()}
     for number in range(3):
         take_step(learner, number)
@@ -120,13 +121,14 @@ def test_the_loss_of_latents_is_zero_for_the_true_ones(plan_configuration) -> No
 
 
 def test_both_estimates_lead_from_the_true_noise_to_the_true_latents(plan_configuration) -> None:
-    for name in ("latent_diffusion", "latent_diffusion of noise"):
-        network = build_network(build_small_network_plan(name, 2), torch.Generator().manual_seed(0))
+    for estimate in ("latent", "noise"):
+        plan = build_small_network_plan("latent_diffusion", 2, estimate=estimate)
+        network = build_network(plan, torch.Generator().manual_seed(0))
         assert isinstance(network, LatentDiffusion)
         masks = build_output_masks(draw_batch().label_map, LABELS)
         start = network.autoencoder.encode(masks)
         noise, steps = torch.randn_like(start), torch.tensor([3, 10])
-        network.denoiser.forward = lambda noisy, steps, own=(start if "of" not in name else noise): own
+        network.denoiser.forward = lambda noisy, steps, own=(start if estimate == "latent" else noise): own
         outputs = network(draw_batch().image, masks, noise, steps)
         torch.testing.assert_close(outputs[1], start, rtol=0, atol=1e-4)
         torch.testing.assert_close(outputs[3], noise, rtol=0, atol=1e-4)
