@@ -17,7 +17,7 @@ from planners.rules.memory import MemoryBudget, compute_budget, estimate_feature
 from planners.rules.patch_size import choose_border, choose_patch_size, compute_initial_patch
 from planners.rules.resampling import choose_resampling
 from planners.rules.topology import FEWEST_STAGES, UNET_TOPOLOGY, Topology, TopologyRule
-from planners.rules.training import build_training
+from planners.rules.training import build_training, choose_objective, list_objective_reasons
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +122,9 @@ def choose_configuration(
     augmentation = choose_augmentation(topology.patch_voxels)
     resampling = choose_resampling(dataset.spacing_mm, dataset.distance_unit)
     border = choose_border(network)
+    training = choose_objective(
+        build_training(batch_size=batch_size.value, batch_dice=batch_dice.value, transforms=augmentation.value), network
+    )
     plan = ConfigurationPlan(
         dimensions=network.dimensions,
         spacing_mm=dataset.spacing_mm,
@@ -132,9 +135,7 @@ def choose_configuration(
         data_of=name,
         resampling=resampling.value,
         network=network,
-        training=build_training(
-            batch_size=batch_size.value, batch_dice=batch_dice.value, transforms=augmentation.value
-        ),
+        training=training.value,
     )
     reasons = (
         record(f"{name}: patch size", patch, f"{format_extents(plan.patch_voxels)} voxels"),
@@ -142,6 +143,7 @@ def choose_configuration(
         *([] if border.value == "zeros" else [record(f"{name}: border", border, border.value)]),
         record(f"{name}: batch size", batch_size, str(batch_size.value)),
         record(f"{name}: batch Dice", batch_dice, "yes" if batch_dice.value else "no"),
+        *list_objective_reasons(name, training),
         record(f"{name}: augmentation", augmentation, describe_rotation(augmentation.value)),
         record(f"{name}: resampling", resampling, "cubic images, linear labels and logits"),
     )

@@ -1,7 +1,7 @@
 """The contract of a network: all that other modules know of one, whatever its family."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
@@ -91,6 +91,10 @@ class SegmentationNetwork(nn.Module, ABC):
             generator: The only source of random numbers; None is torch's global one.
         """
         initialize_weights(self, generator)
+
+    def load_label_autoencoder(self, weights: Mapping[str, Tensor]) -> None:
+        """Takes the weights of the label autoencoder that was trained before; most families have none."""
+        del weights
 
     def set_deep_supervision(self, *, enabled: bool) -> None:
         """Makes `forward` return all outputs that are trained, or the first alone; at any time."""

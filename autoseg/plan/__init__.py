@@ -5,7 +5,6 @@ from autoseg.plan.decisions import Decision, Reason, Value
 from autoseg.plan.document import IMPORTED_PLANNER, PREFERRED_CONFIGURATIONS, ConfigurationPlan, Plan
 from autoseg.plan.losses import (
     LOSS_TERMS,
-    OBJECTIVE_PLANS,
     BorderWeightedCrossEntropyTerm,
     BoundaryTerm,
     CenterlineDiceTerm,
@@ -31,6 +30,7 @@ from autoseg.plan.network import (
     UNetFamily,
     UNetPlan,
 )
+from autoseg.plan.objectives import OBJECTIVE_PLANS
 from autoseg.plan.preprocessing import ChannelPlan, IntensityWindow, NormalizationScheme, ResamplingPlan
 from autoseg.plan.reference import build_reference_training
 from autoseg.plan.stages import BoxOfPreviousStage, ClicksOfPreviousStage, MasksOfPreviousStage, PreviousStagePlan

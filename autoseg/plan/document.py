@@ -103,6 +103,10 @@ class ConfigurationPlan(Part):
         )
         if problems:
             raise ValueError("; ".join(problems))
+        unfit = self.training.objective.find_problem(self.network)
+        if unfit is not None:
+            msg = f"training.{unfit}"
+            raise ValueError(msg)
         if self.network.dimensions != self.dimensions:
             msg = f"network.dimensions must be {self.dimensions}"
             raise ValueError(msg)

@@ -1,7 +1,7 @@
-"""Loss terms, and the objective that uses them.
+"""Loss terms, and the usual objective, which uses them.
 
 One more loss term is one more subclass of `LossTerm` and one more row of `LOSS_TERMS` (its formula: a file and a row in
-`autoseg.training.losses`); one more objective likewise (`autoseg.training.objectives`).
+`autoseg.training.losses`); one more objective likewise (`autoseg.plan.objectives`).
 """
 
 from typing import Annotated, Final, Literal
@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field
 
 from autoseg.document import OneOf, Part
 from autoseg.labels import LabelScheme
+from autoseg.plan.network.base import NetworkPlan
 from autoseg.plan.values import NonNegative, Positive
 
 Weights = Annotated[tuple[NonNegative, ...], Field(min_length=1)]
@@ -254,14 +255,17 @@ class ObjectivePlan(Part):
 
     name: str
 
+    def find_problem(self, network: NetworkPlan) -> str | None:
+        """Finds a reason why the network cannot be trained by the objective; None if it can."""
+        if network.find_label_autoencoder() is None:
+            return None
+        return f"objective must be 'latent_diffusion' for a network of the family {network.family} (got {self.name!r})"
+
 
 class SegmentationObjective(ObjectivePlan):
     """The loss terms compare the network's logits with the labels, at every supervised resolution."""
 
     name: Literal["segmentation"] = "segmentation"
-
-
-OBJECTIVE_PLANS: Final[dict[str, type[ObjectivePlan]]] = {"segmentation": SegmentationObjective}
 
 
 def _check_losses(losses: tuple[LossTerm, ...]) -> tuple[LossTerm, ...]:

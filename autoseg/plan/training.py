@@ -6,7 +6,8 @@ from pydantic import AfterValidator, Field, model_validator
 
 from autoseg.document import OneOf, Part, suggest_key
 from autoseg.plan.augmentation import MirrorPairsPlan, Transforms, find_mirror_axes, find_mirror_pairs
-from autoseg.plan.losses import OBJECTIVE_PLANS, Losses, ObjectivePlan
+from autoseg.plan.losses import Losses, ObjectivePlan
+from autoseg.plan.objectives import OBJECTIVE_PLANS
 from autoseg.plan.values import LARGEST_BATCH, LONGEST_TRAINING, Count, Fraction, NonNegative, Positive
 
 ForegroundPlacement = Literal["centred", "uniform"]

@@ -79,12 +79,12 @@ class Learner:
         self.network.train(is_training)
         self.objective.train(is_training)
 
-    def call_network(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Computes the network's logits of images on the device, as it is executed in training or evaluation mode."""
+    def call_network(self, image: Tensor, *further: Tensor) -> tuple[Tensor, ...]:
+        """Calls the network as it is executed in training or evaluation mode, with tensors on the device."""
         adapt_threads()
         network = self.replica if self.network.training else self.network
         with autocast(self.device, self.dtype):
-            outputs: tuple[Tensor, ...] = network(image.contiguous(memory_format=self.memory_format))
+            outputs: tuple[Tensor, ...] = network(image.contiguous(memory_format=self.memory_format), *further)
         return outputs
 
     def compute_loss(self, batch: Batch) -> tuple[Tensor, Tensor]:

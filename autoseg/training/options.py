@@ -39,6 +39,7 @@ class TrainingOptions:
         seed: 0 or more; with the plan and the fold it decides about everything random.
         initial_weights: Checkpoint whose weights a new training begins with; None: they are drawn.
         initial_digest: Digest of that checkpoint, also where a training is resumed without it.
+        label_autoencoder: Checkpoint of the label autoencoder that was trained before; None: the plan needs none.
         workers: Processes that prepare patches; 0 prepares them between the steps.
         budget: Time within which epochs are laid out; None: without a limit.
         dtype: The dtype in which the network computes.
@@ -61,6 +62,7 @@ class TrainingOptions:
     workers: int
     initial_weights: Path | None = None
     initial_digest: str | None = None
+    label_autoencoder: Path | None = None
     length: Length = field(default_factory=Length)
     budget: Budget | None = None
     dtype: DtypeName = "float32"

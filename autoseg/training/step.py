@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -16,6 +17,7 @@ from autoseg.networks.first_convolution import reform_first_convolutions
 from autoseg.networks.initialization import initialize_outputs
 from autoseg.networks.network import SegmentationNetwork
 from autoseg.networks.pretrained import load_pretrained
+from autoseg.networks.weights import read_weights
 from autoseg.plan.document import ConfigurationPlan
 from autoseg.plan.losses import find_initial_probabilities
 from autoseg.runtime.cpu_threads import adapt_threads
@@ -57,6 +59,7 @@ def build_learner(
     with_pretrained: bool = False,
     announce: Callable[[str], None] = logger.info,
     initial: Mapping[str, Tensor] | None = None,
+    label_autoencoder: Path | None = None,
 ) -> Learner:
     """Builds the network, with first weights from the seed, and its optimizer.
 
@@ -64,13 +67,17 @@ def build_learner(
         execution: None: as is usual on the device. Compiling happens when the network is first trained.
         with_pretrained: Whether an encoder begins with the weights of the file in the plan, if there is one.
         initial: Weights to begin with, by the names of the network's state; None: those from the seed.
+        label_autoencoder: Checkpoint of a frozen label autoencoder; None: the plan needs none, or its weights do not
+            matter. Weights to begin with have their own.
         announce: Called with the reason, in words, if steps that were to be captured are not.
 
     Raises:
         TrainingError: The batch cannot be divided among the processes.
         PlanError: The file of pretrained weights is missing, has changed or does not fit.
         ExchangeError: It is damaged.
+        RunError: The label autoencoder cannot be read.
     """
+    prior = None if label_autoencoder is None else read_weights(label_autoencoder)
     execution = execution or find_execution(plan.dimensions, device, dtype)
     dtype = execution.dtype or dtype
     generator = torch.Generator().manual_seed(seed)
@@ -79,6 +86,8 @@ def build_learner(
         network.load_state_dict(initial)
     else:
         _initialize(network, plan, labels, with_pretrained=with_pretrained)
+        if prior is not None:
+            network.load_label_autoencoder(prior)
     network = network.to(device)
     arrange_weights(network, execution.memory_format)
     if execution.is_norm_fused:
@@ -87,6 +96,8 @@ def build_learner(
         reform_first_convolutions(network, execution.first_convolution, execution.memory_format)
     training, part = plan.training, build_batch_part(process_group, plan.training.batch_size)
     objective = build_objective(plan, labels, network, part=part, seed=seed).to(device)
+    if prior is not None:
+        objective.load_label_autoencoder(prior)
     optimizer = build_optimizer([network, objective], training)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == "float16")
     decay = training.weight_average_decay

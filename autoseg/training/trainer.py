@@ -185,6 +185,7 @@ def _build_learner(
         with_pretrained=with_pretrained,
         announce=options.announce,
         initial=initial,
+        label_autoencoder=options.label_autoencoder,
     )
 
 

@@ -19,6 +19,7 @@ from planners.architectures.encoder_u import (
 )
 from planners.architectures.fcn import FCN_8S, FCN_16S, FCN_32S
 from planners.architectures.hybrid import H_DENSE_UNET
+from planners.architectures.latent_diffusion import LATENT_DIFFUSION
 from planners.architectures.mednext import (
     MEDNEXT_B,
     MEDNEXT_B_K5,
@@ -96,6 +97,7 @@ ARCHITECTURES: Final[dict[str, Architecture]] = {
         DENSENET_161_UNET,
         H_DENSE_UNET,
         SAU_NET,
+        LATENT_DIFFUSION,
     )
 }
 """By the names that `autoseg plan --architecture` takes."""

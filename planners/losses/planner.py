@@ -75,7 +75,7 @@ class LossPlanner:
         plan = self.planner.plan(fingerprint, machine, measure_cost=measure_cost)
         chosen = {name: self._choose(fingerprint, part) for name, part in plan.configurations.items()}
         configurations = {
-            name: part.model_copy(update={"training": part.training.model_copy(update={"losses": chosen[name].value})})
+            name: self._change_objective(_change_training(part, losses=chosen[name].value))
             for name, part in plan.configurations.items()
         }
         reasons = (
@@ -85,8 +85,10 @@ class LossPlanner:
         return plan.model_copy(update={"planner": self.name, "configurations": configurations, "reasons": reasons})
 
     def _choose(self, fingerprint: Fingerprint, configuration: ConfigurationPlan) -> Decision[Terms]:
-        decisions = [rule.choose(fingerprint, configuration) for rule in find_rules(self.loss)]
-        terms = tuple(term for decision in decisions for term in decision.value)
+        rules = find_rules(self.loss)
+        decisions = {rule: rule.choose(fingerprint, configuration) for rule in rules}
+        sources = [rule for rule in rules if rule.choose_objective is None] or rules
+        terms = tuple(term for rule in sources for term in decisions[rule].value)
         problems = list_loss_problems(terms, fingerprint.labels)
         if problems:
             msg = (
@@ -94,8 +96,27 @@ class LossPlanner:
                 f"{'; '.join(problems)}; choose another one with --loss (`autoseg losses` lists them)"
             )
             raise PlanError(msg)
-        reasons = "; ".join(decision.because for decision in decisions)
+        reasons = "; ".join(decision.because for decision in decisions.values())
         return Decision(terms, f"asked for in place of Dice and cross entropy: {reasons}")
+
+    def _change_objective(self, configuration: ConfigurationPlan) -> ConfigurationPlan:
+        for rule in find_rules(self.loss):
+            if rule.choose_objective is not None:
+                objective = rule.choose_objective(configuration)
+                problem = objective.find_problem(configuration.network)
+                if problem is not None or objective.name == configuration.training.objective.name:
+                    msg = (
+                        f"the loss {self.loss!r} is impossible for the network {configuration.network.family!r}: "
+                        f"{problem or 'it has no strides for latents'}; choose another --loss or --architecture"
+                    )
+                    raise PlanError(msg)
+                configuration = _change_training(configuration, objective=objective)
+        return configuration
+
+
+def _change_training(configuration: ConfigurationPlan, **changes: object) -> ConfigurationPlan:
+    training = configuration.training.model_copy(update=changes)
+    return configuration.model_copy(update={"training": training})
 
 
 def find_rules(names: str) -> tuple[LossRule, ...]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from autoseg.fingerprint import Fingerprint
 from autoseg.plan.decisions import Decision
 from autoseg.plan.document import ConfigurationPlan
-from autoseg.plan.losses import DiceTerm, LossTerm
+from autoseg.plan.losses import DiceTerm, LossTerm, ObjectivePlan
 
 Terms = tuple[LossTerm, ...]
 
@@ -20,12 +20,15 @@ class LossRule:
         source: Authors of the paper.
         year: Year of the paper.
         choose: Chooses the terms for a configuration, whose other decisions are made.
+        choose_objective: Chooses an objective that adds to the terms, which then count only where no other loss is
+            asked for; None: the objective stays.
     """
 
     description: str
     source: str
     year: int
     choose: Callable[[Fingerprint, ConfigurationPlan], Decision[Terms]]
+    choose_objective: Callable[[ConfigurationPlan], ObjectivePlan] | None = None
 
 
 def has_batch_dice(configuration: ConfigurationPlan) -> bool:

@@ -20,6 +20,7 @@ from planners.losses.overlap import (
     choose_tversky,
 )
 from planners.losses.rule import LossRule
+from planners.losses.shape_prior import choose_shape_prior, choose_shape_prior_terms
 
 LOSS_RULES: Final[dict[str, LossRule]] = {
     "dice": LossRule(
@@ -99,5 +100,12 @@ LOSS_RULES: Final[dict[str, LossRule]] = {
         source="Shit et al.",
         year=2021,
         choose=choose_cldice,
+    ),
+    "shape_prior": LossRule(
+        description="Dice, cross entropy, and the shape as a label autoencoder sees it; for few cases of one anatomy.",
+        source="Oktay et al.",
+        year=2018,
+        choose=choose_shape_prior_terms,
+        choose_objective=choose_shape_prior,
     ),
 }

@@ -14,6 +14,7 @@ from planners.rules.batch_dice import choose_batch_dice
 from planners.rules.patch_size import choose_border
 from planners.rules.resampling import choose_resampling
 from planners.rules.topology import Topology, choose_deep_supervision
+from planners.rules.training import choose_objective, list_objective_reasons
 from planners.timed.budget import SUFFICIENT_ITERATIONS
 from planners.timed.candidates import Candidate, Situation
 from planners.timed.mirroring import choose_mirroring
@@ -42,6 +43,12 @@ def build_configuration(
     augmentation = choose_timed_augmentation(topology, mirroring)
     resampling = choose_resampling(chosen.dataset.spacing_mm, chosen.dataset.distance_unit)
     border = choose_border(chosen.network)
+    training = choose_objective(
+        build_timed_training(
+            situation, batch_size=chosen.batch.value, batch_dice=batch_dice.value, transforms=augmentation.value
+        ),
+        chosen.network,
+    )
     plan = ConfigurationPlan(
         dimensions=chosen.network.dimensions,
         spacing_mm=chosen.dataset.spacing_mm,
@@ -52,9 +59,7 @@ def build_configuration(
         data_of=name,
         resampling=resampling.value,
         network=chosen.network,
-        training=build_timed_training(
-            situation, batch_size=chosen.batch.value, batch_dice=batch_dice.value, transforms=augmentation.value
-        ),
+        training=training.value,
     )
     halved = " x ".join(str(divisor) for divisor in topology.divisors)
     pooling = situation.topology.explain(topology, chosen.dataset.spacing_mm, chosen.dataset.distance_unit)
@@ -66,6 +71,7 @@ def build_configuration(
         *([] if border.value == "zeros" else [record(f"{name}: border", border, border.value)]),
         explain_training(chosen.iterations),
         record(f"{name}: batch Dice", batch_dice, "yes" if batch_dice.value else "no"),
+        *list_objective_reasons(name, training),
         record(f"{name}: augmentation", augmentation, describe_rotation(augmentation.value)),
         record(f"{name}: resampling", resampling, "cubic images, linear labels and logits"),
     )

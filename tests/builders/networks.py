@@ -123,6 +123,15 @@ FAMILIES: Final[dict[str, dict[str, Any]]] = {
         "layers": {"normalization": "instance", "activation": "relu"},
     },
     "hybrid_2d_3d": {"input_channels": 2, "output_channels": 3},
+    "label_autoencoder": {
+        **COMMON,
+        "blocks_per_stage": 1,
+        "latent_channels": 2,
+        "latents": "bounded",
+        "latent_noise": 0.1,
+        "has_attention": False,
+    },
+    "latent_diffusion": {"input_channels": 2, "output_channels": 3, "estimate": "latent"},
 }
 BLOCKS: Final[dict[str, dict[str, Any]]] = {
     "plain": {"first_width": "half"},
@@ -243,6 +252,11 @@ VARIANTS: Final[tuple[tuple[str, str, dict[str, Any]], ...]] = (
             "layers": {"normalization": "none", "activation": "relu"},
         },
     ),
+    (
+        "label_autoencoder",
+        "of Stable Diffusion",
+        {"latents": "gaussian", "latent_noise": 0.0, "has_attention": True, "blocks_per_stage": 2},
+    ),
 )
 """Networks of other families by what else is special about them: the family, words, fields."""
 SMALL_NETWORKS: Final[dict[str, dict[str, Any]]] = {
@@ -276,6 +290,34 @@ def build_hybrid_fields(dimensions: int) -> dict[str, Any]:
     }
 
 
+def build_diffusion_fields(dimensions: int) -> dict[str, Any]:
+    """An autoencoder of two stages, and a denoiser of two."""
+    space, common = SPACE[dimensions], {"dimensions": dimensions, "features_per_stage": (4, 8)}
+    outer = {name: extents[:2] for name, extents in space.items()}
+    strides = ((1,) * dimensions, space["strides"][2])
+    return {
+        "autoencoder": {
+            **FAMILIES["label_autoencoder"],
+            **common,
+            **outer,
+            "input_channels": 3,
+        },
+        "vision_features_per_stage": (4, 6),
+        "denoiser": {
+            **common,
+            "input_channels": 4,
+            "output_channels": 2,
+            "kernel_sizes": space["kernel_sizes"][1:],
+            "strides": strides,
+            "blocks_per_stage": 1,
+            "attention_stages": (1,),
+            "dropout": 0.0,
+        },
+        "diffusion": {"schedule": "scaled_linear", "steps": 10, "first_variance": 0.01, "last_variance": 0.2},
+        "noise_grid": (3, 2, 2)[-dimensions:],
+    }
+
+
 def build_small_network_plan(name: str, dimensions: int, **changes: Any) -> NetworkPlan:
     """Builds one of `SMALL_NETWORKS`; keyword arguments replace its fields."""
     small = SMALL_NETWORKS[name]
@@ -283,6 +325,8 @@ def build_small_network_plan(name: str, dimensions: int, **changes: Any) -> Netw
     fields = {"dimensions": dimensions, **space[dimensions], **small}
     if fields["family"] == "hybrid_2d_3d":
         fields = build_hybrid_fields(dimensions)
+    if fields["family"] == "latent_diffusion":
+        fields = {"dimensions": dimensions, **small, **build_diffusion_fields(dimensions)}
     if "stem_features" in fields:
         fields |= STEMS[dimensions]
     fields |= changes

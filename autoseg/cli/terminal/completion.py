@@ -65,6 +65,7 @@ ARCHITECTURES = (
     "densenet161_unet",
     "h_dense_unet",
     "sau_net",
+    "latent_diffusion",
 )
 LOSSES = (
     "dice",
@@ -80,6 +81,7 @@ LOSSES = (
     "exponential_logarithmic",
     "boundary",
     "cldice",
+    "shape_prior",
 )
 LAYOUTS = (
     "synapse",

@@ -9,6 +9,8 @@ from autoseg.networks.families.dilated import DilatedNetwork
 from autoseg.networks.families.encoder_u import EncoderUNetwork
 from autoseg.networks.families.fcn import Fcn
 from autoseg.networks.families.hybrid import HybridNetwork
+from autoseg.networks.families.label_autoencoder import LabelAutoencoder
+from autoseg.networks.families.latent_diffusion import LatentDiffusion
 from autoseg.networks.families.nested_u import NestedUNetwork
 from autoseg.networks.families.parallel import ParallelNetwork
 from autoseg.networks.families.plain_transformer import PlainTransformer
@@ -32,6 +34,8 @@ FAMILIES: Final[dict[str, type[SegmentationNetwork]]] = {
     "plain_transformer": PlainTransformer,
     "encoder_u": EncoderUNetwork,
     "hybrid_2d_3d": HybridNetwork,
+    "label_autoencoder": LabelAutoencoder,
+    "latent_diffusion": LatentDiffusion,
 }
 """Built from the plans of the same names in `autoseg.plan.network.NETWORK_PLANS`."""
 

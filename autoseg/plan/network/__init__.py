@@ -8,6 +8,8 @@ from autoseg.plan.network.dilated import DilatedPlan
 from autoseg.plan.network.encoder_u import EncoderUPlan
 from autoseg.plan.network.fcn import FcnPlan
 from autoseg.plan.network.hybrid import HybridPlan
+from autoseg.plan.network.label_autoencoder import LabelAutoencoderPlan
+from autoseg.plan.network.latent_diffusion import LatentDiffusionPlan
 from autoseg.plan.network.nested_u import NestedUPlan
 from autoseg.plan.network.parallel import ParallelPlan
 from autoseg.plan.network.plain_transformer import PlainTransformerPlan
@@ -22,6 +24,8 @@ __all__ = [
     "EncoderUPlan",
     "FcnPlan",
     "HybridPlan",
+    "LabelAutoencoderPlan",
+    "LatentDiffusionPlan",
     "NestedUPlan",
     "NetworkPlan",
     "ParallelPlan",
@@ -48,4 +52,6 @@ NETWORK_PLANS: Final[dict[str, type[NetworkPlan]]] = {
     "plain_transformer": PlainTransformerPlan,
     "encoder_u": EncoderUPlan,
     "hybrid_2d_3d": HybridPlan,
+    "label_autoencoder": LabelAutoencoderPlan,
+    "latent_diffusion": LatentDiffusionPlan,
 }

@@ -76,6 +76,10 @@ class NetworkPlan(Part):
         del pretrained
         return self
 
+    def find_label_autoencoder(self) -> "NetworkPlan | None":
+        """Finds the label autoencoder that the network contains, which is trained before it; None for most families."""
+        return None
+
     def list_pruned_depths(self) -> tuple[int, ...]:
         """Lists the depths to which a trained network can be pruned, the smallest first; none for most families."""
         return ()

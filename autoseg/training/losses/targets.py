@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import cache, reduce
 
 import torch
-from jaxtyping import Bool, Int16
+from jaxtyping import Bool, Float32, Int16
 from torch import Tensor
 from torch.nn import functional
 
@@ -78,6 +78,19 @@ def build_class_masks(
     """Builds one mask per class of `LabelScheme.class_labels`: foreground labels, or regions."""
     masks = [reduce(torch.logical_or, [label_map == label for label in members]) for members in labels.class_labels]
     return torch.stack(masks, dim=1)
+
+
+def build_output_masks(
+    label_map: Int16[Tensor, " batch *space"], labels: LabelScheme
+) -> Float32[Tensor, "batch output *space"]:
+    """Builds what a perfect network would predict: one mask per output, of background and labels, or of regions.
+
+    Ignored voxels belong to no class.
+    """
+    masks = build_class_masks(label_map, labels)
+    if labels.has_regions:
+        return masks.float()
+    return torch.cat((~masks.any(dim=1, keepdim=True), masks), dim=1).float()
 
 
 def find_valid_voxels(

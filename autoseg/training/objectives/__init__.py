@@ -6,8 +6,11 @@ from autoseg.labels import LabelScheme
 from autoseg.networks.network import SegmentationNetwork
 from autoseg.plan.document import ConfigurationPlan
 from autoseg.runtime.distributed import BatchPart
+from autoseg.training.objectives.latent_estimation import LatentEstimation
 from autoseg.training.objectives.objective import Objective
+from autoseg.training.objectives.reconstruction import Reconstruction
 from autoseg.training.objectives.segmentation import Segmentation
+from autoseg.training.objectives.shape_prior import ShapePrior
 
 
 class ObjectiveBuilder(Protocol):
@@ -20,7 +23,12 @@ class ObjectiveBuilder(Protocol):
         ...
 
 
-OBJECTIVES: Final[dict[str, ObjectiveBuilder]] = {"segmentation": Segmentation}
+OBJECTIVES: Final[dict[str, ObjectiveBuilder]] = {
+    "segmentation": Segmentation,
+    "reconstruction": Reconstruction,
+    "latent_diffusion": LatentEstimation,
+    "shape_prior": ShapePrior,
+}
 """By the names of `autoseg.plan.OBJECTIVE_PLANS`."""
 
 

@@ -1,16 +1,17 @@
 """The contract of an objective, which computes the loss of a network for a batch."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
 from autoseg.training.data.batch import Batch
 
-NetworkCall = Callable[[Tensor], tuple[Tensor, ...]]
+NetworkCall = Callable[..., tuple[Tensor, ...]]
 """The network as it is executed in this training (its dtype, order in memory, compiled, gradients summed over
-processes): from images to logits, most important output first. Calling it is all that an objective does with it."""
+processes): from images to logits, most important output first. Calling it is all that an objective does with it. What
+else the `forward` of its family takes in training follows the images."""
 
 
 class Objective(nn.Module, ABC):
@@ -28,7 +29,8 @@ class Objective(nn.Module, ABC):
     - keep a state from step to step in buffers, which checkpoints hold, too. In evaluation mode (`self.training` is
       false) no buffer may change: an interrupted validation is repeated. Random numbers come from a generator of its
       own that is seeded by the training's seed and a count of the steps that is such a buffer, so that a resumed
-      training stays bit-equal to an uninterrupted one.
+      training stays bit-equal to an uninterrupted one; or, in training mode, from torch's global one, which is seeded
+      for every iteration, as for dropout.
 
     It has no say in prediction, which calls the network: final checkpoints hold the network alone, and an extension of
     a finished training begins with a new objective, as with a new optimizer.
@@ -47,6 +49,10 @@ class Objective(nn.Module, ABC):
         depends on `progress`, on numbers drawn on the CPU, or on values that the CPU reads.
         """
         return f"the objective {type(self).__name__} may compute every step in another way"
+
+    def load_label_autoencoder(self, weights: Mapping[str, Tensor]) -> None:
+        """Takes the weights of the label autoencoder that was trained before; most objectives have none."""
+        del weights
 
     @abstractmethod
     def forward(

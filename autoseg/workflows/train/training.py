@@ -50,6 +50,7 @@ from autoseg.workflows.train.fold_time import FoldTime, check_forecast, find_fol
 from autoseg.workflows.train.initial_weights import find_initial_weights, find_stage_weights, list_differences
 from autoseg.workflows.train.interruption import describe_interruptions, describe_start
 from autoseg.workflows.train.job import FoldJob, TrainedFold
+from autoseg.workflows.train.label_prior import train_label_autoencoder
 from autoseg.workflows.train.report import describe_epoch, describe_forecast, describe_schedule
 from autoseg.workflows.train.request import TrainingRequest
 from autoseg.workflows.train.units import list_arguments
@@ -187,7 +188,9 @@ def start_training(job: FoldJob, options: TrainingOptions) -> Iterator[Event]:
         fold=job.cases,
         previous=job.previous,
     )
-    return train(job.configuration_plan, data, output=job.folder, options=options)
+    plan, folder = job.configuration_plan, job.folder
+    prior = train_label_autoencoder(plan, data, folder=folder.root, options=options)
+    return train(plan, data, output=folder, options=replace(options, label_autoencoder=prior))
 
 
 def train_fold(

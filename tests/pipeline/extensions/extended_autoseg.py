@@ -13,8 +13,9 @@ from twin_heads import TwinHeads, TwinHeadsPlan
 from autoseg.cli.app import main
 from autoseg.networks.families import FAMILIES
 from autoseg.plan.augmentation import TRANSFORM_PLANS
-from autoseg.plan.losses import LOSS_TERMS, OBJECTIVE_PLANS
+from autoseg.plan.losses import LOSS_TERMS
 from autoseg.plan.network import NETWORK_PLANS
+from autoseg.plan.objectives import OBJECTIVE_PLANS
 from autoseg.plan.stages import PREVIOUS_STAGE_PLANS
 from autoseg.stages.inputs import PREVIOUS_STAGE_INPUTS
 from autoseg.training.augmentation.transforms import TRANSFORMS

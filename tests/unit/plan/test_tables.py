@@ -5,8 +5,9 @@ import pytest
 from autoseg.networks.families import FAMILIES
 from autoseg.plan.augmentation import TRANSFORM_PLANS
 from autoseg.plan.elastic import ELASTIC_PLANS
-from autoseg.plan.losses import LOSS_TERMS, OBJECTIVE_PLANS
+from autoseg.plan.losses import LOSS_TERMS
 from autoseg.plan.network import NETWORK_PLANS
+from autoseg.plan.objectives import OBJECTIVE_PLANS
 from autoseg.plan.stages import PREVIOUS_STAGE_PLANS
 from autoseg.plan.training import OPTIMIZER_MOMENTS, SCHEDULE_PLANS
 from autoseg.stages.inputs import PREVIOUS_STAGE_INPUTS

@@ -49,7 +49,8 @@ def test_every_loss_is_planned_for_every_configuration_with_a_reason(loss):
     assert planned.planner == f"default --loss {loss}"
     for name, part in planned.configurations.items():
         assert part.training.losses == LOSS_RULES[loss].choose(make_fingerprint(), usual.configurations[name]).value
-        unchanged = part.training.model_copy(update={"losses": usual.configurations[name].training.losses})
+        own = usual.configurations[name].training
+        unchanged = part.training.model_copy(update={"losses": own.losses, "objective": own.objective})
         assert part.model_copy(update={"training": unchanged}) == usual.configurations[name]
         assert len(find_reason(planned, f"{name}: loss")) > 60
         has_batch_dice = any(hasattr(term, "batch_dice") for term in part.training.losses)
@@ -86,6 +87,29 @@ def test_losses_are_added_up():
         ("dice", 0.5),
         ("cldice", 0.5),
     ]
+
+
+def test_a_shape_prior_adds_latents_of_an_autoencoder_to_the_usual_or_other_terms():
+    alone, beside = plan("shape_prior"), plan("tversky+shape_prior")
+    for name, part in alone.configurations.items():
+        objective = part.training.objective
+        assert objective.name == "shape_prior"
+        assert objective.shape_prior_weight == 0.1
+        assert objective.autoencoder.strides == part.network.strides[: objective.autoencoder.stage_count]
+        assert [term.name for term in part.training.losses] == ["dice", "cross_entropy"]
+        other = beside.configurations[name].training
+        assert [term.name for term in other.losses] == ["tversky"]
+        assert other.objective == objective
+    assert "label autoencoder, which is trained first" in find_reason(alone, "2d: loss")
+
+
+@pytest.mark.parametrize("architecture", ["latent_diffusion", "primus_s"])
+def test_a_shape_prior_is_refused_for_networks_without_its_strides(architecture):
+    machine = Machine(accelerator_memory_gb=None, throughput=HOST)
+    planner = find_planner("default", architecture, loss="shape_prior")
+    fingerprint = make_fingerprint(spacing_mm=(1.0, 1.0, 1.0))
+    with pytest.raises(PlanError, match=r"the loss 'shape_prior' is impossible for the network"):
+        planner.plan(fingerprint, machine, measure_cost=find_network_cost)
 
 
 def test_the_batch_dice_of_every_configuration_is_kept():

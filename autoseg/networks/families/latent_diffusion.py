@@ -1,0 +1,113 @@
+"""Segmentation by latent diffusion in a single step (Lin et al. 2024, arXiv:2406.18361)."""
+
+from collections.abc import Mapping, Sequence
+from math import ceil
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from autoseg.networks.families.label_autoencoder import LabelAutoencoder, LatentEncoder
+from autoseg.networks.network import SegmentationNetwork
+from autoseg.networks.parts.denoiser import Denoiser
+from autoseg.networks.parts.denoising_blocks import zero_last_convolutions
+from autoseg.networks.parts.diffusion import Diffusion, compute_variances
+from autoseg.plan.network.latent_diffusion import LatentDiffusionPlan
+
+
+class LatentDiffusion(SegmentationNetwork):
+    """A label autoencoder that is never trained here, an encoder of the image, and a denoiser of latents.
+
+    Attributes:
+        noise: The noise with which prediction begins; a part of the state, so that every copy predicts the same.
+    """
+
+    plan: LatentDiffusionPlan
+    noise: Tensor
+
+    def __init__(self, plan: LatentDiffusionPlan) -> None:
+        super().__init__(plan)
+        self.autoencoder = LabelAutoencoder(plan.autoencoder).requires_grad_(requires_grad=False)
+        self.vision = LatentEncoder(plan.autoencoder, plan.input_channels, plan.vision_features_per_stage)
+        self.denoiser = Denoiser(plan.denoiser)
+        self.diffusion = Diffusion(compute_variances(plan.diffusion))
+        self.kept_at_last = float(self.diffusion.kept[-1])
+        self.register_buffer("noise", torch.zeros(1, plan.autoencoder.latent_channels, *plan.noise_grid))
+
+    def forward(
+        self,
+        image: Float[Tensor, "batch channel *space"],
+        masks: Float[Tensor, "batch output *space"] | None = None,
+        noise: Float[Tensor, "batch latent ..."] | None = None,
+        steps: Int[Tensor, " batch"] | None = None,
+    ) -> tuple[Float[Tensor, "batch _output ..."], ...]:
+        """Computes the logits of the only step of prediction; in training, of latents to which noise was added.
+
+        Args:
+            image: Its extents are multiples of `NetworkPlan.patch_divisors`.
+            masks: The label map, one channel per output; None: it is predicted.
+            noise: Noise on the grid of the latents; needed with `masks`.
+            steps: Numbers of the diffusion steps; needed with `masks`.
+
+        Returns:
+            The logits; with `masks`, also the estimated latents, the true ones, and the estimated noise.
+        """
+        features = self.vision(image)
+        if masks is None:
+            latents, _ = self._predict_latents(features)
+            return (self.autoencoder.decode(latents),)
+        assert noise is not None, "latents and noise go together"
+        assert steps is not None, "noise is that of a step"
+        with torch.no_grad():
+            start = self.autoencoder.encode(masks)
+        noisy = self.diffusion.add_noise(start.float(), steps, noise)
+        estimate = self.denoiser(torch.cat((noisy.to(features.dtype), features), dim=1), steps).float()
+        if self.plan.estimate == "latent":
+            found, found_noise = estimate, self.diffusion.predict_noise(noisy, steps, estimate)
+        else:
+            found, found_noise = self.diffusion.predict_start(noisy, steps, estimate), estimate
+        return self.autoencoder.decode(found), found, start, found_noise
+
+    def predict_with(
+        self, image: Float[Tensor, "batch channel *space"], noise: Float[Tensor, "1 latent *grid"]
+    ) -> Float[Tensor, "batch output *space"]:
+        """Computes the logits of an image with other noise than that of `forward`."""
+        latents, _ = self._predict_latents(self.vision(image), noise)
+        return self.autoencoder.decode(latents)
+
+    def _predict_latents(self, features: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Estimates latents, and the noise in them, in one step from noise alone."""
+        noisy = tile(self.noise if noise is None else noise, features.shape[2:]).to(features.dtype)
+        noisy = noisy.expand(features.shape[0], *noisy.shape[1:])
+        steps = torch.full((features.shape[0],), self.plan.diffusion.steps, device=features.device)
+        estimate = self.denoiser(torch.cat((noisy, features), dim=1), steps)
+        if self.plan.estimate == "latent":
+            return estimate, noisy
+        lost: float = (1 - self.kept_at_last) ** 0.5
+        return (noisy - lost * estimate) / self.kept_at_last**0.5, estimate
+
+    def initialize_weights(self, generator: torch.Generator | None = None) -> None:
+        """Sets the first weights and draws the noise; the denoiser begins with an estimate of zero."""
+        super().initialize_weights(generator)
+        zero_last_convolutions(self)
+        nn.init.zeros_(self.denoiser.head.get_parameter("weight"))
+        with torch.no_grad():
+            self.noise.copy_(torch.randn(self.noise.shape, generator=generator))
+
+    def load_label_autoencoder(self, weights: Mapping[str, Tensor]) -> None:
+        """Takes the weights of the autoencoder."""
+        self.autoencoder.load_state_dict(weights)
+
+    @property
+    def output_weights(self) -> tuple[float, ...]:
+        """That of the only output."""
+        return (1.0,)
+
+
+def tile(noise: Float[Tensor, "1 latent *grid"], extents: Sequence[int]) -> Float[Tensor, "1 latent *space"]:
+    """Repeats noise along every axis until it fills the extents, and crops it to them."""
+    if noise.shape[2:] == torch.Size(extents):
+        return noise
+    counts = [ceil(wanted / found) for wanted, found in zip(extents, noise.shape[2:], strict=True)]
+    cuts = tuple(slice(0, extent) for extent in extents)
+    return noise.repeat(1, 1, *counts)[(slice(None), slice(None), *cuts)]

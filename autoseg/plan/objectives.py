@@ -1,0 +1,86 @@
+"""Objectives, which compute the loss of a batch, by their names.
+
+One more objective is one more subclass of `ObjectivePlan` and one more row of `OBJECTIVE_PLANS`. What it computes is a
+file and a row in `autoseg.training.objectives`.
+"""
+
+from typing import Final, Literal
+
+from autoseg.plan.losses import ObjectivePlan, SegmentationObjective
+from autoseg.plan.network.base import NetworkPlan
+from autoseg.plan.network.label_autoencoder import LabelAutoencoderPlan
+from autoseg.plan.values import Count, Fraction, NonNegative, Positive
+
+
+class ReconstructionObjective(ObjectivePlan):
+    """The loss terms compare the labels with what a label autoencoder makes of them; images are not used."""
+
+    name: Literal["reconstruction"] = "reconstruction"
+
+    def find_problem(self, network: NetworkPlan) -> str | None:
+        """Finds a network that is no label autoencoder."""
+        if isinstance(network, LabelAutoencoderPlan):
+            return None
+        return f"objective 'reconstruction' needs a network of the family label_autoencoder (got {network.family!r})"
+
+
+class LatentDiffusionObjective(ObjectivePlan):
+    """The mean absolute difference of estimated and true latents, and the loss terms (arXiv:2406.18361).
+
+    Attributes:
+        latent_weight: Weight of the difference of latents.
+        noise_weight: Weight of the difference of estimated and true noise, where the network estimates noise.
+        last_step_fraction: Share of the samples with the noise of the last step, from which prediction begins; the
+            others have that of a random step. 0: as published.
+        segmentation_weight: Weight of the loss terms, which compare the decoded latents with the labels.
+        autoencoder_iterations: Iterations in which the label autoencoder of the network is trained before.
+    """
+
+    name: Literal["latent_diffusion"] = "latent_diffusion"
+    latent_weight: Positive
+    noise_weight: NonNegative
+    last_step_fraction: Fraction
+    segmentation_weight: NonNegative
+    autoencoder_iterations: Count
+
+    def find_problem(self, network: NetworkPlan) -> str | None:
+        """Finds a network without latents."""
+        if network.find_label_autoencoder() is not None:
+            return None
+        return f"objective 'latent_diffusion' needs a network of the family latent_diffusion (got {network.family!r})"
+
+
+class ShapePriorObjective(ObjectivePlan):
+    """The loss terms, and the squared difference of latents of prediction and labels (arXiv:1705.08302).
+
+    Attributes:
+        shape_prior_weight: Weight of the mean squared difference of latents; 0: the loss terms alone.
+        autoencoder: The label autoencoder that computes the latents, which is trained before and then frozen.
+        autoencoder_iterations: Iterations in which it is trained.
+    """
+
+    name: Literal["shape_prior"] = "shape_prior"
+    shape_prior_weight: NonNegative
+    autoencoder: LabelAutoencoderPlan
+    autoencoder_iterations: Count
+
+    def find_problem(self, network: NetworkPlan) -> str | None:
+        """Finds an autoencoder that does not fit the outputs of the network, or its patches."""
+        wanted = (network.dimensions, network.output_channels, network.output_channels)
+        own = self.autoencoder
+        found = (own.dimensions, own.input_channels, own.output_channels)
+        if found != wanted:
+            return f"objective.autoencoder must have dimensions and channels {wanted}, as the network (got {found})"
+        if any(network.margin_voxels) or any(
+            whole % part for whole, part in zip(network.patch_divisors, own.patch_divisors, strict=True)
+        ):
+            return "objective 'shape_prior' needs a network without margins whose strides contain the autoencoder's"
+        return super().find_problem(network)
+
+
+OBJECTIVE_PLANS: Final[dict[str, type[ObjectivePlan]]] = {
+    "segmentation": SegmentationObjective,
+    "reconstruction": ReconstructionObjective,
+    "latent_diffusion": LatentDiffusionObjective,
+    "shape_prior": ShapePriorObjective,
+}

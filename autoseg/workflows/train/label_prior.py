@@ -1,0 +1,91 @@
+"""Trains the label autoencoder of a fold before its network, where the plan needs one."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from autoseg.plan.document import ConfigurationPlan
+from autoseg.plan.label_prior import plan_autoencoder_training
+from autoseg.processes.progress import format_duration
+from autoseg.run_folder import FoldFolder
+from autoseg.training.budget.pace import Budget
+from autoseg.training.checkpoint import read_description
+from autoseg.training.data.training_data import TrainingData
+from autoseg.training.monitoring.history import EpochRecord
+from autoseg.training.options import Length, TrainingOptions
+from autoseg.training.trainer import train
+
+LARGEST_BUDGET_SHARE: Final = 0.2  # of a budget; the network gets what is left
+FOLDER_NAME: Final = "label_autoencoder"  # in the folder of the fold
+SUFFICIENT_DICE: Final = 0.98  # of held-out patches; no network can be better than what the latents can describe
+
+
+def train_label_autoencoder(
+    plan: ConfigurationPlan, data: TrainingData, *, folder: Path, options: TrainingOptions
+) -> Path | None:
+    """Trains the label autoencoder of a fold, or finds it trained; None if the configuration needs none.
+
+    It is trained on the label maps of the fold's training cases alone, and interrupted and resumed as any training.
+
+    Args:
+        plan: The configuration.
+        data: Data of the fold.
+        folder: Folder of the fold, in which the autoencoder gets one of its own.
+        options: Options of the training of the network, whose budget it shares.
+
+    Returns:
+        The checkpoint.
+
+    Raises:
+        TrainingError: The training cannot be continued, or failed.
+    """
+    own_plan = plan_autoencoder_training(plan)
+    if own_plan is None:
+        return None
+    output = FoldFolder(folder / FOLDER_NAME)
+    own = replace(
+        options,
+        initial_weights=None,
+        initial_digest=None,
+        length=Length(),
+        budget=_share_budget(options.budget),
+        measure_dice=None,
+        title=f"{options.title}, label autoencoder",
+    )
+    if not output.final_checkpoint.is_file():
+        _announce(options, "trains the label autoencoder first, from the label maps of the training cases")
+    begin = time.monotonic()
+    events = list(train(own_plan, replace(data, previous=None), output=output, options=own))
+    if events:
+        spent = format_duration(time.monotonic() - begin)
+        history = read_description(output.final_checkpoint).history
+        _announce(options, f"label autoencoder trained in {spent}: {describe_reconstruction(history)}")
+    return output.final_checkpoint
+
+
+def describe_reconstruction(history: Sequence[EpochRecord]) -> str:
+    """Describes how well held-out label maps are reconstructed, with a warning where that limits the network."""
+    mean = history[-1].mean_pseudo_dice
+    if mean is None:
+        return "no held-out patch shows a class, so its reconstruction is not measured"
+    text = f"it reconstructs held-out patches with a mean Dice of {mean:.3f}"
+    if mean >= SUFFICIENT_DICE:
+        return text
+    return (
+        f"{text}; warning: below {SUFFICIENT_DICE}, which limits the network: raise autoencoder_iterations or "
+        f"latent_channels in plan.json, or give more time"
+    )
+
+
+def _share_budget(budget: Budget | None) -> Budget | None:
+    if budget is None:
+        return None
+    seconds = LARGEST_BUDGET_SHARE * budget.remaining_seconds
+    return Budget(seconds=max(1.0, seconds), reserved_seconds=0.0, start=budget.clock(), clock=budget.clock)
+
+
+def _announce(options: TrainingOptions, text: str) -> None:
+    if options.process_group.is_main_process:
+        options.announce(text)

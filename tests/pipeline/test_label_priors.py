@@ -1,0 +1,56 @@
+"""Latent diffusion from the plan to predictions: its label autoencoder is trained first, once for every fold."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from builders.balls import write_balls
+
+import autoseg
+from autoseg.cli.choices import find_planner
+from autoseg.errors import ExchangeError
+from autoseg.networks import read_weights
+from autoseg.run_folder import RunFolder
+from autoseg.workflows.train.request import TrainingRequest
+
+
+def shorten(run: Path) -> None:
+    path = run / "plan.json"
+    plan = json.loads(path.read_text())
+    chosen = plan["configurations"]["2d"]
+    chosen["training"] |= {
+        "epochs": 1,
+        "iterations_per_epoch": 2,
+        "validation_iterations_per_epoch": 1,
+        "batch_size": 2,
+    }
+    chosen["training"]["objective"]["autoencoder_iterations"] = 2
+    path.write_text(json.dumps(plan))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("latents")
+    dataset = write_balls(folder / "Dataset001_Balls", cases=3)
+    run = folder / "balls.autoseg"
+    planner = find_planner("default", "latent_diffusion")
+    autoseg.plan_dataset(dataset, run, planner=planner, configurations=["2d"], workers=1)
+    shorten(run)
+    autoseg.train_run(run, TrainingRequest(configuration="2d", folds=("0",), workers=0, device="cpu"))
+    return run
+
+
+def test_the_network_holds_the_autoencoder_of_its_fold_unchanged(run: Path) -> None:
+    fold = RunFolder(run).fold("2d", "0")
+    trained = read_weights(fold.root / "label_autoencoder" / "checkpoint_final.safetensors")
+    network = read_weights(fold.final_checkpoint)
+    assert trained
+    assert all(torch.equal(value, network[f"autoencoder.{name}"]) for name, value in trained.items())
+    record = json.loads((fold.root / "label_autoencoder" / "training_log.jsonl").read_text().splitlines()[-1])
+    assert 0 <= record["mean_pseudo_dice"] <= 1
+
+
+def test_the_export_to_nnunet_refuses_the_family_by_name(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(ExchangeError, match="nnU-Net has no network of the family 'latent_diffusion'"):
+        autoseg.export_model(run, tmp_path / "out")

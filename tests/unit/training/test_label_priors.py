@@ -1,0 +1,316 @@
+"""Training by latents of label maps: autoencoders, latent diffusion, the anatomical constraint."""
+
+import pytest
+import torch
+from builders.clocks import Clock
+from builders.labels import build_labels
+from builders.networks import build_small_network_plan
+from builders.progress import skip_drawing
+from builders.threads import use_one_thread
+
+from autoseg.errors import DocumentError
+from autoseg.networks import build_network, read_weights, write_weights
+from autoseg.networks.families.latent_diffusion import LatentDiffusion, tile
+from autoseg.plan import ConfigurationPlan
+from autoseg.plan import label_prior as plan_label_prior
+from autoseg.plan.label_prior import plan_autoencoder_training
+from autoseg.plan.losses import SegmentationObjective
+from autoseg.plan.network import LatentDiffusionPlan
+from autoseg.plan.objectives import LatentDiffusionObjective, ShapePriorObjective
+from autoseg.run_folder import FoldFolder
+from autoseg.training.budget.pace import Budget
+from autoseg.training.data.batch import Batch
+from autoseg.training.losses.targets import build_output_masks
+from autoseg.training.monitoring.events import EpochDone
+from autoseg.training.monitoring.history import EpochRecord
+from autoseg.training.options import TrainingOptions
+from autoseg.training.step import build_learner, run_training_step, run_validation_step
+from autoseg.workflows.train import label_prior
+from autoseg.workflows.train.label_prior import describe_reconstruction, train_label_autoencoder
+
+CPU = torch.device("cpu")
+LABELS = build_labels({"one": (1,), "two": (2,)})
+LATENT = LatentDiffusionObjective(
+    latent_weight=1.0, noise_weight=1.0, last_step_fraction=0.5, segmentation_weight=0.0, autoencoder_iterations=3
+)
+
+_no_drawing = pytest.fixture(autouse=True)(skip_drawing)
+_one_thread = pytest.fixture(autouse=True)(use_one_thread)
+
+
+def plan_with(plan_configuration, network: str, objective, **changes):
+    own = build_small_network_plan(network, 2, **changes)
+    plan = plan_configuration(dimensions=2)
+    training = plan.training.model_copy(update={"objective": objective})
+    return plan.model_copy(update={"network": own, "training": training, "patch_voxels": (8, 8)})
+
+
+def plan_shape_prior(plan_configuration, weight: float) -> ConfigurationPlan:
+    autoencoder = build_small_network_plan("label_autoencoder", 2, input_channels=3)
+    objective = ShapePriorObjective(shape_prior_weight=weight, autoencoder=autoencoder, autoencoder_iterations=3)
+    return plan_with(plan_configuration, "plain_unet", objective)
+
+
+def draw_batch() -> Batch:
+    generator = torch.Generator().manual_seed(1)
+    return Batch(
+        image=torch.randn(2, 2, 8, 8, generator=generator),
+        label_map=torch.randint(3, (2, 8, 8), generator=generator).to(torch.int16),
+    )
+
+
+def take_step(learner, number: int = 0) -> float:
+    torch.manual_seed(number)  # as the loop does
+    learner.train()
+    return run_training_step(learner, draw_batch())
+
+
+def test_masks_of_outputs_are_one_hot_for_labels_and_multi_hot_for_regions() -> None:
+    label_map = torch.tensor([[[0, 1, 2]]], dtype=torch.int16)
+    assert build_output_masks(label_map, LABELS)[0, :, 0].tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
+    regions = build_labels({"all": (1, 2), "two": (2,)}, region_write_values=(1, 2))
+    assert build_output_masks(label_map, regions)[0, :, 0].tolist() == [[0, 1, 1], [0, 0, 1]]
+
+
+def test_an_autoencoder_learns_label_maps_whatever_the_images(plan_configuration) -> None:
+    plan = plan_autoencoder_training(plan_with(plan_configuration, "latent_diffusion", LATENT))
+    assert plan is not None
+    assert plan.network.family == "label_autoencoder"
+    assert (plan.training.epochs, plan.training.iterations_per_epoch) == (1, 3)
+    learner, twin = (build_learner(plan, LABELS, device=CPU, seed=0) for _ in range(2))
+    learner.set_learning_rate(0.03)
+    losses = [take_step(learner, number) for number in range(10)]
+    assert losses[-1] < 0.9 * losses[0]
+    torch.manual_seed(0)
+    changed = Batch(image=torch.zeros(2, 2, 8, 8), label_map=draw_batch().label_map)
+    assert run_training_step(twin, changed) == losses[0]
+
+
+@pytest.mark.parametrize("estimate", ["latent", "noise"])
+def test_latent_diffusion_trains_all_but_the_autoencoder(plan_configuration, estimate: str) -> None:
+    plan = plan_with(plan_configuration, "latent_diffusion", LATENT, estimate=estimate)
+    learner = build_learner(plan, LABELS, device=CPU, seed=0)
+    before = {key: value.clone() for key, value in learner.network.state_dict().items()}
+    for number in range(3):
+        take_step(learner, number)
+    changed = {key for key, value in learner.network.state_dict().items() if not torch.equal(value, before[key])}
+    trained = {key for key in before if key.startswith(("vision.", "denoiser."))}
+    assert changed <= trained
+    assert {key.split(".")[0] for key in changed} == {"vision", "denoiser"}
+
+
+def test_the_loss_of_latents_is_zero_for_the_true_ones(plan_configuration) -> None:
+    plan = plan_with(plan_configuration, "latent_diffusion", LATENT)
+    learner = build_learner(plan, LABELS, device=CPU, seed=0)
+    network, batch = learner.network, draw_batch()
+    assert isinstance(network, LatentDiffusion)
+
+    def know_all(image, masks, noise, steps):
+        start = network.autoencoder.encode(masks)
+        return network.autoencoder.decode(start), start, start, noise
+
+    loss, _ = learner.objective(know_all, batch)
+    assert loss.item() == 0
+
+    def be_off(image, masks, noise, steps):
+        logits, start, _, found = know_all(image, masks, noise, steps)
+        return logits, start + 0.25, start, found
+
+    loss, _ = learner.objective(be_off, batch)
+    assert loss.item() == pytest.approx(0.25)
+
+
+def test_both_estimates_lead_from_the_true_noise_to_the_true_latents(plan_configuration) -> None:
+    for estimate in ("latent", "noise"):
+        plan = build_small_network_plan("latent_diffusion", 2, estimate=estimate)
+        network = build_network(plan, torch.Generator().manual_seed(0))
+        assert isinstance(network, LatentDiffusion)
+        masks = build_output_masks(draw_batch().label_map, LABELS)
+        start = network.autoencoder.encode(masks)
+        noise, steps = torch.randn_like(start), torch.tensor([3, 10])
+        network.denoiser.forward = lambda noisy, steps, own=(start if estimate == "latent" else noise): own
+        outputs = network(draw_batch().image, masks, noise, steps)
+        torch.testing.assert_close(outputs[1], start, rtol=0, atol=1e-4)
+        torch.testing.assert_close(outputs[3], noise, rtol=0, atol=1e-4)
+
+
+def test_validation_repeats_itself_and_scores_what_prediction_gives(plan_configuration) -> None:
+    learner = build_learner(plan_with(plan_configuration, "latent_diffusion", LATENT), LABELS, device=CPU, seed=0)
+    learner.train(is_training=False)
+    first, second = (run_validation_step(learner, draw_batch()) for _ in range(2))
+    assert first.loss == second.loss
+    calls = []
+
+    def call(image, *further):
+        calls.append(len(further))
+        return learner.call_network(image, *further)
+
+    _, logits = learner.objective(call, draw_batch())
+    assert calls == [3, 0]
+    assert torch.equal(logits, learner.network(draw_batch().image)[0])
+
+
+def test_prediction_calls_the_denoiser_once_with_noise_of_the_checkpoint() -> None:
+    network = build_network(build_small_network_plan("latent_diffusion", 2), torch.Generator().manual_seed(0)).eval()
+    assert isinstance(network, LatentDiffusion)
+    calls = []
+    network.denoiser.register_forward_hook(lambda *_: calls.append(1))
+    image = draw_batch().image
+    with torch.no_grad():
+        expected = network(image)[0]
+        assert calls == [1]
+        network.denoiser.head.weight.normal_()
+        assert torch.equal(network.predict_with(image, network.noise), network(image)[0])
+        assert not torch.equal(network.predict_with(image, network.noise + 1), network(image)[0])
+    assert expected.shape == (2, 3, 8, 8)
+    assert "noise" in network.state_dict()
+
+
+def test_noise_is_repeated_and_cropped_to_other_patches() -> None:
+    noise = torch.arange(6.0).reshape(1, 1, 2, 3)
+    assert tile(noise, (3, 4))[0, 0].tolist() == [[0, 1, 2, 0], [3, 4, 5, 3], [0, 1, 2, 0]]
+    assert torch.equal(tile(noise, (2, 3)), noise)
+
+
+def test_the_weights_of_a_trained_autoencoder_are_taken(plan_configuration, tmp_path) -> None:
+    plan = plan_with(plan_configuration, "latent_diffusion", LATENT)
+    trained = build_network(plan.network.autoencoder, torch.Generator().manual_seed(5))
+    path = tmp_path / "checkpoint_final.safetensors"
+    write_weights(path, trained.state_dict())
+    learner = build_learner(plan, LABELS, device=CPU, seed=0, label_autoencoder=path)
+    own = learner.network.state_dict()
+    assert all(torch.equal(value, own[f"autoencoder.{key}"]) for key, value in trained.state_dict().items())
+
+
+def test_the_shape_prior_is_zero_for_a_perfect_prediction_and_pulls_at_logits_alone(plan_configuration) -> None:
+    objective = build_learner(plan_shape_prior(plan_configuration, 1.0), LABELS, device=CPU, seed=0).objective
+    label_map = draw_batch().label_map
+    perfect = (200 * build_output_masks(label_map, LABELS) - 100).requires_grad_()
+    assert objective._compare_shapes(perfect, label_map).item() == 0
+    logits = torch.zeros(2, 3, 8, 8, requires_grad=True)
+    objective._compare_shapes(logits, label_map).backward()
+    assert logits.grad is not None
+    assert logits.grad.abs().sum() > 0
+    assert all(parameter.grad is None for parameter in objective._frozen[0].parameters())
+    assert not objective.state_dict()
+    assert not list(objective.parameters())
+
+
+def test_a_shape_prior_of_weight_zero_changes_no_bit(plan_configuration) -> None:
+    plain = plan_with(plan_configuration, "plain_unet", SegmentationObjective())
+    plans = (plain, plan_shape_prior(plan_configuration, 0.0), plan_shape_prior(plan_configuration, 1.0))
+    losses = []
+    for plan in plans:
+        learner = build_learner(plan, LABELS, device=CPU, seed=0)
+        losses.append([take_step(learner, number) for number in range(2)])
+    assert losses[0] == losses[1]
+    assert losses[2] != losses[0]
+    assert plan_autoencoder_training(plans[1]) is None
+    assert plan_autoencoder_training(plans[2]) is not None
+
+
+@pytest.mark.parametrize(
+    ("network", "objective", "expected"),
+    [
+        ("latent_diffusion", {"name": "segmentation"}, "objective must be 'latent_diffusion'"),
+        ("plain_unet", LATENT.model_dump(), "needs a network of the family latent_diffusion"),
+        ("plain_unet", {"name": "reconstruction"}, "needs a network of the family label_autoencoder"),
+    ],
+)
+def test_objectives_that_do_not_fit_the_network_are_refused(plan_configuration, network, objective, expected) -> None:
+    content = plan_with(plan_configuration, network, LATENT).model_dump()
+    content["training"]["objective"] = objective
+    with pytest.raises((DocumentError, ValueError), match=expected):
+        ConfigurationPlan.model_validate(content)
+
+
+def train_prior(plan, training_data, folder, *, notes=None):
+    """Trains the autoencoder of a plan."""
+    options = TrainingOptions(
+        device=CPU,
+        seed=0,
+        workers=0,
+        seconds_between_checkpoints=0.0,
+        largest_saving_share=1.0,
+        announce=(notes if notes is not None else []).append,
+    )
+    return train_label_autoencoder(plan, training_data, folder=folder, options=options)
+
+
+@pytest.fixture
+def latent_plan(plan_configuration):
+    """Latent diffusion for patches of 16 x 16 voxels of one channel and one class."""
+    objective = LATENT.model_copy(update={"autoencoder_iterations": 6})
+    network = build_small_network_plan("latent_diffusion", 2).model_dump()
+    network |= {"input_channels": 1, "output_channels": 2}
+    network["autoencoder"] |= {"input_channels": 2, "output_channels": 2}
+    plan = plan_configuration()
+    training = plan.training.model_copy(update={"objective": objective})
+    return plan.model_copy(update={"network": LatentDiffusionPlan.model_validate(network), "training": training})
+
+
+def test_an_autoencoder_is_trained_once_and_an_interrupted_training_of_it_is_resumed_bit_for_bit(
+    latent_plan, training_data, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(plan_label_prior, "ITERATIONS_PER_EPOCH", 3)
+    notes: list[str] = []
+    whole = train_prior(latent_plan, training_data, tmp_path / "whole", notes=notes)
+    assert "label maps of the training cases" in notes[0]
+    assert "mean Dice of" in notes[-1]
+    assert whole is not None
+    own_train = label_prior.train
+
+    def be_interrupted(*args, **kwargs):
+        events = own_train(*args, **kwargs)
+        for event in events:
+            yield event
+            if isinstance(event, EpochDone):
+                events.close()
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(label_prior, "train", be_interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train_prior(latent_plan, training_data, tmp_path / "parts")
+    assert not FoldFolder(tmp_path / "parts" / label_prior.FOLDER_NAME).final_checkpoint.exists()
+    monkeypatch.setattr(label_prior, "train", own_train)
+    resumed = train_prior(latent_plan, training_data, tmp_path / "parts")
+    assert resumed is not None
+    first, second = (read_weights(path) for path in (whole, resumed))
+    assert all(torch.equal(value, second[key]) for key, value in first.items())
+    before, notes = whole.stat().st_mtime_ns, []
+    assert train_prior(latent_plan, training_data, tmp_path / "whole", notes=notes) == whole
+    assert (whole.stat().st_mtime_ns, notes) == (before, [])
+
+
+def test_an_autoencoder_gets_a_fifth_of_the_time_that_is_left_for_training(latent_plan) -> None:
+    clock = Clock()
+    budget = Budget(seconds=100.0, reserved_seconds=20.0, start=clock(), clock=clock)
+    own = label_prior._share_budget(budget)
+    assert own is not None
+    assert own.remaining_seconds == pytest.approx(16.0)
+    assert label_prior._share_budget(None) is None
+
+
+@pytest.mark.parametrize(
+    ("dice", "expected"),
+    [(0.99, "mean Dice of 0.990"), (0.9, "warning: below 0.98"), (None, "is not measured")],
+)
+def test_a_poor_reconstruction_is_told(dice, expected: str) -> None:
+    record = EpochRecord(
+        epoch=0,
+        learning_rate=0.1,
+        train_loss=0.0,
+        validation_loss=0.0,
+        pseudo_dice=(dice,),
+        mean_pseudo_dice=dice,
+        moving_average=dice,
+        seconds=1.0,
+        seconds_per_iteration=1.0,
+        data_wait_seconds=0.0,
+    )
+    assert expected in describe_reconstruction([record])
+
+
+def test_a_plan_without_an_autoencoder_trains_none(plan_configuration, training_data, tmp_path) -> None:
+    assert train_prior(plan_configuration(), training_data, tmp_path / "none") is None
+    assert not (tmp_path / "none").exists()
