@@ -12,6 +12,7 @@ from autoseg.dataset import (
     read_dataset,
     record_dataset,
     restore_dataset,
+    tell_instances_apart,
 )
 from autoseg.dataset.folds import Splits
 from autoseg.document import read_document, write_document
@@ -30,7 +31,7 @@ from autoseg.run_folder import RunFolder, check_writable, make_folder, open_run,
 from autoseg.runtime.measurement_cache import find_measurement_cache
 from autoseg.unet_cost import COUNTED_FAMILIES
 from autoseg.workflows.cases.references import copy_reference
-from autoseg.workflows.plan.case_warnings import warn_of_intensities, warn_of_spacing
+from autoseg.workflows.plan.case_warnings import note_instances, warn_of_intensities, warn_of_spacing
 from autoseg.workflows.plan.class_counts import (
     ClassCount,
     count_class_occurrences,
@@ -132,6 +133,7 @@ class PlanRequest:
         overwrite: Replace an existing plan and its preprocessed data.
         split: Source of the folds.
         fix_geometry: Resample files on another grid than their case's first channel instead of refusing them.
+        border_fraction: Width of the border by which objects are told apart (`InstanceTargets`); None: they are not.
         place: Measures and preprocesses the cases.
     """
 
@@ -143,12 +145,8 @@ class PlanRequest:
     overwrite: bool = False
     split: SplitRequest = field(default_factory=SplitRequest)
     fix_geometry: bool = False
+    border_fraction: float | None = None
     place: Place = field(default_factory=ThisComputer)
-
-
-def _ignore_classes(classes: Sequence[ClassCount]) -> None:
-    """Ignores the classes, for callers that do not show them."""
-    del classes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,7 +178,7 @@ def plan_dataset(
     *,
     request: PlanRequest,
     report: Callable[[Plan], None],
-    report_classes: Callable[[Sequence[ClassCount]], None] = _ignore_classes,
+    report_classes: Callable[[Sequence[ClassCount]], None] = lambda _: None,
     progress: Progress,
 ) -> PlanningOutcome:
     """Plans a dataset and preprocesses it; continues a run that was interrupted.
@@ -200,12 +198,19 @@ def plan_dataset(
     dataset = read_dataset(dataset_folder)
     if request.fix_geometry:
         dataset = allow_geometry_fixes(dataset)
+    if request.border_fraction is not None:
+        dataset = tell_instances_apart(dataset, request.border_fraction)
     run = RunFolder(run_root if run_root is not None else Path(f"{dataset.name}.autoseg"))
     if run.root.resolve() == dataset.root.resolve():
         msg = f"the run folder must not be the dataset's own folder {dataset.root}; name another one with --run"
         raise RunError(msg)
     division = divide_into_folds(dataset, request.split)
-    for note in (*dataset.notes, *division.notes, *describe_export_limits(dataset.labels, dataset.file_ending)):
+    for note in (
+        *dataset.notes,
+        *note_instances(dataset),
+        *division.notes,
+        *describe_export_limits(dataset.labels, dataset.file_ending),
+    ):
         progress.note(note)
     is_new = not _can_continue(run, dataset, request)
     if run.plan.is_file():
@@ -319,7 +324,7 @@ def _can_continue(run: RunFolder, dataset: Dataset, request: PlanRequest) -> boo
     reason = (
         rules
         if same_dataset
-        else "from other data (cases, labels, place, files changed since) or with another --fix-geometry"
+        else "from other data (cases, labels, place, files changed since) or with another --fix-geometry or --task"
     )
     msg = (
         f"{run.root} was planned {reason}; choose another folder with --run, "

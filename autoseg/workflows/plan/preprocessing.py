@@ -12,7 +12,7 @@ from autoseg.errors import CasesFailedError, DocumentError, RunError
 from autoseg.files.network_drives import refresh_folder
 from autoseg.fingerprint import CaseFingerprint, Fingerprint
 from autoseg.inference.folds import is_imported_run
-from autoseg.labels import LabelScheme
+from autoseg.labels import InstanceTargets, LabelScheme
 from autoseg.measurement import count_class_voxels
 from autoseg.places.place import Place
 from autoseg.plan.document import Plan
@@ -63,6 +63,7 @@ class PreprocessingRecipe(Document):
 
     Attributes:
         separates_objects: Whether touching objects of the dataset are separated by background.
+        instances: Core and border of objects; None where they are not told apart.
     """
 
     schema_version: Literal[1] = 1
@@ -73,6 +74,7 @@ class PreprocessingRecipe(Document):
     spacing_mm: tuple[float, ...]
     resampling: ResamplingPlan
     separates_objects: bool = False
+    instances: InstanceTargets | None = None
 
 
 def select_data_configurations(plan: Plan, requested: Sequence[str]) -> tuple[str, ...]:
@@ -168,6 +170,7 @@ def extract_recipe(plan: Plan, configuration: str) -> PreprocessingRecipe:
         spacing_mm=chosen.spacing_mm,
         resampling=chosen.resampling,
         separates_objects=chosen.separates_objects,
+        instances=plan.instances,
     )
 
 
