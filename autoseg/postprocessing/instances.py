@@ -6,7 +6,7 @@ from typing import Annotated, Final
 
 import cc3d
 import numpy as np
-from jaxtyping import Bool, Float32, Int16, Int32, Int64
+from jaxtyping import Bool, Float32, Int16, Int32, Int64, Integer
 from pydantic import Field
 from scipy import ndimage
 from skimage.segmentation import watershed
@@ -163,3 +163,13 @@ def number_components(mask: Bool[np.ndarray, "z y x"]) -> Int32[np.ndarray, "z y
     """Numbers the connected components of a mask; neighbours touch by faces, edges or corners."""
     numbers: Int32[np.ndarray, "z y x"] = cc3d.connected_components(mask, connectivity=NEIGHBOURS).astype(np.int32)
     return numbers
+
+
+def number_reference(
+    numbers: Integer[np.ndarray, "z y x"], is_class: Bool[np.ndarray, "z y x"]
+) -> Int64[np.ndarray, "z y x"]:
+    """Returns the numbers of the objects of a class; its components without a number get one of their own, too."""
+    own = np.where(is_class, numbers, 0).astype(np.int64)
+    rest = number_components(is_class & (own == 0))
+    numbered: Int64[np.ndarray, "z y x"] = np.where(rest > 0, rest + own.max(initial=0), own)
+    return numbered

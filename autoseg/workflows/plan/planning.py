@@ -209,7 +209,7 @@ def plan_dataset(
         *dataset.notes,
         *note_instances(dataset),
         *division.notes,
-        *describe_export_limits(dataset.labels, dataset.file_ending),
+        *describe_export_limits(dataset.labels, dataset.file_ending, tells_instances=dataset.targets is not None),
     ):
         progress.note(note)
     is_new = not _can_continue(run, dataset, request)

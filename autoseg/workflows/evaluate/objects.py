@@ -1,0 +1,255 @@
+"""Evaluates the objects of predicted label maps: those that were told apart, and connected components beside them."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+from jaxtyping import Bool, Int16, Int32
+
+from autoseg.document import Document, Part, read_document, write_document
+from autoseg.errors import CasesFailedError, EvaluationError
+from autoseg.evaluation.instances import (
+    IOU_THRESHOLDS,
+    Matches,
+    ObjectScores,
+    count_matches,
+    match_objects,
+    score_objects,
+)
+from autoseg.geometry import Grid
+from autoseg.labels import LabelScheme
+from autoseg.places.local import ThisComputer
+from autoseg.places.place import Place
+from autoseg.plan.document import Plan
+from autoseg.postprocessing.instances import number_components, number_reference
+from autoseg.processes.case_pool import list_problems, write_failure_log
+from autoseg.processes.progress import Progress
+from autoseg.run_folder import open_run, write_text
+from autoseg.volume_io import check_same_grid, read_label_map, turn_like_image
+from autoseg.workflows.cases.references import OBJECTS_FOLDER
+from autoseg.workflows.evaluate.evaluation import (
+    EvaluationJob,
+    count_evaluation_workers,
+    pair_label_maps,
+    read_pair,
+)
+
+SCORES_JSON: Final = "object_scores.json"
+SCORES_CSV: Final = "object_scores.csv"
+ObjectSource = Literal["instances", "components"]
+DEFINITIONS: Final = {
+    "match": "predicted and reference object of one class with an IoU above 0.5, and at least the threshold",
+    "AP50, AP75": "TP / (TP + FP + FN) at the IoU thresholds 0.5 and 0.75; AP: mean over "
+    f"{', '.join(f'{threshold:g}' for threshold in IOU_THRESHOLDS)}",
+    "F1": "2 TP / (2 TP + FP + FN) at 0.5 (RQ); SQ: mean IoU of the matches; PQ: F1 x SQ",
+    "instances": "objects that the prediction numbers; components: connected components of its classes instead",
+    "pooled": "objects of all cases together; mean: mean of the scores of the cases that have objects",
+}
+
+
+class ClassObjects(Part):
+    """Scores of the objects of a class, over all cases together.
+
+    Attributes:
+        pooled: Scores of the objects of all cases together.
+        mean_AP, mean_AP50, mean_PQ: Means of the scores of the cases in which they are defined.
+    """
+
+    pooled: ObjectScores
+    mean_AP: float | None
+    mean_AP50: float | None
+    mean_PQ: float | None
+
+
+class ObjectEvaluation(Document):
+    """Scores of the objects of a folder of label maps.
+
+    Attributes:
+        definitions: The scores in words.
+        classes: Scores by source of the objects, then by class.
+        cases: The same of every case.
+    """
+
+    schema_version: Literal[1] = 1
+    definitions: dict[str, str]
+    classes: dict[ObjectSource, dict[str, ClassObjects]]
+    cases: dict[str, dict[ObjectSource, dict[str, ObjectScores]]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _ObjectJob:
+    """A predicted label map, its reference, and the numbers of the objects of both."""
+
+    label_maps: EvaluationJob
+    predicted: Path | None
+    expected: Path
+
+
+OfSources = Mapping[ObjectSource, tuple[Matches, ...]]
+"""Matches by source of the objects, then by class."""
+
+
+def evaluate_objects(
+    predictions: Path,
+    references: Path,
+    instances: Path,
+    *,
+    run_root: Path,
+    progress: Progress,
+    place: Place | None = None,
+) -> ObjectEvaluation:
+    """Evaluates the objects of every predicted label map and writes object_scores.json and .csv beside them.
+
+    The numbers of predicted objects are those in the subfolder `instances` of the predictions. Connected components of
+    the classes are evaluated in any case.
+
+    Args:
+        predictions: Folder of predicted label maps.
+        references: Folder of reference label maps.
+        instances: Folder of label maps that number the objects of the references.
+        run_root: Run, which defines the labels.
+        progress: Receives notes and progress.
+        place: Evaluates the cases; None: this computer.
+
+    Raises:
+        EvaluationError: There are no predictions, or files are missing.
+        CasesFailedError: Some cases cannot be compared.
+    """
+    labels = read_document(open_run(run_root).plan, Plan).dataset_labels
+    jobs = _list_jobs(predictions, references, instances, labels=labels)
+    if all(job.predicted is None for job in jobs):
+        progress.note(f"{predictions} has no folder {OBJECTS_FOLDER}: objects are connected components of its classes")
+    outcome = (place or ThisComputer()).run_over_cases(
+        _match_case,
+        [(job.label_maps.case, job) for job in jobs],
+        workers=count_evaluation_workers(len(jobs)),
+        label="Matching objects",
+        progress=progress,
+    )
+    if outcome.failures:
+        lines = [*list_problems(outcome.failures), *write_failure_log(predictions / "evaluation.log", outcome.failures)]
+        heading = f"the objects of {len(outcome.failures)} of {len(jobs)} cases cannot be evaluated:"
+        raise CasesFailedError(heading, lines)
+    evaluation = summarize_objects(
+        {job.label_maps.case: matches for job, matches in zip(jobs, outcome.results, strict=True)}, labels.class_names
+    )
+    write_document(predictions / SCORES_JSON, evaluation)
+    write_text(predictions / SCORES_CSV, _format_rows(evaluation))
+    return evaluation
+
+
+def _list_jobs(predictions: Path, references: Path, instances: Path, *, labels: LabelScheme) -> list[_ObjectJob]:
+    numbered = {case: path for case, _, path in pair_label_maps(predictions, instances)}
+    jobs = []
+    for case, prediction, reference in pair_label_maps(predictions, references):
+        predicted = prediction.parent / OBJECTS_FOLDER / prediction.name
+        job = EvaluationJob(case=case, prediction=prediction, reference=reference, labels=labels)
+        jobs.append(
+            _ObjectJob(label_maps=job, predicted=predicted if predicted.is_file() else None, expected=numbered[case])
+        )
+    lacking = [job.label_maps.case for job in jobs if job.predicted is None]
+    if lacking and len(lacking) < len(jobs):
+        msg = (
+            f"{predictions / OBJECTS_FOLDER} lacks the objects of {len(lacking)} of {len(jobs)} predictions, such as "
+            f"{lacking[0]}; predict them again"
+        )
+        raise EvaluationError(msg)
+    return jobs
+
+
+def _match_case(job: _ObjectJob) -> OfSources:
+    """Matches the objects of one case, in a worker process."""
+    pair, grid = read_pair(job.label_maps)
+    expected = _read_numbers(job.expected, grid)
+    predicted = None if job.predicted is None else _read_numbers(job.predicted, grid)
+    found: dict[ObjectSource, tuple[Matches, ...]] = {}
+    if predicted is not None:
+        found["instances"] = tuple(
+            match_objects(np.where(is_predicted, predicted, 0), reference)
+            for is_predicted, reference in _iterate_classes(pair.prediction, pair.reference, expected, job)
+        )
+    found["components"] = tuple(
+        match_objects(number_components(is_predicted), reference)
+        for is_predicted, reference in _iterate_classes(pair.prediction, pair.reference, expected, job)
+    )
+    return found
+
+
+def _iterate_classes(
+    prediction: Int16[np.ndarray, "z y x"],
+    reference: Int16[np.ndarray, "z y x"],
+    expected: Int32[np.ndarray, "z y x"],
+    job: _ObjectJob,
+) -> list[tuple[Bool[np.ndarray, "z y x"], np.ndarray]]:
+    """Lists where each class is predicted, and the numbers of its objects; ignored voxels belong to neither."""
+    labels = job.label_maps.labels
+    is_scored = np.ones(reference.shape, bool) if labels.ignore_label is None else reference != labels.ignore_label
+    return [
+        (
+            np.isin(prediction, members) & is_scored,
+            number_reference(expected, np.isin(reference, members) & is_scored),
+        )
+        for members in labels.class_labels
+    ]
+
+
+def _read_numbers(path: Path, grid: Grid) -> Int32[np.ndarray, "z y x"]:
+    what = f"objects {path}"
+    volume = turn_like_image(read_label_map(path), grid, what=what)
+    check_same_grid(grid, volume.grid, what=what)
+    return volume.array
+
+
+def summarize_objects(matches: Mapping[str, OfSources], class_names: Sequence[str]) -> ObjectEvaluation:
+    """Computes all scores from the matches of each case."""
+    sources = tuple(next(iter(matches.values())))
+    cases = {
+        case: {
+            source: {
+                name: score_objects(count_matches([entry]))
+                for name, entry in zip(class_names, of_case[source], strict=True)
+            }
+            for source in sources
+        }
+        for case, of_case in matches.items()
+    }
+    classes: dict[ObjectSource, dict[str, ClassObjects]] = {
+        source: {
+            name: _summarize_class(
+                [of_case[source][index] for of_case in matches.values()],
+                [scores[source][name] for scores in cases.values()],
+            )
+            for index, name in enumerate(class_names)
+        }
+        for source in sources
+    }
+    return ObjectEvaluation(definitions=DEFINITIONS, classes=classes, cases=cases)
+
+
+def _summarize_class(matches: Sequence[Matches], scores: Sequence[ObjectScores]) -> ClassObjects:
+    return ClassObjects(
+        pooled=score_objects(count_matches(matches)),
+        mean_AP=_compute_mean([entry.AP for entry in scores]),
+        mean_AP50=_compute_mean([entry.AP50 for entry in scores]),
+        mean_PQ=_compute_mean([entry.PQ for entry in scores]),
+    )
+
+
+def _compute_mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _format_rows(evaluation: ObjectEvaluation) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("case", "objects", "class", *ObjectScores.model_fields))
+    for case, of_case in evaluation.cases.items():
+        for source, classes in of_case.items():
+            for name, scores in classes.items():
+                writer.writerow((case, source, name, *scores.model_dump().values()))
+    return text.getvalue()
