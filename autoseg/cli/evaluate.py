@@ -11,6 +11,7 @@ from autoseg.cli.terminal.options import OnCases
 def evaluate(
     predictions: Annotated[Path, typer.Argument(help="Folder of predicted label maps.")],
     references: Annotated[Path, typer.Argument(help="Folder of reference label maps of the same names.")],
+    *,
     run: Annotated[Path, typer.Option(help="Run folder, which defines the labels.")],
     instances: Annotated[
         Path | None, typer.Option(help="Folder that numbers the objects of the references: scores objects, too.")

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from autoseg.dataset import Dataset
 from autoseg.errors import ExchangeError
 from autoseg.exchange.nnunet_preprocessing import explain_unreadable_ending
 from autoseg.labels import LabelScheme
@@ -24,10 +25,11 @@ def check_no_instances(plan: Plan) -> None:
         raise ExchangeError(msg)
 
 
-def describe_export_limits(labels: LabelScheme, file_ending: str, *, tells_instances: bool = False) -> tuple[str, ...]:
+def describe_export_limits(dataset: Dataset) -> tuple[str, ...]:
     """Returns notes about a dataset whose models cannot be exported to nnU-Net; empty if they can."""
-    instances = (INSTANCES_REASON,) if tells_instances else ()
-    reasons = "; ".join((*instances, *explain_unreadable_ending(file_ending), *_explain_values(labels)))
+    instances = () if dataset.targets is None else (INSTANCES_REASON,)
+    found = (*instances, *explain_unreadable_ending(dataset.file_ending), *_explain_values(dataset.labels))
+    reasons = "; ".join(found)
     if not reasons:
         return ()
     return (f"models of this dataset cannot be exported to nnU-Net (autoseg export --format nnunet): {reasons}",)

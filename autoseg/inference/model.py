@@ -209,8 +209,6 @@ class SegmentationModel:
     ) -> Integer[np.ndarray, "z y x"]:
         """Predicts the label map of a volume on its own grid with the values of the dataset's files.
 
-        A model that tells objects apart predicts their cores and borders here; `autoseg predict` finds the objects.
-
         Raises:
             PredictionError: The volume does not fit the model.
         """

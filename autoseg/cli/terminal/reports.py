@@ -168,7 +168,7 @@ def print_objects(console: "Console", classes: "Mapping[ObjectSource, Mapping[st
     for source, of_source in classes.items():
         for name, scores in of_source.items():
             found = scores.pooled
-            values = (found.AP50, scores.mean_AP50, found.AP, found.PQ, found.SQ, found.F1)
+            values = (found.AP50, scores.ap50_over_cases, found.AP, found.PQ, found.SQ, found.F1)
             shown = ("-" if value is None else f"{value:.3f}" for value in values)
             table.add_row(Text(name), source, *shown, str(found.predicted), str(found.expected))
     console.show_table(table)

@@ -56,13 +56,13 @@ class ClassObjects(Part):
 
     Attributes:
         pooled: Scores of the objects of all cases together.
-        mean_AP, mean_AP50, mean_PQ: Means of the scores of the cases in which they are defined.
+        ap_over_cases, ap50_over_cases, pq_over_cases: Means of the scores of the cases in which they are defined.
     """
 
     pooled: ObjectScores
-    mean_AP: float | None
-    mean_AP50: float | None
-    mean_PQ: float | None
+    ap_over_cases: float | None
+    ap50_over_cases: float | None
+    pq_over_cases: float | None
 
 
 class ObjectEvaluation(Document):
@@ -233,9 +233,9 @@ def summarize_objects(matches: Mapping[str, OfSources], class_names: Sequence[st
 def _summarize_class(matches: Sequence[Matches], scores: Sequence[ObjectScores]) -> ClassObjects:
     return ClassObjects(
         pooled=score_objects(count_matches(matches)),
-        mean_AP=_compute_mean([entry.AP for entry in scores]),
-        mean_AP50=_compute_mean([entry.AP50 for entry in scores]),
-        mean_PQ=_compute_mean([entry.PQ for entry in scores]),
+        ap_over_cases=_compute_mean([entry.AP for entry in scores]),
+        ap50_over_cases=_compute_mean([entry.AP50 for entry in scores]),
+        pq_over_cases=_compute_mean([entry.PQ for entry in scores]),
     )
 
 

@@ -205,12 +205,7 @@ def plan_dataset(
         msg = f"the run folder must not be the dataset's own folder {dataset.root}; name another one with --run"
         raise RunError(msg)
     division = divide_into_folds(dataset, request.split)
-    for note in (
-        *dataset.notes,
-        *note_instances(dataset),
-        *division.notes,
-        *describe_export_limits(dataset.labels, dataset.file_ending, tells_instances=dataset.targets is not None),
-    ):
+    for note in (*dataset.notes, *note_instances(dataset), *division.notes, *describe_export_limits(dataset)):
         progress.note(note)
     is_new = not _can_continue(run, dataset, request)
     if run.plan.is_file():
