@@ -7,6 +7,8 @@ axis `axis_permutation[i]` of the array (z, y, x) in the training orientation.
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Final, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from autoseg.document import Document, OneOf, Part, Upgrade
@@ -126,6 +128,12 @@ class Plan(Document):
     def dataset_labels(self) -> LabelScheme:
         """The labels of the dataset, which predictions hold; `labels` are those of the network."""
         return self.labels if self.instances is None else self.instances.labels
+
+    def join_borders(self, label_map: NDArray[np.integer]) -> NDArray[np.integer]:
+        """Turns file values of cores and borders into those of their classes, where objects are told apart."""
+        if self.instances is None:
+            return label_map
+        return self.instances.labels.decode(self.instances.merge(self.labels.encode(label_map)))
 
     @property
     def is_imported(self) -> bool:
