@@ -86,7 +86,7 @@ def tell_instances_apart(dataset: Dataset, border_fraction: float) -> Dataset:
 
     Args:
         dataset: A dataset with plain labels.
-        border_fraction: As in `InstanceTargets`.
+        border_fraction: Width of the border as a fraction of the largest distance of the object from its surface.
 
     Raises:
         DatasetError: Cases have no file that numbers their objects, or the labels are regions.

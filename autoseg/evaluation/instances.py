@@ -70,35 +70,6 @@ def _count(
     return values.astype(np.int64), indices, counts
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ObjectCounts:
-    """Numbers of matches; those of several images are added.
-
-    Attributes:
-        true_positives: Matches at each of `IOU_THRESHOLDS`.
-        predicted: Number of predicted objects.
-        expected: Number of objects of the reference.
-        iou_sum: Sum of the IoU of all matches.
-    """
-
-    true_positives: tuple[int, ...]
-    predicted: int
-    expected: int
-    iou_sum: float
-
-
-def count_matches(matches: Sequence[Matches]) -> ObjectCounts:
-    """Counts the matches of one or more images."""
-    ious = np.concatenate([entry.ious for entry in matches])
-    ious = ious[ious > 0]
-    return ObjectCounts(
-        true_positives=tuple(int(np.count_nonzero(ious >= threshold)) for threshold in IOU_THRESHOLDS),
-        predicted=sum(entry.ious.size for entry in matches),
-        expected=sum(entry.reference_voxels.size for entry in matches),
-        iou_sum=float(ious.sum()),
-    )
-
-
 class ObjectScores(Part):
     """Scores of the objects of a class; None where neither prediction nor reference has an object.
 
@@ -123,22 +94,24 @@ class ObjectScores(Part):
     matched: int
 
 
-def score_objects(counts: ObjectCounts) -> ObjectScores:
-    """Computes the scores of counts."""
-    matched, total = counts.true_positives[0], counts.predicted + counts.expected
-    precision = {
-        threshold: found / (total - found) if total else None
-        for threshold, found in zip(IOU_THRESHOLDS, counts.true_positives, strict=True)
-    }
-    known = [value for value in precision.values() if value is not None]
+def score_objects(matches: Sequence[Matches]) -> ObjectScores:
+    """Scores the objects of a class in one or more images, all objects together."""
+    ious = np.concatenate([entry.ious for entry in matches])
+    ious = ious[ious > 0]
+    predicted = sum(entry.ious.size for entry in matches)
+    expected = sum(entry.reference_voxels.size for entry in matches)
+    total = predicted + expected
+    found = [int(np.count_nonzero(ious >= threshold)) for threshold in IOU_THRESHOLDS]
+    precisions = [count / (total - count) if total else None for count in found]
+    known = [value for value in precisions if value is not None]
     return ObjectScores(
         AP=sum(known) / len(known) if known else None,
-        AP50=precision[0.5],
-        AP75=precision[0.75],
-        F1=2 * matched / total if total else None,
-        SQ=counts.iou_sum / matched if matched else None,
-        PQ=2 * counts.iou_sum / total if total else None,
-        predicted=counts.predicted,
-        expected=counts.expected,
-        matched=matched,
+        AP50=precisions[IOU_THRESHOLDS.index(0.5)],
+        AP75=precisions[IOU_THRESHOLDS.index(0.75)],
+        F1=2 * ious.size / total if total else None,
+        SQ=float(ious.mean()) if ious.size else None,
+        PQ=2 * float(ious.sum()) / total if total else None,
+        predicted=predicted,
+        expected=expected,
+        matched=ious.size,
     )

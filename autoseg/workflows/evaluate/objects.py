@@ -3,12 +3,11 @@
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
 import numpy as np
-from jaxtyping import Bool, Int16, Int32
+from jaxtyping import Bool, Int16, Int32, Int64
 
 from autoseg.document import Document, Part, read_document, write_document
 from autoseg.errors import CasesFailedError, EvaluationError
@@ -16,7 +15,6 @@ from autoseg.evaluation.instances import (
     IOU_THRESHOLDS,
     Matches,
     ObjectScores,
-    count_matches,
     match_objects,
     score_objects,
 )
@@ -80,15 +78,8 @@ class ObjectEvaluation(Document):
     cases: dict[str, dict[ObjectSource, dict[str, ObjectScores]]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _ObjectJob:
-    """A predicted label map, its reference, and the numbers of the objects of both."""
-
-    label_maps: EvaluationJob
-    predicted: Path | None
-    expected: Path
-
-
+ObjectJob = tuple[EvaluationJob, Path | None, Path]
+"""A predicted label map and its reference, and the numbers of the objects of both; None where there are no numbers."""
 OfSources = Mapping[ObjectSource, tuple[Matches, ...]]
 """Matches by source of the objects, then by class."""
 
@@ -120,81 +111,77 @@ def evaluate_objects(
         CasesFailedError: Some cases cannot be compared.
     """
     labels = read_document(open_run(run_root).plan, Plan).dataset_labels
+    folder = predictions if predictions.is_dir() else predictions.parent
     jobs = _list_jobs(predictions, references, instances, labels=labels)
-    if all(job.predicted is None for job in jobs):
-        progress.note(f"{predictions} has no folder {OBJECTS_FOLDER}: objects are connected components of its classes")
+    if all(numbers is None for _, numbers, _ in jobs):
+        progress.note(f"{folder} has no folder {OBJECTS_FOLDER}: objects are connected components of its classes")
     outcome = (place or ThisComputer()).run_over_cases(
         _match_case,
-        [(job.label_maps.case, job) for job in jobs],
+        [(job[0].case, job) for job in jobs],
         workers=count_evaluation_workers(len(jobs)),
         label="Matching objects",
         progress=progress,
     )
     if outcome.failures:
-        lines = [*list_problems(outcome.failures), *write_failure_log(predictions / "evaluation.log", outcome.failures)]
+        lines = [*list_problems(outcome.failures), *write_failure_log(folder / "evaluation.log", outcome.failures)]
         heading = f"the objects of {len(outcome.failures)} of {len(jobs)} cases cannot be evaluated:"
         raise CasesFailedError(heading, lines)
-    evaluation = summarize_objects(
-        {job.label_maps.case: matches for job, matches in zip(jobs, outcome.results, strict=True)}, labels.class_names
-    )
-    write_document(predictions / SCORES_JSON, evaluation)
-    write_text(predictions / SCORES_CSV, _format_rows(evaluation))
+    matches = {job.case: found for (job, _, _), found in zip(jobs, outcome.results, strict=True)}
+    evaluation = summarize_objects(matches, labels.class_names)
+    write_document(folder / SCORES_JSON, evaluation)
+    write_text(folder / SCORES_CSV, _format_rows(evaluation))
     return evaluation
 
 
-def _list_jobs(predictions: Path, references: Path, instances: Path, *, labels: LabelScheme) -> list[_ObjectJob]:
-    numbered = {case: path for case, _, path in pair_label_maps(predictions, instances)}
-    jobs = []
+def _list_jobs(predictions: Path, references: Path, instances: Path, *, labels: LabelScheme) -> list[ObjectJob]:
+    expected = {case: path for case, _, path in pair_label_maps(predictions, instances)}
+    jobs: list[ObjectJob] = []
     for case, prediction, reference in pair_label_maps(predictions, references):
-        predicted = prediction.parent / OBJECTS_FOLDER / prediction.name
+        numbers = prediction.parent / OBJECTS_FOLDER / prediction.name
         job = EvaluationJob(case=case, prediction=prediction, reference=reference, labels=labels)
-        jobs.append(
-            _ObjectJob(label_maps=job, predicted=predicted if predicted.is_file() else None, expected=numbered[case])
-        )
-    lacking = [job.label_maps.case for job in jobs if job.predicted is None]
+        jobs.append((job, numbers if numbers.is_file() else None, expected[case]))
+    lacking = [job for job, numbers, _ in jobs if numbers is None]
     if lacking and len(lacking) < len(jobs):
         msg = (
-            f"{predictions / OBJECTS_FOLDER} lacks the objects of {len(lacking)} of {len(jobs)} predictions, such as "
-            f"{lacking[0]}; predict them again"
+            f"{lacking[0].prediction.parent / OBJECTS_FOLDER} lacks the objects of {len(lacking)} of {len(jobs)} "
+            f"predictions, such as {lacking[0].case}; predict them again"
         )
         raise EvaluationError(msg)
     return jobs
 
 
-def _match_case(job: _ObjectJob) -> OfSources:
+def _match_case(job: ObjectJob) -> OfSources:
     """Matches the objects of one case, in a worker process."""
-    pair, grid = read_pair(job.label_maps)
-    expected = _read_numbers(job.expected, grid)
-    predicted = None if job.predicted is None else _read_numbers(job.predicted, grid)
+    label_maps, predicted_path, expected_path = job
+    pair, grid = read_pair(label_maps)
+    references = _number_classes(pair.reference, _read_numbers(expected_path, grid), label_maps.labels)
+    is_scored = _find_scored(pair.reference, label_maps.labels)
+    predictions = [np.isin(pair.prediction, members) & is_scored for members in label_maps.labels.class_labels]
     found: dict[ObjectSource, tuple[Matches, ...]] = {}
-    if predicted is not None:
+    if predicted_path is not None:
+        predicted = _read_numbers(predicted_path, grid)
         found["instances"] = tuple(
-            match_objects(np.where(is_predicted, predicted, 0), reference)
-            for is_predicted, reference in _iterate_classes(pair.prediction, pair.reference, expected, job)
+            match_objects(np.where(is_class, predicted, 0), reference)
+            for is_class, reference in zip(predictions, references, strict=True)
         )
     found["components"] = tuple(
-        match_objects(number_components(is_predicted), reference)
-        for is_predicted, reference in _iterate_classes(pair.prediction, pair.reference, expected, job)
+        match_objects(number_components(is_class), reference)
+        for is_class, reference in zip(predictions, references, strict=True)
     )
     return found
 
 
-def _iterate_classes(
-    prediction: Int16[np.ndarray, "z y x"],
-    reference: Int16[np.ndarray, "z y x"],
-    expected: Int32[np.ndarray, "z y x"],
-    job: _ObjectJob,
-) -> list[tuple[Bool[np.ndarray, "z y x"], np.ndarray]]:
-    """Lists where each class is predicted, and the numbers of its objects; ignored voxels belong to neither."""
-    labels = job.label_maps.labels
-    is_scored = np.ones(reference.shape, bool) if labels.ignore_label is None else reference != labels.ignore_label
-    return [
-        (
-            np.isin(prediction, members) & is_scored,
-            number_reference(expected, np.isin(reference, members) & is_scored),
-        )
-        for members in labels.class_labels
-    ]
+def _number_classes(
+    reference: Int16[np.ndarray, "z y x"], numbers: Int32[np.ndarray, "z y x"], labels: LabelScheme
+) -> list[Int64[np.ndarray, "z y x"]]:
+    """Lists the numbers of the objects of each class; ignored voxels belong to none."""
+    is_scored = _find_scored(reference, labels)
+    return [number_reference(numbers, np.isin(reference, members) & is_scored) for members in labels.class_labels]
+
+
+def _find_scored(reference: Int16[np.ndarray, "z y x"], labels: LabelScheme) -> Bool[np.ndarray, "z y x"]:
+    is_scored: Bool[np.ndarray, "z y x"] = reference != (-1 if labels.ignore_label is None else labels.ignore_label)
+    return is_scored
 
 
 def _read_numbers(path: Path, grid: Grid) -> Int32[np.ndarray, "z y x"]:
@@ -209,10 +196,7 @@ def summarize_objects(matches: Mapping[str, OfSources], class_names: Sequence[st
     sources = tuple(next(iter(matches.values())))
     cases = {
         case: {
-            source: {
-                name: score_objects(count_matches([entry]))
-                for name, entry in zip(class_names, of_case[source], strict=True)
-            }
+            source: {name: score_objects([entry]) for name, entry in zip(class_names, of_case[source], strict=True)}
             for source in sources
         }
         for case, of_case in matches.items()
@@ -232,7 +216,7 @@ def summarize_objects(matches: Mapping[str, OfSources], class_names: Sequence[st
 
 def _summarize_class(matches: Sequence[Matches], scores: Sequence[ObjectScores]) -> ClassObjects:
     return ClassObjects(
-        pooled=score_objects(count_matches(matches)),
+        pooled=score_objects(matches),
         ap_over_cases=_compute_mean([entry.AP for entry in scores]),
         ap50_over_cases=_compute_mean([entry.AP50 for entry in scores]),
         pq_over_cases=_compute_mean([entry.PQ for entry in scores]),

@@ -126,8 +126,7 @@ class ImageSteps:
         names, refused = self.found.list_outputs(case), []
         add_quality(self.out, self.estimator.estimate(case.name, names[0], finished, grid=grid, network=features))
         if self.finder is not None and objects is not None:
-            self.finder.write(names[0], objects, grid)
-            finished = objects.label_map
+            finished = self.finder.write(names[0], objects, grid)
         made_by = SegmentedBy(version=record.autoseg_version, model=record.model, weights=record.weights_sha256[0])
         for name in names:  # each stands alone: one that is refused does not keep the others away
             try:

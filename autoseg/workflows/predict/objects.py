@@ -25,18 +25,8 @@ from autoseg.workflows.select.selection_document import Selection
 TABLE_NAME: Final = "objects.csv"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class PredictedObjects:
-    """Objects of an image.
-
-    Attributes:
-        label_map: Their classes, as values of the dataset's files.
-        numbers: Number of the object at every voxel; 0 for none.
-    """
-
-    label_map: Integer[np.ndarray, "z y x"]
-    numbers: Int32[np.ndarray, "z y x"]
-    rows: tuple[ObjectRow, ...]
+PredictedObjects = tuple[Integer[np.ndarray, "z y x"], Int32[np.ndarray, "z y x"], tuple[ObjectRow, ...]]
+"""Classes of the objects of an image, as values of the dataset's files, their numbers (0 for none), and their rows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,24 +55,23 @@ class ObjectFinder:
         maps = build_core_maps(model.iterate_probabilities(logits, geometries), grid.shape_voxels, self.targets)
         found = find_objects(maps, self.rules, grid=grid)
         classes = np.where(found.numbers > 0, maps.classes, np.int16(0))
-        return PredictedObjects(
-            label_map=self.targets.labels.decode(classes),
-            numbers=found.numbers,
-            rows=describe_objects(found, maps.probabilities, case=case, rules=self.rules, grid=grid),
-        )
+        rows = describe_objects(found, maps.probabilities, case=case, rules=self.rules, grid=grid)
+        return self.targets.labels.decode(classes), found.numbers, rows
 
-    def write(self, name: str, objects: PredictedObjects, grid: Grid) -> None:
-        """Writes map and table of an image, before its label map.
+    def write(self, name: str, objects: PredictedObjects, grid: Grid) -> Integer[np.ndarray, "z y x"]:
+        """Writes map and table of an image, before its label map, which is returned.
 
         Raises:
             VolumeError: The format cannot hold the numbers.
             RunError: A file cannot be written.
         """
         path, table = self.find_paths(name)
-        highest = int(objects.numbers.max(initial=0))
+        label_map, numbers, rows = objects
+        highest = int(numbers.max(initial=0))
         kind = np.uint16 if highest <= np.iinfo(np.uint16).max else np.int32
-        write_label_map(path, objects.numbers.astype(kind), grid=grid, like=None)
-        write_text(table, format_rows(objects.rows))
+        write_label_map(path, numbers.astype(kind), grid=grid, like=None)
+        write_text(table, format_rows(rows))
+        return label_map
 
 
 def build_object_finder(

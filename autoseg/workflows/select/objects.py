@@ -13,7 +13,7 @@ from jaxtyping import Bool, Int64
 from autoseg.errors import RunError
 from autoseg.evaluation.crossvalidation import Table
 from autoseg.evaluation.gain import Gain, compute_gain
-from autoseg.evaluation.instances import Matches, ObjectScores, count_matches, match_objects, score_objects
+from autoseg.evaluation.instances import Matches, ObjectScores, match_objects, score_objects
 from autoseg.inference.ensemble import Ensemble
 from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions
 from autoseg.labels import InstanceTargets
@@ -135,10 +135,7 @@ def _explain(gain: Gain | None, *, is_better: bool) -> str:
 
 
 def _score(matches: Sequence[tuple[Matches, ...]], rules: Sequence[ObjectRule]) -> dict[str, ObjectScores]:
-    return {
-        rule.name: score_objects(count_matches([of_case[index] for of_case in matches]))
-        for index, rule in enumerate(rules)
-    }
+    return {rule.name: score_objects([of_case[index] for of_case in matches]) for index, rule in enumerate(rules)}
 
 
 def _learn(found: Sequence[_FoundInCase], label: int, usual: ObjectRule) -> ObjectRule:
@@ -166,7 +163,7 @@ def _tabulate(found: Sequence[_FoundInCase], rules: Sequence[ObjectRule]) -> Tab
 
 
 def _compute_precision(matches: Matches) -> float:
-    precision = score_objects(count_matches([matches])).AP
+    precision = score_objects([matches]).AP
     return np.nan if precision is None else precision
 
 
