@@ -71,6 +71,11 @@ class Dataset:
         return next((case.targets for case in self.cases), None)
 
     @property
+    def declared_labels(self) -> LabelScheme:
+        """The labels of its label maps, as dataset.json names them."""
+        return self.labels if self.targets is None else self.targets.labels
+
+    @property
     def has_instances(self) -> bool:
         """Whether every case has a label map of numbered objects."""
         return all(case.instances_path is not None for case in self.cases)

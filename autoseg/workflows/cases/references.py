@@ -5,7 +5,7 @@ from pathlib import Path
 
 from autoseg.dataset import Case
 from autoseg.errors import RunError
-from autoseg.file_endings import HEADER_OF_VOXELS
+from autoseg.file_endings import HEADER_OF_VOXELS, WRITABLE_ENDINGS, find_ending
 from autoseg.remote.local_files import use_local
 from autoseg.run_folder import RunFolder, write_atomically
 from autoseg.volume_io import READABLE_ENDINGS, list_grid_differences, read_grid, strip_ending, write_label_map
@@ -52,7 +52,12 @@ def find_reference_objects(folder: Path, case_name: str) -> Path:
 
 def _write_targets(case: Case, folder: Path) -> None:
     assert case.targets is not None, "the caller asked"
-    numbers, target = find_reference_objects(folder, case.name), folder / f"{case.name}{NUMBERS_ENDING}"
+    assert case.label_path is not None, "every training case has a label map"
+    # The format tells whether there is a spacing, so it stays where it can be written.
+    ending = find_ending(case.label_path.name)
+    kept = ending is not None and ending in WRITABLE_ENDINGS and ending not in DETACHED_ENDINGS
+    numbers = find_reference_objects(folder, case.name)
+    target = folder / f"{case.name}{ending if kept else NUMBERS_ENDING}"
     if target.exists() and target.stat().st_size > 0:
         return
     label_map, objects, grid = read_reference_objects(case)

@@ -47,7 +47,7 @@ OfThresholds = tuple[tuple[Matches, ...], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _FoundInCase:
+class FoundInCase:
     """Objects that are found in a case with every threshold and no minimum, and by connected components alone."""
 
     voxel_size: float
@@ -92,7 +92,7 @@ def learn_object_rules(
 
 
 def choose_rules(
-    found: Sequence[_FoundInCase], targets: InstanceTargets, *, blocks: Int64[np.ndarray, " case"]
+    found: Sequence[FoundInCase], targets: InstanceTargets, *, blocks: Int64[np.ndarray, " case"]
 ) -> ObjectChoice:
     """Chooses between the usual rules and learned ones."""
     usual = build_usual_rules(targets.labels)
@@ -138,7 +138,7 @@ def _score(matches: Sequence[tuple[Matches, ...]], rules: Sequence[ObjectRule]) 
     return {rule.name: score_objects([of_case[index] for of_case in matches]) for index, rule in enumerate(rules)}
 
 
-def _learn(found: Sequence[_FoundInCase], label: int, usual: ObjectRule) -> ObjectRule:
+def _learn(found: Sequence[FoundInCase], label: int, usual: ObjectRule) -> ObjectRule:
     """Finds the threshold and minimum with the highest mean of the average precision; the usual ones win ties."""
     candidates = [
         usual.model_copy(update={"seed_threshold": threshold, "minimum_mm3": minimum, "unit": found[0].unit})
@@ -149,14 +149,14 @@ def _learn(found: Sequence[_FoundInCase], label: int, usual: ObjectRule) -> Obje
     return candidates[int(np.argmax(means))]
 
 
-def _propose_minima(found: Sequence[_FoundInCase], label: int) -> tuple[float, ...]:
+def _propose_minima(found: Sequence[FoundInCase], label: int) -> tuple[float, ...]:
     sizes = np.concatenate([case.components[label - 1].reference_voxels * case.voxel_size for case in found])
     if not sizes.size:
         return (0.0,)
     return (0.0, *dict.fromkeys(float(f"{value:.4g}") for value in np.percentile(sizes, SIZE_PERCENTILES)))
 
 
-def _tabulate(found: Sequence[_FoundInCase], rules: Sequence[ObjectRule]) -> Table:
+def _tabulate(found: Sequence[FoundInCase], rules: Sequence[ObjectRule]) -> Table:
     return np.array(
         [[_compute_precision(case.match(label, rule)) for label, rule in enumerate(rules, start=1)] for case in found]
     )
@@ -174,13 +174,13 @@ def _compute_mean(values: Sequence[float]) -> float:
 
 def _find_in_cases(
     job: VariantJob, options: PredictionOptions, targets: InstanceTargets, progress: Progress
-) -> dict[str, _FoundInCase]:
-    found: dict[str, _FoundInCase] = {}
+) -> dict[str, FoundInCase]:
+    found: dict[str, FoundInCase] = {}
 
-    def find(case: str, outputs: Sequence[CaseOutput]) -> _FoundInCase:
+    def find(case: str, outputs: Sequence[CaseOutput]) -> FoundInCase:
         return _find_in_case(job.run, case, outputs, targets)
 
-    def keep(case: str, one: _FoundInCase) -> None:
+    def keep(case: str, one: FoundInCase) -> None:
         found[case] = one
 
     logits_options = PredictionOptions(
@@ -199,7 +199,7 @@ def _find_in_cases(
     return found
 
 
-def _find_in_case(run: RunFolder, case: str, outputs: Sequence[CaseOutput], targets: InstanceTargets) -> _FoundInCase:
+def _find_in_case(run: RunFolder, case: str, outputs: Sequence[CaseOutput], targets: InstanceTargets) -> FoundInCase:
     ensemble = Ensemble(members=tuple(output.model for output in outputs))
     logits, geometries = [output.logits for output in outputs], [output.geometry for output in outputs]
     grid = geometries[0].grid
@@ -208,7 +208,7 @@ def _find_in_case(run: RunFolder, case: str, outputs: Sequence[CaseOutput], targ
     numbers = read_label_map(find_reference_objects(run.references, case)).array
     labels = range(1, 1 + targets.class_count)
     references = [number_reference(numbers, classes == label) for label in labels]
-    return _FoundInCase(
+    return FoundInCase(
         voxel_size=compute_voxel_mm3(grid.shape_voxels, grid.spacing_mm),
         unit=find_size_unit([grid]),
         grown=tuple(
