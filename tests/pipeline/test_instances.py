@@ -2,12 +2,15 @@
 
 import csv
 import json
+import re
+import shlex
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+from builders.command_line import run_autoseg
 from builders.objects import write_cells
 from builders.plans import shorten
 
@@ -211,3 +214,26 @@ def test_models_in_python_predict_the_classes(run: Path, dataset: Path) -> None:
     model = autoseg.load_model(run, device="cpu")
     volume = read_image([dataset / "imagesTr" / "case0_0000.nii.gz"])
     assert set(np.unique(model.predict_volume(volume.array, volume.grid))) <= {0, 1}
+
+
+def test_the_page_runs(run: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its commands in their order, on a run that is planned and trained already, and its block of Python."""
+    page = Path(__file__).parents[2] / "docs" / "how-to" / "instances.md"
+    if not page.is_file():
+        pytest.skip("needs the sources: pages are not installed")
+    blocks = dict(re.findall(r"^```(sh|python)\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL))
+    shutil.copytree(run, tmp_path / "cells.autoseg")
+    for source, target in (("imagesTr", "new_images"), ("labelsTr", "new_labels"), ("instancesTr", "new_instances")):
+        shutil.copytree(dataset / source, tmp_path / target)
+    monkeypatch.chdir(tmp_path)
+    commands = [shlex.split(line) for line in blocks["sh"].splitlines()]
+    assert [command[:2] for command in commands] == [
+        ["autoseg", name] for name in ("plan", "train", "select", "predict", "evaluate")
+    ]
+    for command in commands:
+        place = dataset.parent if command[1] == "plan" else tmp_path
+        arguments = [str(run) if command[1] == "plan" and word == "cells.autoseg" else word for word in command[1:]]
+        done = run_autoseg(*arguments, cwd=place)
+        assert done.code == 0, done.err
+    assert "connected components" not in done.err
+    exec(compile(blocks["python"], str(page), "exec"), {})
