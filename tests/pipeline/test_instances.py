@@ -10,15 +10,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from builders.command_line import run_autoseg
 from builders.objects import write_cells
 from builders.plans import shorten
 
 import autoseg
+from autoseg.cli.terminal.console import open_console
+from autoseg.cli.terminal.reports import print_selection
 from autoseg.dataset import read_dataset, tell_instances_apart
 from autoseg.document import read_document
-from autoseg.errors import EvaluationError, ExchangeError, RunError
+from autoseg.errors import EvaluationError, ExchangeError, PlanError, PredictionError, RunError, VolumeError
 from autoseg.exchange.nnunet_limits import describe_export_limits
+from autoseg.geometry import Grid
 from autoseg.labels import LabelScheme
 from autoseg.plan import Plan
 from autoseg.processes.progress import SilentProgress
@@ -26,6 +30,8 @@ from autoseg.run_folder import RunFolder
 from autoseg.volume_io import read_label_map
 from autoseg.workflows.evaluate.objects import evaluate_objects
 from autoseg.workflows.exchange.request import ExportRequest
+from autoseg.workflows.plan.planning import preprocess_run
+from autoseg.workflows.predict.objects import build_object_finder
 from autoseg.workflows.predict.prediction import PredictionRequest
 from autoseg.workflows.select.selection import SelectionRequest
 from autoseg.workflows.select.selection_document import Selection
@@ -109,6 +115,16 @@ def test_plan_without_the_task_is_that_of_the_label_maps_and_tells_of_it(dataset
         autoseg.plan_dataset(dataset, tmp_path / "usual", border_fraction=FRACTION, **chosen)
 
 
+def test_instances_of_the_plan_cannot_be_edited_and_whole_arrays_are_kept(run: Path, tmp_path: Path) -> None:
+    assert preprocess_run(run, configurations=(), workers=1, progress=SilentProgress()) == 0
+    other = shutil.copytree(run, tmp_path / "other", ignore=shutil.ignore_patterns("models"))
+    content = json.loads(RunFolder(other).plan.read_text())
+    content["instances"]["border_fraction"] = 0.5
+    RunFolder(other).plan.write_text(json.dumps(content))
+    with pytest.raises(PlanError, match="instances was changed since the run was planned"):
+        preprocess_run(other, configurations=(), workers=1, progress=SilentProgress())
+
+
 def test_labels_of_the_plan_must_be_those_of_its_instances(run: Path) -> None:
     content = json.loads(RunFolder(run).plan.read_text())
     content["instances"]["labels"]["classes"][0]["name"] = "other"
@@ -123,6 +139,33 @@ def test_selection_has_a_rule_for_each_class_and_no_other_postprocessing(run: Pa
     assert (rule.name, rule.value) == ("cell", 1)
     assert selection.postprocessing.rules == selection.postprocessing.steps == ()
     assert selection.objects.scores["cell"].expected == selection.objects.components["cell"].expected == 9
+
+
+def test_rules_and_scores_are_printed(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    print_selection(open_console(), read_document(RunFolder(run).selection, Selection))
+    out = " ".join(capsys.readouterr().out.split())
+    assert "objects of cell grow from cores of at least 0." in out
+    assert "connected components of cell: AP50" in out
+
+
+def test_results_in_dicom_are_refused(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(PredictionError, match=r"not in DICOM \(rtstruct\); leave out --format"):
+        build_object_finder(read_plan(run), None, tmp_path, formats=("rtstruct",))
+
+
+@pytest.mark.parametrize(("count", "kind"), [(65_535, "uint16"), (65_536, "int32")])
+def test_numbers_take_as_many_bits_as_they_need(run: Path, tmp_path: Path, count: int, kind: str) -> None:
+    finder = build_object_finder(read_plan(run), None, tmp_path, formats=())
+    assert finder is not None
+    numbers = np.arange(1 + 65_536, dtype=np.int32).clip(0, count).reshape(1, 1, -1)
+    objects = (np.zeros(numbers.shape, np.uint8), numbers, ())
+    grid = Grid(shape_voxels=(1, 1, 65_537), spacing_mm=(1.0, 1.0, 1.0))
+    finder.write("many.tif", objects, grid)
+    assert str(tifffile.imread(tmp_path / "instances" / "many.tif").dtype) == kind
+    assert read_label_map(tmp_path / "instances" / "many.tif").array.max() == count
+    if kind == "int32":
+        with pytest.raises(VolumeError, match="0 to 65535"):
+            finder.write("many.png", objects, grid)
 
 
 def test_prediction_writes_classes_numbers_and_a_table(predicted: Path, dataset: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from autoseg.dataset import Case, Dataset
 from autoseg.document import Document, read_document, write_document
-from autoseg.errors import CasesFailedError, DocumentError, RunError
+from autoseg.errors import CasesFailedError, DocumentError, PlanError, RunError
 from autoseg.files.network_drives import refresh_folder
 from autoseg.fingerprint import CaseFingerprint, Fingerprint
 from autoseg.inference.folds import is_imported_run
@@ -105,9 +105,16 @@ def preprocess_dataset(
     Arrays that follow another plan are removed first.
 
     Raises:
+        PlanError: The plan tells objects apart in another way than the run was planned.
         RunError: The run cannot be written.
         CasesFailedError: Some cases failed; the others are written.
     """
+    if plan.instances != dataset.targets:
+        msg = (
+            f"{run.plan}: instances was changed since the run was planned, as its references say; put it back, or "
+            f"plan again with --overwrite"
+        )
+        raise PlanError(msg)
     for name in configurations:
         if not is_recipe_followed(run, plan, name):
             remove_folder(run.preprocessed(name))
