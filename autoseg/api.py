@@ -21,6 +21,7 @@ from autoseg.workflows.predict import prediction
 from autoseg.workflows.predict.input_images import OrientationWarning, open_input_image
 from autoseg.workflows.predict.model_source import load_model, open_model
 from autoseg.workflows.select import selection
+from autoseg.workflows.select.request import SelectionRequest
 from autoseg.workflows.select.selection_document import Selection
 from autoseg.workflows.train import training
 from autoseg.workflows.train.job import TrainedFold
@@ -114,7 +115,7 @@ def train_run(
 
 
 def select_models(
-    run: str | Path, request: selection.SelectionRequest | None = None, *, progress: Progress | None = None
+    run: str | Path, request: SelectionRequest | None = None, *, progress: Progress | None = None
 ) -> Selection:
     """Selects models and postprocessing by their scores on held-out cases, like `autoseg select`.
 
@@ -128,7 +129,7 @@ def select_models(
     Raises:
         AutosegError: As the command reports it.
     """
-    chosen = request or selection.SelectionRequest()
+    chosen = request or SelectionRequest()
     return selection.select_models(Path(run), chosen, progress=progress or SilentProgress())
 
 

@@ -235,7 +235,8 @@ def read_splits(folders: Folders) -> tuple[object, ...]:
 
 def select(folders: Folders) -> None:
     """Compares candidates and learns postprocessing."""
-    from autoseg.workflows.select.selection import SelectionRequest, select_models
+    from autoseg.workflows.select.request import SelectionRequest
+    from autoseg.workflows.select.selection import select_models
 
     select_models(folders.run.root, SelectionRequest(ensembles=False, device="cpu"), progress=PROGRESS)
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from autoseg.cli.terminal.options import OnCases
+from autoseg.cli.terminal.options import OnCases, SlurmSetting
 
 
 def evaluate(
@@ -17,6 +17,7 @@ def evaluate(
         Path | None, typer.Option(help="Folder that numbers the objects of the references: scores objects, too.")
     ] = None,
     on: OnCases = None,
+    slurm: SlurmSetting = None,
 ) -> None:
     """Print Dice, IoU, HD95 and surface Dice per case and class; write summary.json and summary.csv."""
     from autoseg.cli.terminal.console import open_console
@@ -26,7 +27,7 @@ def evaluate(
     from autoseg.workflows.evaluate.objects import evaluate_objects
 
     console = open_console()
-    with open_place(on or HERE, run) as place:
+    with open_place(on or HERE, run, slurm or ()) as place:
         summary = evaluate_folder(predictions, references, run_root=run, progress=console, place=place)
         objects = None
         if instances is not None:

@@ -14,7 +14,7 @@ from autoseg.cli.terminal.completion import (
     complete_loss,
     complete_planner,
 )
-from autoseg.cli.terminal.options import OnCases, parse_duration
+from autoseg.cli.terminal.options import OnCases, SlurmSetting, parse_duration
 from autoseg.errors import PlanError
 
 if TYPE_CHECKING:
@@ -91,10 +91,12 @@ def plan(
     workers: Annotated[int | None, typer.Option(min=1, help="Processes.  [default: by cores and free memory]")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing plan and its data.")] = False,
     on: OnCases = None,
+    slurm: SlurmSetting = None,
 ) -> None:
     """Check and measure a dataset, plan, print every decision with its reason, and preprocess."""
     from autoseg.cli.terminal.console import open_console
     from autoseg.fingerprint import Machine
+    from autoseg.places import HERE, open_place
     from autoseg.workflows.plan.planning import PlanRequest, build_plan_rule, measure_device
     from autoseg.workflows.plan.splitting import SplitRequest
     from planners.rules.instances import choose_border_fraction
@@ -113,29 +115,28 @@ def plan(
     )
     console, measure = open_console(), cache(measure_device)
     rule = build_plan_rule(chosen, measure=measure)
-    outcome = plan_and_print(on, dataset, run, rule, request=request, console=console)
+    with open_place(on or HERE, run or Path(), slurm or ()) as place:
+        outcome = plan_and_print(dataset, run, rule, request=replace(request, place=place), console=console)
     console.note(f"\n{outcome.describe()}")
     show_forecast(console, outcome.run.root, request, measure)
 
 
 def plan_and_print(
-    on: str | None, dataset: Path, run: Path | None, rule: "PlanRule", *, request: "PlanRequest", console: "Console"
+    dataset: Path, run: Path | None, rule: "PlanRule", *, request: "PlanRequest", console: "Console"
 ) -> "PlanningOutcome":
-    """Plans and preprocesses, here or elsewhere, and prints classes and decisions."""
+    """Plans and preprocesses, and prints classes and decisions."""
     from autoseg.cli.terminal.reports import print_classes, print_plan
-    from autoseg.places import HERE, open_place
     from autoseg.workflows.plan.planning import plan_dataset
 
-    with open_place(on or HERE, run or Path()) as place:
-        return plan_dataset(
-            dataset,
-            run,
-            rule,
-            request=replace(request, place=place),
-            report=partial(print_plan, console),
-            report_classes=partial(print_classes, console),
-            progress=console,
-        )
+    return plan_dataset(
+        dataset,
+        run,
+        rule,
+        request=request,
+        report=partial(print_plan, console),
+        report_classes=partial(print_classes, console),
+        progress=console,
+    )
 
 
 def parse_budget(text: str | None, planner: str) -> float | None:

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from autoseg.cli.terminal.completion import complete_configuration, complete_device, complete_fold
-from autoseg.cli.terminal.options import OnCases
+from autoseg.cli.terminal.options import OnCases, SlurmSetting
 
 if TYPE_CHECKING:
-    from autoseg.cli.terminal.console import Console
+    from collections.abc import Sequence
+
+    from autoseg.processes.progress import Progress
     from autoseg.workflows.predict.prediction import PredictionOutcome, PredictionRequest
 
 
@@ -92,6 +94,7 @@ def predict(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace label maps of other predictions.")] = False,
     on: OnCases = None,
+    slurm: SlurmSetting = None,
 ) -> None:
     """Segment images; every label map is on the grid of its image. A repeated call keeps finished images."""
     from dataclasses import replace
@@ -122,19 +125,26 @@ def predict(
     )
     with open_model(run, configuration=configuration, folds=request.folds, progress=console) as model:
         chosen = replace(request, configuration=model.configuration)
-        outcome = predict_on(on, model.run, images, out, request=chosen, console=console)
+        outcome = predict_at(on, images, out, run=model.run, settings=slurm or (), request=chosen, progress=console)
     console.note(f"{outcome.describe()} in {out}")
 
 
-def predict_on(
-    on: str | None, run: Path, images: Path, out: Path, *, request: "PredictionRequest", console: "Console"
+def predict_at(
+    on: str | None,
+    images: Path,
+    out: Path,
+    *,
+    run: Path,
+    settings: "Sequence[str]",
+    request: "PredictionRequest",
+    progress: "Progress",
 ) -> "PredictionOutcome":
-    """Predicts in this process, or elsewhere by one task per image."""
+    """Predicts in this process, or at another place by one piece of work an image."""
     from autoseg.places import HERE, open_place
     from autoseg.workflows.predict.image_tasks import predict_images_in_tasks
     from autoseg.workflows.predict.prediction import predict_images
 
-    with open_place(on or HERE, run) as place:
+    with open_place(on or HERE, run, settings) as place:
         if on in (None, HERE):
-            return predict_images(run, images, out, request=request, progress=console)
-        return predict_images_in_tasks(run, images, out, request=request, place=place, progress=console)
+            return predict_images(run, images, out, request=request, progress=progress)
+        return predict_images_in_tasks(run, images, out, request=request, place=place, progress=progress)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from autoseg.cli.terminal.completion import complete_configuration
-from autoseg.cli.terminal.options import OnCases
+from autoseg.cli.terminal.options import OnCases, SlurmSetting
 
 
 def preprocess(
@@ -20,6 +20,7 @@ def preprocess(
     ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes.  [default: by cores and free memory]")] = None,
     on: OnCases = None,
+    slurm: SlurmSetting = None,
 ) -> None:
     """Preprocess a planned run again, for a plan that was edited by hand."""
     from autoseg.cli.terminal.console import open_console
@@ -27,6 +28,6 @@ def preprocess(
     from autoseg.workflows.plan.planning import preprocess_run
 
     console, names = open_console(), tuple(configuration or ())
-    with open_place(on or HERE, run) as place:
+    with open_place(on or HERE, run, slurm or ()) as place:
         count = preprocess_run(run, configurations=names, workers=workers, place=place, progress=console)
     console.note(f"preprocessed {count} cases in {run}")

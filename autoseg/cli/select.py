@@ -6,9 +6,11 @@ from typing import Annotated
 import typer
 
 from autoseg.cli.terminal.completion import complete_configuration, complete_device, complete_fold
+from autoseg.cli.terminal.options import On, SlurmSetting
 
 
 def select(
+    context: typer.Context,
     run: Annotated[Path, typer.Argument(help="Run folder with trained and validated folds.")],
     *,
     configuration: Annotated[
@@ -41,11 +43,16 @@ def select(
             help="For pairs, pruned networks and variants: auto, cpu, cuda, cuda:N or mps.",
         ),
     ] = "auto",
+    on: On = None,
+    slurm: SlurmSetting = None,
 ) -> None:
     """Select models and postprocessing by their scores on held-out cases; autoseg predict uses them from then on."""
     from autoseg.cli.terminal.console import open_console
     from autoseg.cli.terminal.reports import print_selection
-    from autoseg.workflows.select.selection import SelectionRequest, select_models
+    from autoseg.places import HERE, open_place
+    from autoseg.workflows.select.detached import select_in_job
+    from autoseg.workflows.select.request import SelectionRequest
+    from autoseg.workflows.select.selection import select_models
 
     console = open_console()
     request = SelectionRequest(
@@ -55,6 +62,10 @@ def select(
         variants=not no_variants,
         device=device,
     )
-    selection = select_models(run, request, progress=console)
+    with open_place(on or HERE, run, slurm or ()) as place:
+        if on in (None, HERE):
+            selection = select_models(run, request, progress=console)
+        else:
+            selection = select_in_job(run, request, place, autoseg=context.obj, progress=console)
     print_selection(console, selection)
     console.note(f"written: {run / 'selection.json'}\nnext: autoseg predict {run} IMAGES OUT")

@@ -7,6 +7,7 @@ import asyncio
 import logging
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -14,17 +15,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
-from autoseg.errors import OptionError, RunError, WorkerError
-from autoseg.files.checksums import compute_sha256
-from autoseg.files.temporary_files import make_temporary_folder, name_temporary
-from autoseg.places import dask_worker
+from autoseg.errors import OptionError, WorkerError
+from autoseg.files.temporary_files import make_temporary_folder
+from autoseg.places.case_worker import Caller, describe_caller
 from autoseg.places.dask_queue import CaseQueue, DaskClient
-from autoseg.places.dask_worker import Caller, read_library_versions
 from autoseg.places.place import Job, Result, States, Task
 from autoseg.processes.case_pool import CaseSize, PoolOutcome, gather_outcome
 from autoseg.processes.fork_server import defer_interruptions
+from autoseg.processes.library_output import silence_libraries
 from autoseg.processes.progress import Progress
-from autoseg.run_folder import RunFolder
 from autoseg.runtime.cpu_time import count_usable_cpus
 
 SECONDS_TO_CONNECT: Final = 20.0
@@ -137,29 +136,14 @@ def open_dask(address: str, run_root: Path, settings: Sequence[str]) -> Iterator
             yield DaskCluster(provide_client=opened.enter_context(_open_local()).provide, caller=caller)
 
 
-@contextmanager
-def describe_caller(run_root: Path) -> Iterator[Caller]:
-    """Describes this process for workers; leaves a mark in the run within the block, where it can be written.
+def dask_setup(worker: object) -> None:
+    """Prepares a worker that was started for one command; Dask calls it in processes that preload this module.
 
-    Raises:
-        RunError: There is neither a place for a mark nor a run.
+    Ctrl-C, which reaches all processes of a terminal, is left to the main process.
     """
-    folder = run_root.absolute()
-    while not folder.is_dir():
-        folder = folder.parent
-    mark, plan = name_temporary(folder / "dask"), RunFolder(folder).plan
-    try:
-        mark.write_text(mark.name, encoding="utf-8")
-    except OSError as error:
-        if not plan.is_file():
-            msg = f"{folder} cannot be written ({error.strerror}); choose another folder"
-            raise RunError(msg) from error
-        mark = plan
-    try:
-        yield Caller(folder=Path.cwd(), mark=mark, mark_sha256=compute_sha256(mark), versions=read_library_versions())
-    finally:
-        if mark != plan:
-            mark.unlink(missing_ok=True)
+    del worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    silence_libraries()
 
 
 @contextmanager
@@ -300,7 +284,7 @@ def _start_workers(environments: Sequence[Mapping[str, str]], scratch: Path) -> 
         "memory_limit": 0,
         "dashboard": False,
         "local_directory": str(scratch),
-        "preload": [dask_worker.__name__],
+        "preload": [__name__],
         "silence_logs": logging.CRITICAL,
     }
     specifications = {

@@ -12,7 +12,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, Final, Generic, Protocol, cast, runtime_checkable
 
 from autoseg.errors import AutosegError, Problem, WorkerError
-from autoseg.places.dask_worker import Caller, Refusal, run_case
+from autoseg.places.case_worker import Caller, Refusal, run_case
 from autoseg.places.place import Job, Result
 from autoseg.processes.case_pool import CaseEvent, CaseSize, Failure
 

@@ -136,6 +136,28 @@ def test_all_folds_of_a_cascade_are_trained_and_models_are_selected(cascade: Run
     assert "AccountingStorageType   = accounting_storage/none" in run("scontrol", "show", "config")
 
 
+def test_models_are_selected_in_a_job_of_their_own(cascade: RunFolder) -> None:
+    before = cascade.selection.stat().st_ino
+    settings = [word for text in SETTINGS for word in ("--slurm", text)]
+    done = run_autoseg("select", cascade.root, "--no-variants", "--device", "cpu", "--on", "slurm", *settings)
+    assert done.code == 0, done.out + done.err
+    assert "select, finished" in done.out + done.err
+    assert cascade.selection.stat().st_ino != before
+
+
+def test_images_are_predicted_by_jobs_as_on_this_computer(planned: Path, cascade: RunFolder, tmp_path: Path) -> None:
+    images, options = planned.parent / "dataset" / "imagesTr", ("--configuration", LOW_RESOLUTION, "--device", "cpu")
+    settings = [word for text in (*SETTINGS, "case_jobs=2") for word in ("--slurm", text)]
+    for out, place in (("jobs", ["--on", "slurm", *settings]), ("here", [])):
+        done = run_autoseg("predict", cascade.root, images, tmp_path / out, *options, *place)
+        assert done.code == 0, done.out + done.err
+    names = {path.name for path in (tmp_path / "here").glob("*.nii.gz")}
+    assert len(names) == len(list(images.iterdir()))
+    for name in names:
+        assert (tmp_path / "jobs" / name).read_bytes() == (tmp_path / "here" / name).read_bytes()
+    assert not [path for path in cascade.root.iterdir() if path.name.startswith(".jobs")]
+
+
 def test_two_computers_train_a_fold_together(planned: Path, tmp_path: Path) -> None:
     run_folder = make_run(planned, tmp_path, epochs=1, iterations=2)
     done = run_autoseg(*list_words(run_folder, *FOLD_0, "--nodes", "2", "--parallel"))

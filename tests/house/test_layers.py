@@ -63,10 +63,11 @@ PICKLES_OF_OTHERS = {
     ("safe_unpickling.py", "from pickle"),  # an exception
     ("safe_unpickling.py", "torch.load("),  # restricted: tensors, containers and numbers
     ("nnunet_export.py", "torch.save("),  # nnU-Net reads nothing else
+    ("case_jobs.py", "import pickle"),  # in a folder of one command, between it and its own jobs
 }
 
 
-def test_nothing_is_pickled_except_for_other_tools() -> None:
+def test_nothing_is_pickled_except_for_other_tools_and_between_processes_of_one_command() -> None:
     sources = [path for top in ("autoseg", "planners") for path in (ROOT / top).rglob("*.py")]
     assert sources
     found = {(path.name, word) for path in sources for word in PICKLING if word in path.read_text(encoding="utf-8")}

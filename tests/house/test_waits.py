@@ -60,7 +60,7 @@ OWN_LOCK = "threads of this process hold it for a moment, in a `with` block"
 GROUP = "ends after TIMEOUT; where a process dies, the queue or torchrun ends the others, and each ends with its parent"
 DEVICE = "a device that fails raises an error"
 ALLOWED = {
-    "autoseg.places.dask_worker": {"threading.Lock": "held for one case, which the other threads of a worker wait for"},
+    "autoseg.places.case_worker": {"threading.Lock": "held for one case, which the other threads of a worker wait for"},
     "autoseg.processes.case_pool": {
         "ProcessPoolExecutor": "a worker that dies breaks the pool, and `_iterate_finished` looks for those that "
         "die unnoticed",

@@ -105,7 +105,7 @@ LAYOUTS = (
 )
 CONFIGURATIONS = ("2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres")
 FOLDS = ("0", "1", "2", "3", "4")
-CASE_PLACES = ("here", "dask")
+CASE_PLACES = ("here", "dask", "slurm")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 PLACES = ("here", "slurm")
 DEVICES = ("auto", "cpu", "cuda", "mps")  # not cuda:1, as bash ends words at colons

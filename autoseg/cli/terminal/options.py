@@ -21,8 +21,8 @@ OnCases = Annotated[
         "--on",
         metavar="PLACE",
         autocompletion=complete_case_place,
-        help="Where cases are worked on: dask://HOST:PORT, or dask for workers of this computer (needs "
-        "autoseg[dask]).  [default: this computer]",
+        help="Where cases are worked on: slurm, dask://HOST:PORT, or dask for workers of this computer (needs "
+        "autoseg[slurm] or autoseg[dask]).  [default: this computer]",
     ),
 ]
 On = Annotated[

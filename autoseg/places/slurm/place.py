@@ -1,20 +1,22 @@
-"""Slurm as a place that runs tasks."""
+"""Slurm as a place that runs tasks, and cases in jobs of many."""
 
 import logging
 import shlex
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from autoseg.errors import OptionError, WorkerError, shorten_names
+from autoseg.places.case_worker import describe_caller
 from autoseg.places.place import Job, Result, States, Task
+from autoseg.places.slurm.case_jobs import CaseWork, build_tasks, iterate_cases, open_case_folder
 from autoseg.places.slurm.jobs import ACTIVE, JobRecord, find_jobs_folder, read_jobs, read_task_states, run_slurm
 from autoseg.places.slurm.settings import SlurmSettings, find_settings
 from autoseg.places.slurm.submission import build_script, describe_after, group_tasks, submit_wave
-from autoseg.processes.case_pool import CaseSize, PoolOutcome
+from autoseg.processes.case_pool import CaseSize, PoolOutcome, gather_outcome
 from autoseg.processes.fold_lock import wait_for_lock
 from autoseg.processes.progress import Progress
 
@@ -33,10 +35,12 @@ class Slurm:
     """The place that submits jobs.
 
     Attributes:
-        folder: Folder of the run for its jobs.
+        run_root: Run folder.
+        folder: Folder for its jobs.
         settings: Settings of the site.
     """
 
+    run_root: Path
     folder: Path
     settings: SlurmSettings
 
@@ -57,14 +61,21 @@ class Slurm:
         keep: Callable[[Result], Result] | None = None,
         runs_networks: bool = False,
     ) -> PoolOutcome[Result]:
-        """Refuses single cases, which are not worth a job.
+        """Calls `work(job)` for every case, divided among jobs, which are cancelled with the command.
 
         Raises:
-            OptionError: Always.
+            WorkerError: Slurm does not answer for minutes, or refuses the jobs, or a job cannot work on the cases.
+            RunError: The run cannot be written.
         """
-        del work, jobs, workers, label, progress, sizes, keep, runs_networks
-        msg = "--on slurm runs whole commands, not single cases; leave out --on, in a job of its own if need be"
-        raise OptionError(msg)
+        del workers
+        if not jobs:
+            return PoolOutcome(results=(), failures=())
+        with describe_caller(self.run_root) as caller, open_case_folder(self.run_root) as folder:
+            given = CaseWork(work=work, jobs=jobs, caller=caller, runs_networks=runs_networks, sizes=sizes or {})
+            tasks = build_tasks(folder, given, label=label, count=min(self.settings.case_jobs, len(jobs)))
+            steps = replace(self, folder=folder).run_tasks(tasks)
+            events = iterate_cases(folder, [name for name, _ in jobs], tasks, steps)
+            return gather_outcome(progress.track(events, label=label, total=len(jobs), unit="case"), keep=keep)
 
     def run_tasks(self, tasks: Sequence[Task]) -> Generator[States, None, None]:
         """Submits all tasks that are not in the queue yet; yields their states until all have ended.
@@ -156,4 +167,4 @@ def open_slurm(address: str, run_root: Path, settings: Sequence[str]) -> Iterato
     if address:
         msg = f"--on slurm takes no address, found {address!r}; give settings with --slurm KEY=VALUE"
         raise OptionError(msg)
-    yield Slurm(folder=find_jobs_folder(run_root), settings=find_settings(run_root, settings))
+    yield Slurm(run_root=run_root, folder=find_jobs_folder(run_root), settings=find_settings(run_root, settings))

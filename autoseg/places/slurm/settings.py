@@ -42,6 +42,7 @@ class SlurmSettings(Document):
         time_minutes: Time limit; a training that needs longer is saved and queued again.
         signal_seconds: Time before the limit at which a task is asked to save its state.
         most_at_once: Number of tasks of one array that may run at the same time.
+        case_jobs: Number of jobs among which the cases of a command are divided.
         setup: Lines of the shell before the command, such as `module load cuda`.
         container: Command that runs another one in a container, such as `apptainer exec --nv image.sif`.
         options: Further options of sbatch by name, without dashes.
@@ -59,6 +60,7 @@ class SlurmSettings(Document):
     time_minutes: Annotated[int, Field(ge=1)] | None = None
     signal_seconds: Annotated[int, Field(ge=10)] = 120
     most_at_once: Annotated[int, Field(ge=1)] | None = None
+    case_jobs: Annotated[int, Field(ge=1)] = 8
     setup: tuple[str, ...] = ()
     container: str | None = None
     options: Mapping[str, str] = {}

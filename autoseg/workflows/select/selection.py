@@ -41,6 +41,7 @@ from autoseg.workflows.select.postprocessing import LearnedPostprocessing, learn
 from autoseg.workflows.select.prediction_choice import PredictionChoice
 from autoseg.workflows.select.pruning import LARGEST_DICE_LOSS, PruningJob, find_smallest, predict_pruned
 from autoseg.workflows.select.quality import calibrate_quality
+from autoseg.workflows.select.request import SelectionRequest
 from autoseg.workflows.select.selection_document import (
     NAMES_JOINED_BY,
     CandidateScores,
@@ -52,27 +53,6 @@ from autoseg.workflows.select.selection_document import (
 )
 from autoseg.workflows.select.stored_predictions import VariantJob
 from autoseg.workflows.select.variants import choose_prediction
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SelectionRequest:
-    """Options that the user chose.
-
-    Attributes:
-        configurations: Configurations to compare; None compares all that have finished folds.
-        folds: Folds to use; None uses every finished fold.
-        ensembles: Whether pairs of configurations are candidates, too; their held-out cases are predicted for this.
-        variants: Whether to measure prediction without mirrored views, with larger steps and other decodings, and to
-            choose among them.
-        device: Device for predicting with pairs, pruned networks and variants, and completing validations; "auto",
-            "cpu", "cuda", "cuda:1" or "mps".
-    """
-
-    configurations: tuple[str, ...] | None = None
-    folds: tuple[str, ...] | None = None
-    ensembles: bool = True
-    variants: bool = True
-    device: str = "auto"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -75,7 +75,11 @@ def build_detached_queue(
         )
         for unit in waiting
     }
-    following = (build_selection_task(run, tuple(tasks.values()), autoseg),) if tasks and request.folds is None else ()
+    following: tuple[Task, ...] = ()
+    if tasks and request.folds is None:
+        largest = max(needed.values(), key=lambda one: one.ram_bytes)
+        names = tuple(task.name for task in tasks.values())
+        following = (build_selection_task(run, largest, needs=names, autoseg=autoseg),)
     return TrainingQueue(run=run, units=tuple(units), tasks=tasks, following=following, place=place)
 
 
@@ -86,15 +90,29 @@ def list_common_options(request: TrainingRequest) -> list[str]:
     return [*options, *(["--parallel"] if request.parallel else [])]
 
 
-def build_selection_task(run: RunFolder, trainings: Sequence[Task], autoseg: Sequence[str] | None) -> Task:
-    """Builds the command that selects models when all are trained and validated."""
-    resources = max((task.resources for task in trainings), key=lambda needed: needed.ram_bytes)
+def build_selection_task(
+    run: RunFolder,
+    needed: Resources,
+    *,
+    needs: tuple[str, ...],
+    autoseg: Sequence[str] | None,
+    options: tuple[str, ...] = (),
+) -> Task:
+    """Builds the command that selects models.
+
+    Args:
+        run: Run folder.
+        needed: Needs of a training of the run.
+        needs: Names of the tasks that must succeed first.
+        autoseg: The command that is `autoseg`; None: `python -m autoseg`.
+        options: Options of the command.
+    """
     return Task(
         name="select",
-        command=(*(autoseg or (sys.executable, "-m", "autoseg")), "select", str(run.root)),
+        command=(*(autoseg or (sys.executable, "-m", "autoseg")), "select", str(run.root), *options),
         log=run.logs / "select.log",
-        needs=tuple(task.name for task in trainings),
-        resources=replace(resources, nodes=1, is_parallel=False, seconds=None),
+        needs=needs,
+        resources=replace(needed, nodes=1, is_parallel=False, seconds=None),
     )
 
 

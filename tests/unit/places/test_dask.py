@@ -31,9 +31,9 @@ from autoseg.errors import CasesFailedError, OptionError, PredictionError, Unrea
 from autoseg.geometry import Grid
 from autoseg.inference.ensemble import load_ensemble
 from autoseg.places import PLACES, dask, dask_queue, open_place
+from autoseg.places.case_worker import Caller, find_refusal, read_library_versions, run_case
 from autoseg.places.dask import DaskCluster, check_versions, describe_caller, list_environments
 from autoseg.places.dask_queue import GPU
-from autoseg.places.dask_worker import Caller, find_refusal, read_library_versions, run_case
 from autoseg.preprocessing.cache import is_case_written
 from autoseg.processes.case_pool import CaseSize
 from autoseg.run_folder import RunFolder

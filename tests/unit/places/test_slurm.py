@@ -31,7 +31,6 @@ from autoseg.places.slurm.jobs import (
 )
 from autoseg.places.slurm.settings import GpuKind, SlurmSettings, count_gpus, find_settings
 from autoseg.places.slurm.submission import build_parameters, group_tasks
-from autoseg.processes.progress import SilentProgress
 
 NEEDED = Resources(gpu_bytes=8 * 10**9, cores=13, ram_bytes=5_200_000_000)
 
@@ -187,11 +186,6 @@ def test_a_dry_run_shows_the_scripts_and_submits_nothing(slurm, root):
     assert f"# 3d_lowres, fold 1: {sys.executable} -S -c pass" in text
     assert slurm.read_scripts() == []
     assert list(root.iterdir()) == []
-
-
-def test_single_cases_are_refused(root):
-    with open_place("slurm", root) as place, pytest.raises(OptionError, match="not single cases"):
-        place.run_over_cases(len, [("a", "")], workers=1, label="", progress=SilentProgress())
 
 
 JOB = JobRecord(task="2d, fold 0", job_id="7_0")

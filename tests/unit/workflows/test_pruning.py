@@ -41,7 +41,8 @@ from autoseg.workflows.predict.prediction_folder import PredictionRecord
 from autoseg.workflows.select import selection
 from autoseg.workflows.select.held_out import HeldOut
 from autoseg.workflows.select.pruning import PruningJob, find_smallest
-from autoseg.workflows.select.selection import SelectionRequest, select_models
+from autoseg.workflows.select.request import SelectionRequest
+from autoseg.workflows.select.selection import select_models
 from autoseg.workflows.select.selection_document import Selection
 
 GRID = Grid(shape_voxels=(2, 16, 10), spacing_mm=(1.0, 1.0, 1.0))

@@ -23,7 +23,8 @@ from autoseg.volume_io import write_label_map
 from autoseg.workflows.evaluate.validation import validate_fold
 from autoseg.workflows.plan.preprocessing import extract_recipe
 from autoseg.workflows.select import stored_predictions
-from autoseg.workflows.select.selection import SelectionRequest, select_models
+from autoseg.workflows.select.request import SelectionRequest
+from autoseg.workflows.select.selection import select_models
 
 GRID = Grid(shape_voxels=(9, 10, 11), spacing_mm=(1.0, 1.0, 1.0))
 FOLDS = (tuple(f"a{index}" for index in range(3)), tuple(f"b{index}" for index in range(3)))

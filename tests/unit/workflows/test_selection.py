@@ -26,7 +26,8 @@ from autoseg.workflows.evaluate.evaluation import EvaluationJob, evaluate_jobs
 from autoseg.workflows.folds.state import TrainingState
 from autoseg.workflows.select import held_out, selection
 from autoseg.workflows.select.postprocessing import learn_postprocessing
-from autoseg.workflows.select.selection import SelectionRequest, select_models
+from autoseg.workflows.select.request import SelectionRequest
+from autoseg.workflows.select.selection import select_models
 from autoseg.workflows.select.selection_document import Selection
 
 GRID = Grid(shape_voxels=(8, 9, 10), spacing_mm=(2.0, 1.0, 1.0))

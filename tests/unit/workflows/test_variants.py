@@ -36,7 +36,8 @@ from autoseg.workflows.select import stored_predictions, variants
 from autoseg.workflows.select.held_out import find_held_out
 from autoseg.workflows.select.prediction_choice import PredictionChoice
 from autoseg.workflows.select.quality import score_held_out
-from autoseg.workflows.select.selection import SelectionRequest, select_models
+from autoseg.workflows.select.request import SelectionRequest
+from autoseg.workflows.select.selection import select_models
 from autoseg.workflows.select.selection_document import Member, Selection
 from autoseg.workflows.select.stored_predictions import VariantJob, write_prediction
 from autoseg.workflows.select.variants import choose_prediction

@@ -1,13 +1,12 @@
-"""The part of the work on a case that a worker of Dask does.
+"""The part of the work on a case that a process on another computer does: a worker of Dask or a job of Slurm.
 
-A worker refuses cases where it does not see the caller's files, or has other versions of the libraries that results
-depend on: it would fail, or write other arrays than the rest.
+It refuses cases where it does not see the caller's files, or has other versions of the libraries that results depend
+on: it would fail, or write other arrays than the rest.
 """
 
 import contextlib
 import functools
 import platform
-import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -18,9 +17,11 @@ from typing import Any, Final
 
 from threadpoolctl import threadpool_limits
 
+from autoseg.errors import RunError
 from autoseg.files.checksums import compute_sha256
+from autoseg.files.temporary_files import name_temporary
 from autoseg.processes.case_pool import build_failure
-from autoseg.processes.library_output import silence_libraries
+from autoseg.run_folder import RunFolder
 
 LIBRARIES: Final = ("autoseg", "numpy", "scipy", "SimpleITK", "nibabel", "blosc2", "torch")
 """Libraries that results depend on."""
@@ -62,17 +63,7 @@ class Refusal:
 
     def describe(self) -> str:
         """Describes it for the user."""
-        return f"the worker of Dask on {self.worker} cannot work on this run: {self.reason}"
-
-
-def dask_setup(worker: object) -> None:
-    """Prepares a worker that was started for one command; Dask calls it in processes that preload this module.
-
-    Ctrl-C, which reaches all processes of a terminal, is left to the main process.
-    """
-    del worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    silence_libraries()
+        return f"the worker on {self.worker} cannot work on this run: {self.reason}"
 
 
 def read_library_versions() -> tuple[tuple[str, str], ...]:
@@ -100,6 +91,37 @@ def run_case(work: Callable[[Any], object], name: str, job: Any, caller: Caller,
                 return work(job)
             except Exception as error:
                 return build_failure(name, error)
+
+
+@contextlib.contextmanager
+def describe_caller(run_root: Path) -> Iterator[Caller]:
+    """Describes this process for workers; leaves a mark in the run within the block, where it can be written.
+
+    Raises:
+        RunError: There is neither a place for a mark nor a run.
+    """
+    folder = find_present_folder(run_root)
+    mark, plan = name_temporary(folder / "cases"), RunFolder(folder).plan
+    try:
+        mark.write_text(mark.name, encoding="utf-8")
+    except OSError as error:
+        if not plan.is_file():
+            msg = f"{folder} cannot be written ({error.strerror}); choose another folder"
+            raise RunError(msg) from error
+        mark = plan
+    try:
+        yield Caller(folder=Path.cwd(), mark=mark, mark_sha256=compute_sha256(mark), versions=read_library_versions())
+    finally:
+        if mark != plan:
+            mark.unlink(missing_ok=True)
+
+
+def find_present_folder(path: Path) -> Path:
+    """Returns the folder, or the nearest one above it that exists, as an absolute path."""
+    folder = path.absolute()
+    while not folder.is_dir():
+        folder = folder.parent
+    return folder
 
 
 @functools.lru_cache(maxsize=16)

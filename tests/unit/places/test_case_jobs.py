@@ -1,0 +1,224 @@
+"""Cases in jobs of Slurm: the jobs themselves run in this process, and what Slurm says of them is prepared."""
+
+import os
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from builders.fake_slurm import prepend_to_path, write_fake_slurm
+
+from autoseg.errors import PlanError, WorkerError
+from autoseg.places import open_place
+from autoseg.places.case_worker import Caller, describe_caller
+from autoseg.places.place import Resources, TaskState
+from autoseg.places.slurm import case_jobs
+from autoseg.places.slurm import place as slurm_place
+from autoseg.places.slurm.case_jobs import CaseWork, build_tasks, iterate_cases, open_case_folder, run_command, run_part
+from autoseg.processes.case_pool import CaseSize, Failure, gather_outcome
+from autoseg.processes.progress import SilentProgress
+
+NAMES = ("a", "b", "c", "d", "e")
+FINISHED = TaskState(phase="finished")
+
+
+@pytest.fixture(autouse=True)
+def slurm(tmp_path, monkeypatch):
+    fake = write_fake_slurm(tmp_path / "bin")
+    monkeypatch.setenv("PATH", prepend_to_path(fake.folder))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setattr(slurm_place, "SECONDS_BETWEEN_LOOKS", 0.0)
+    monkeypatch.setattr(case_jobs, "SECONDS_BETWEEN_LOOKS", 0.01)
+    for name in [name for name in os.environ if name.startswith("SLURM_")]:
+        monkeypatch.delenv(name)
+    return fake
+
+
+@pytest.fixture
+def root(tmp_path):
+    folder = tmp_path / "x.autoseg"
+    folder.mkdir()
+    return folder
+
+
+def count_letters(text: str, *, log: Path | None = None) -> int:
+    """The work: fails for some cases."""
+    if log is not None:
+        with log.open("a") as lines:
+            lines.write(f"{text}\n")
+    if text == "refused":
+        msg = "this case cannot be read; correct it"
+        raise PlanError(msg)
+    return len(text)
+
+
+@pytest.fixture
+def given(root):
+    with describe_caller(root) as caller:
+        jobs = tuple(zip(NAMES, ("", "x", "refused", "xxx", "xxxx"), strict=True))
+        yield CaseWork(work=count_letters, jobs=jobs, caller=caller, runs_networks=True, sizes={})
+
+
+def gather(folder, given, steps, tasks):
+    return gather_outcome(iterate_cases(folder, [name for name, _ in given.jobs], tasks, steps))
+
+
+def test_the_jobs_divide_the_cases_and_results_arrive_in_their_order(root, given):
+    with open_case_folder(root) as folder:
+        tasks = build_tasks(folder, given, label="Measuring", count=2)
+        seen = []
+
+        def run_jobs():
+            for part in (1, 0):
+                run_part(folder, part, 2)
+                seen.append({path.stem for path in folder.glob("*.result")})
+                yield {task.name: FINISHED for task in tasks}
+
+        outcome = gather(folder, given, run_jobs(), tasks)
+    assert seen == [{"1", "3"}, {"0", "1", "2", "3", "4"}]
+    assert outcome.results == (0, 1, 3, 4)
+    assert [failure.describe() for failure in outcome.failures] == [("case c: this case cannot be read; correct it",)]
+    assert not folder.exists()
+    assert [task.name for task in tasks] == ["Measuring, part 1 of 2", "Measuring, part 2 of 2"]
+
+
+def test_a_job_that_is_queued_again_goes_on_where_it_was(root, given, tmp_path):
+    log = tmp_path / "log"
+    again = CaseWork(
+        work=partial(count_letters, log=log), jobs=given.jobs, caller=given.caller, runs_networks=True, sizes={}
+    )
+    with open_case_folder(root) as folder:
+        build_tasks(folder, again, label="Measuring", count=1)
+        run_part(folder, 0, 1)
+        (folder / "3.result").unlink()
+        run_part(folder, 0, 1)
+    assert log.read_text().splitlines() == ["", "x", "refused", "xxx", "xxxx", "xxx"]
+
+
+def test_cases_of_a_job_that_was_lost_are_failures_with_what_slurm_says(root, given, slurm):
+    with open_case_folder(root) as folder:
+        tasks = build_tasks(folder, given, label="Measuring", count=2)
+
+        def run_jobs():
+            run_part(folder, 0, 2)
+            lost = TaskState(phase="lost", reason="job 1_1 ended without a word (Slurm: NODE_FAIL, None)")
+            yield dict(zip((task.name for task in tasks), (FINISHED, lost), strict=True))
+
+        begin = time.monotonic()
+        outcome = gather(folder, given, run_jobs(), tasks)
+    assert time.monotonic() - begin < case_jobs.SECONDS_FOR_FILES
+    assert outcome.results == (0, 4)
+    texts = [failure.describe()[0] for failure in outcome.failures if failure.case in "bd"]
+    assert len(texts) == 2
+    assert all("part 2 of 2) ended as lost: job 1_1 ended without a word (Slurm: NODE_FAIL" in text for text in texts)
+
+
+def test_results_that_a_network_drive_shows_late_are_waited_for(root, given):
+    with open_case_folder(root) as folder:
+        tasks = build_tasks(folder, given, label="Measuring", count=1)
+        run_part(folder, 0, 1)
+        (folder / "3.result").rename(folder / "late")
+        events = iterate_cases(folder, NAMES, tasks, iter([{tasks[0].name: FINISHED}]))
+        first = [next(events).index for _ in range(4)]
+        (folder / "late").rename(folder / "3.result")
+        assert (*first, next(events).index) == (0, 1, 2, 4, 3)
+        assert list(events) == []
+
+
+def test_a_computer_with_other_versions_is_refused_for_all_cases(root, given):
+    versions = (("Python", "2.7"), *given.caller.versions[1:])
+    other = Caller(
+        folder=given.caller.folder, mark=given.caller.mark, mark_sha256=given.caller.mark_sha256, versions=versions
+    )
+    refused = CaseWork(work=count_letters, jobs=given.jobs, caller=other, runs_networks=True, sizes={})
+    with open_case_folder(root) as folder:
+        tasks = build_tasks(folder, refused, label="Measuring", count=1)
+        run_part(folder, 0, 1)
+        with pytest.raises(
+            WorkerError, match=r"the worker on .* cannot work on this run: it has Python 3\.\d+ instead"
+        ):
+            gather(folder, refused, iter([{tasks[0].name: FINISHED}]), tasks)
+
+
+def kill_own_process(text: str) -> None:
+    """The work: dies like a process that takes too much memory."""
+    if text == "refused":
+        os.kill(os.getpid(), 9)
+
+
+def test_a_case_that_kills_its_process_costs_no_other_one(root, given, monkeypatch):
+    monkeypatch.setattr(case_jobs, "compute_worker_count", lambda **sizes: 2)
+    sizes = {"c": CaseSize(voxels=8 * 10**6, estimated_bytes=2**30)}
+    work = CaseWork(work=kill_own_process, jobs=given.jobs, caller=given.caller, runs_networks=False, sizes=sizes)
+    with open_case_folder(root) as folder:
+        tasks = build_tasks(folder, work, label="Measuring", count=1)
+        run_part(folder, 0, 1)
+        outcome = gather(folder, work, iter([{tasks[0].name: FINISHED}]), tasks)
+    assert outcome.results == (None,) * 4
+    ((text,),) = [failure.describe() for failure in outcome.failures]
+    assert text.startswith("case c: the worker process was killed twice")
+    assert "8 million voxels" in text
+
+
+def test_the_command_of_a_job_ends_with_the_reason_where_it_cannot_write(root, given, monkeypatch, capsys):
+    with open_case_folder(root) as folder:
+        task, *_ = build_tasks(folder, given, label="Measuring", count=1)
+        assert task.command[:2] == (sys.executable, "-c")
+        assert task.command[2] == "from autoseg.places.slurm.case_jobs import run_command; run_command()"
+        monkeypatch.setattr(sys, "argv", ["-c", *task.command[3:]])
+        (folder / "0.result").mkdir()
+        (folder / "0.result" / "x").touch()
+        run_command()
+        assert {path.name for path in folder.glob("*.result")} == {f"{index}.result" for index in range(5)}
+        monkeypatch.setattr(case_jobs, "run_part", lambda *arguments: (_ for _ in ()).throw(PlanError("no place")))
+        with pytest.raises(SystemExit, match="autoseg: error: no place"):
+            run_command()
+        monkeypatch.setattr(case_jobs, "run_part", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(SystemExit) as end:
+            run_command()
+    assert end.value.code == 130
+
+
+def test_jobs_ask_for_a_gpu_where_networks_run_and_for_memory_by_the_largest_case(given):
+    assert given.find_resources().gpu_bytes > 0
+    sizes = {"a": CaseSize(voxels=1, estimated_bytes=10**9), "b": CaseSize(voxels=1, estimated_bytes=2 * 10**9)}
+    work = CaseWork(work=len, jobs=given.jobs, caller=given.caller, runs_networks=False, sizes=sizes)
+    assert work.find_resources().gpu_bytes == 0
+    assert work.find_resources().ram_bytes > work.find_resources().cores * 2 * 10**9
+    unknown = CaseWork(work=len, jobs=given.jobs, caller=given.caller, runs_networks=False, sizes={})
+    assert unknown.find_resources() == Resources(cores=case_jobs.CORES)
+
+
+def test_a_command_submits_one_array_and_tells_which_cases_its_cancelled_jobs_leave(root, slurm):
+    slurm.show_queue("1_0|CANCELLED|n1|None", "1_1|COMPLETED|n1|None")
+    jobs = [("a", "x"), ("b", "xx"), ("c", "xxx")]
+    options = {"workers": 1, "label": "Measuring", "progress": SilentProgress()}
+    with pytest.MonkeyPatch.context() as patch, open_place("slurm", root, ["case_jobs=2", "memory_gb=3"]) as place:
+        patch.setattr(case_jobs, "SECONDS_FOR_FILES", 0.0)
+        outcome = place.run_over_cases(count_letters, jobs, **options)
+        assert place.run_over_cases(count_letters, [], **options).results == ()
+    (script,) = slurm.read_scripts()
+    assert "#SBATCH --array=0-1%" in script
+    assert "#SBATCH --mem=3000M" in script
+    assert "--gres" not in script
+    assert outcome.results == ()
+    assert all(isinstance(failure, Failure) for failure in outcome.failures)
+    assert "part 1 of 2) ended as stopped: job 1_0 was cancelled" in outcome.failures[0].describe()[0]
+    assert "part 2 of 2) ended as finished: it has written no result" in outcome.failures[1].describe()[0]
+    assert list(root.iterdir()) == []
+
+
+def test_jobs_are_cancelled_with_the_command(root, given, slurm):
+    slurm.show_queue("1_0|RUNNING|n1|None", "1_1|PENDING||Priority")
+    options = {"workers": 1, "label": "Measuring", "progress": SilentProgress()}
+
+    def stop(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch, open_place("slurm", root, ["case_jobs=2"]) as place:
+        patch.setattr(slurm_place, "time", SimpleNamespace(sleep=stop))
+        with pytest.raises(KeyboardInterrupt):
+            place.run_over_cases(count_letters, given.jobs, **options)
+    assert slurm.read("cancelled") == ["1_0 1_1"]
