@@ -51,6 +51,7 @@ def plan_dataset(
     memory_gb: float | None = None,
     budget_seconds: float | None = None,
     configurations: Sequence[str] = (),
+    border_fraction: float | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> Plan:
@@ -64,6 +65,8 @@ def plan_dataset(
         budget_seconds: Time from raw images to predictions of one fold, for planners that plan by time; None uses the
             planner's default.
         configurations: Configurations to preprocess; empty for all planned ones.
+        border_fraction: Width of the border by which the objects of instancesTr are told apart, as a fraction of their
+            radius (`autoseg plan --task instances` takes 0.25); None: they are not told apart.
         workers: Number of processes; None chooses it from cores and free memory. With more than one, scripts need
             `if __name__ == "__main__":`.
         progress: Receives notes and progress; None discards them.
@@ -79,6 +82,7 @@ def plan_dataset(
             planner=planner.name,
             machine=Machine(accelerator_memory_gb=memory_gb, budget_seconds=budget_seconds),
             configurations=tuple(configurations),
+            border_fraction=border_fraction,
             workers=workers,
         ),
         report=lambda plan: None,

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from autoseg.document import MOST_RESULT_BYTES, Document, Part, PositiveTriple, ShapeTriple
 from autoseg.geometry import DistanceUnit
-from autoseg.labels import LabelScheme
+from autoseg.labels import InstanceTargets, LabelScheme
 
 CPU_NAME: Final = "CPU"
 
@@ -114,6 +114,7 @@ class Fingerprint(Document):
         mirror_overlaps: Overlaps of every label that occurs with mirror images, along each axis; empty if they were not
             measured.
         has_instances: Whether every case has a label map of numbered objects (`instancesTr`).
+        targets: Core and border of objects, which `labels` are; None where objects are not told apart.
     """
 
     most_bytes: ClassVar[int] = MOST_RESULT_BYTES
@@ -128,6 +129,7 @@ class Fingerprint(Document):
     orientation: str | None
     distance_unit: DistanceUnit = "mm"
     has_instances: bool = False
+    targets: InstanceTargets | None = None
     median_relative_size_after_cropping: Annotated[float, Field(gt=0, le=1)]
     mirror_overlaps: tuple[MirrorOverlap, ...] = ()
 

@@ -220,6 +220,54 @@ class LabelScheme(Part):
         return decoded
 
 
+class InstanceTargets(Part):
+    """Labels by which a network tells objects apart: core and border of every class, instead of the class.
+
+    Attributes:
+        labels: Labels of the dataset, none of which is a region.
+        border_fraction: Width of the border as a fraction of the largest distance of a voxel of the object from its
+            surface; the border is at least one voxel wide.
+    """
+
+    labels: LabelScheme
+    border_fraction: Annotated[float, Field(gt=0, lt=1)]
+
+    @model_validator(mode="after")
+    def _check(self) -> "InstanceTargets":
+        if self.labels.has_regions:
+            msg = "labels must exclude each other where objects are told apart, found regions"
+            raise ValueError(msg)
+        return self
+
+    @property
+    def class_count(self) -> int:
+        """Number of classes: label i is a core, label i + class_count its border, for i from 1 to class_count."""
+        return len(self.labels.foreground_labels)
+
+    @cached_property
+    def target_labels(self) -> LabelScheme:
+        """The labels of the network: a core has the file value of its class, a border one that was not used."""
+        names = self.labels.class_names
+        values = self.labels.file_values[1 : 1 + self.class_count]
+        first = 1 + max(0, *self.labels.file_values)
+        cores = [LabelClass(name=f"{name}_core", values=(value,)) for name, value in zip(names, values, strict=True)]
+        borders = [LabelClass(name=f"{name}_border", values=(first + index,)) for index, name in enumerate(names)]
+        return LabelScheme(
+            classes=(*cores, *borders),
+            ignore_value=self.labels.ignore_value,
+            region_write_values=None,
+            declared_count=self.labels.declared_count + self.class_count,
+        )
+
+    def merge(self, label_map: NDArray[np.integer]) -> NDArray[np.int16]:
+        """Turns labels of the network into those of the dataset: a border belongs to its class."""
+        classes = range(self.class_count + 1)
+        ignored = () if self.labels.ignore_label is None else (self.labels.ignore_label,)
+        table = np.array([*classes, *classes[1:], *ignored], np.int16)
+        merged: NDArray[np.int16] = table[label_map]
+        return merged
+
+
 def list_painting_errors(labels: LabelScheme) -> tuple[str, ...]:
     """Lists what `regions_class_order` makes wrong, by painting the regions of every file value in their order.
 

@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from autoseg import __version__
 from autoseg.fingerprint import Fingerprint
 from autoseg.geometry import FloatTriple, IntTriple
+from autoseg.labels import InstanceTargets
 from autoseg.plan.decisions import Decision, Reason
 from autoseg.plan.document import ConfigurationPlan, Plan
 from autoseg.plan.preprocessing import ChannelPlan
 from planners.reasons import AXIS_NAMES, record
 from planners.rules.axes import choose_axis_permutation
+from planners.rules.instances import choose_border_fraction
 from planners.rules.median_shape import ResampledDataset, compute_resampled_dataset
 from planners.rules.network_data import adapt_network
 from planners.rules.normalization import choose_normalization
@@ -65,9 +67,11 @@ class CommonDecisions:
             labels=fingerprint.labels,
             channels=tuple(decision.value for decision in self.channels),
             configurations={name: configuration for name, (configuration, _) in adapted.items()},
+            instances=fingerprint.targets,
             reasons=(
                 record("memory target", memory, f"{memory.value:g} GB"),
                 _explain_orientation(fingerprint),
+                *(() if fingerprint.targets is None else (_explain_instances(fingerprint.targets),)),
                 record(
                     "target spacing",
                     self.spacing,
@@ -106,6 +110,13 @@ def choose_common(fingerprint: Fingerprint) -> CommonDecisions:
             choose_normalization(channel, median_relative_size_after_cropping=relative_size)
             for channel in fingerprint.channels
         ),
+    )
+
+
+def _explain_instances(targets: InstanceTargets) -> Reason:
+    because = choose_border_fraction().because
+    return record(
+        "instances", Decision(targets, because), f"core and border, of {targets.border_fraction:g} of the radius"
     )
 
 

@@ -11,20 +11,29 @@ from autoseg.cli.terminal.options import OnCases, SlurmSetting
 def evaluate(
     predictions: Annotated[Path, typer.Argument(help="Folder of predicted label maps.")],
     references: Annotated[Path, typer.Argument(help="Folder of reference label maps of the same names.")],
-    run: Annotated[Path, typer.Option(help="Run folder, which defines the labels.")],
     *,
+    run: Annotated[Path, typer.Option(help="Run folder, which defines the labels.")],
+    instances: Annotated[
+        Path | None, typer.Option(help="Folder that numbers the objects of the references: scores objects, too.")
+    ] = None,
     on: OnCases = None,
     slurm: SlurmSetting = None,
 ) -> None:
     """Print Dice, IoU, HD95 and surface Dice per case and class; write summary.json and summary.csv."""
     from autoseg.cli.terminal.console import open_console
-    from autoseg.cli.terminal.reports import print_cases, print_summary
+    from autoseg.cli.terminal.reports import print_cases, print_objects, print_summary
     from autoseg.places import HERE, open_place
     from autoseg.workflows.evaluate.evaluation import evaluate_folder
+    from autoseg.workflows.evaluate.objects import evaluate_objects
 
     console = open_console()
     with open_place(on or HERE, run, slurm or ()) as place:
         summary = evaluate_folder(predictions, references, run_root=run, progress=console, place=place)
+        objects = None
+        if instances is not None:
+            objects = evaluate_objects(predictions, references, instances, run_root=run, progress=console, place=place)
     print_cases(console, summary)
     print_summary(console, summary)
+    if objects is not None:
+        print_objects(console, objects.classes)
     console.note(f"written: {predictions / 'summary.json'}, {predictions / 'summary.csv'}")

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -52,6 +52,10 @@ def plan(
         str,
         typer.Option(autocompletion=complete_loss, help="Loss, or several joined by +; `autoseg losses` lists them."),
     ] = DEFAULT_LOSS,
+    task: Annotated[
+        Literal["segmentation", "instances"],
+        typer.Option(help="Predict classes, or also tell apart the objects that instancesTr numbers."),
+    ] = "segmentation",
     memory_gb: Annotated[
         float | None, typer.Option(min=0.1, help="Accelerator memory to plan for.  [default: the planner's own]")
     ] = None,
@@ -105,6 +109,7 @@ def plan(
     from autoseg.workflows.plan.planning import PlanRequest, build_plan_rule, measure_device
     from autoseg.workflows.plan.splitting import SplitRequest
     from planners.refinement import add_refinement
+    from planners.rules.instances import choose_border_fraction
 
     chosen = find_planner(planner, architecture, loss=loss, pretrained=pretrained, configurations=configuration or ())
     request = PlanRequest(
@@ -117,6 +122,7 @@ def plan(
         split=SplitRequest(group_by=group_by, splits_file=splits),
         fix_geometry=fix_geometry,
         additions=tuple(partial(add_refinement, previous=name) for name in refine or ()),
+        border_fraction=choose_border_fraction().value if task == "instances" else None,
     )
     console, measure = open_console(), cache(measure_device)
     rule = build_plan_rule(chosen, measure=measure)

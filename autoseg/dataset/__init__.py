@@ -1,6 +1,6 @@
 """dataset.json and the list of cases, in the raw layout of nnU-Net v2 or of the Medical Segmentation Decathlon."""
 
-from autoseg.dataset.cases import Case, Dataset, allow_geometry_fixes
+from autoseg.dataset.cases import Case, Dataset, allow_geometry_fixes, tell_instances_apart
 from autoseg.dataset.prediction_cases import find_images
 from autoseg.dataset.reading import read_dataset
 from autoseg.dataset.record import DatasetRecord, RecordedCase, find_source, record_dataset, restore_dataset
@@ -16,4 +16,5 @@ __all__ = [
     "read_dataset",
     "record_dataset",
     "restore_dataset",
+    "tell_instances_apart",
 ]

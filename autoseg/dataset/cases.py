@@ -5,8 +5,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from autoseg.errors import Problem, group_problems
-from autoseg.labels import ClassTerms, LabelScheme
+from autoseg.errors import DatasetError, Problem, group_problems
+from autoseg.labels import ClassTerms, InstanceTargets, LabelScheme
 from autoseg.untrusted.names import describe_name, find_equal_names, find_name_problem, suggest_name
 
 DESCRIPTION_NAME: Final = "dataset.json"
@@ -25,6 +25,7 @@ class Case:
         instances_path: Label map that numbers the objects of the case, in the folder instancesTr; None without one.
         fix_geometry: Whether channels and label maps on another grid than the first channel's are resampled onto it
             instead of being refused.
+        targets: Core and border of objects, which replace the labels of the label map; None: those are learned.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Case:
     label_path: Path | None
     fix_geometry: bool = False
     instances_path: Path | None = None
+    targets: InstanceTargets | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,10 +65,57 @@ class Dataset:
         """Whether files on another grid are resampled."""
         return any(case.fix_geometry for case in self.cases)
 
+    @property
+    def targets(self) -> InstanceTargets | None:
+        """Core and border of objects that are learned; None for the labels themselves."""
+        return next((case.targets for case in self.cases), None)
+
+    @property
+    def declared_labels(self) -> LabelScheme:
+        """The labels of its label maps, as dataset.json names them."""
+        return self.labels if self.targets is None else self.targets.labels
+
+    @property
+    def has_instances(self) -> bool:
+        """Whether every case has a label map of numbered objects."""
+        return all(case.instances_path is not None for case in self.cases)
+
 
 def allow_geometry_fixes(dataset: Dataset) -> Dataset:
     """Returns a dataset whose files are resampled on reading if they lie on another grid than their first channel."""
     return replace(dataset, cases=tuple(replace(case, fix_geometry=True) for case in dataset.cases))
+
+
+def tell_instances_apart(dataset: Dataset, border_fraction: float) -> Dataset:
+    """Returns the dataset with core and border of numbered objects as its labels.
+
+    Args:
+        dataset: A dataset with plain labels.
+        border_fraction: Width of the border as a fraction of the largest distance of the object from its surface.
+
+    Raises:
+        DatasetError: Cases have no file that numbers their objects, or the labels are regions.
+    """
+    problems = [
+        Problem(text=f"{INSTANCES} holds no file of this case; expected {INSTANCES}/{case.name}.*", cases=(case.name,))
+        for case in dataset.cases
+        if case.instances_path is None
+    ]
+    if dataset.labels.has_regions:
+        problems.append(
+            Problem(text=f"labels of {DESCRIPTION_NAME} are regions; instances need labels that exclude each other")
+        )
+    if problems:
+        heading = f"{dataset.name}: objects cannot be told apart; correct this, or plan without --task instances:"
+        raise DatasetError(heading, group_problems(problems))
+    targets = InstanceTargets(labels=dataset.labels, border_fraction=border_fraction)
+    return learn_targets(dataset, targets)
+
+
+def learn_targets(dataset: Dataset, targets: InstanceTargets) -> Dataset:
+    """Returns the dataset whose cases are read with core and border of their objects as labels."""
+    cases = tuple(replace(case, targets=targets) for case in dataset.cases)
+    return replace(dataset, labels=targets.target_labels, cases=cases)
 
 
 def find_optional_file(root: Path, name: str) -> Path | None:

@@ -5,12 +5,20 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from autoseg.dataset.cases import GROUPS_NAME, SPLITS_NAME, Case, Dataset, allow_geometry_fixes, find_optional_file
+from autoseg.dataset.cases import (
+    GROUPS_NAME,
+    SPLITS_NAME,
+    Case,
+    Dataset,
+    allow_geometry_fixes,
+    find_optional_file,
+    learn_targets,
+)
 from autoseg.dataset.folder_cases import attach_instances
 from autoseg.dicom_files import is_series_folder
 from autoseg.document import MOST_RESULT_BYTES, Document, Part
 from autoseg.errors import DatasetError, Problem
-from autoseg.labels import ClassTerms, LabelScheme
+from autoseg.labels import ClassTerms, InstanceTargets, LabelScheme
 from autoseg.remote.address import is_url
 from autoseg.remote.mirror import find_location
 from autoseg.remote.syncing import refresh_mirror
@@ -21,8 +29,8 @@ class RecordedCase(Part):
     """The files of a case; paths inside the dataset's folder are relative to it.
 
     Attributes:
-        stamps: Size in bytes and modification time (ns) of the images, then of the label map; they distinguish
-            corrected files from those that were measured.
+        stamps: Size in bytes and modification time (ns) of the images, then of the label map and, where objects are
+            told apart, of their numbers; they distinguish corrected files from those that were measured.
     """
 
     name: FileStem
@@ -40,6 +48,7 @@ class DatasetRecord(Document):
         terms: Coded terms of classes, by their names, for results in DICOM.
         groups: Group of every case that a fold does not split; empty without groups.
         split_options: Options of `autoseg plan` that chose the folds.
+        targets: Core and border of objects that are learned, and of which `labels` are; None for the labels themselves.
     """
 
     most_bytes: ClassVar[int] = MOST_RESULT_BYTES
@@ -55,6 +64,7 @@ class DatasetRecord(Document):
     terms: dict[str, ClassTerms] = Field(default_factory=dict)
     groups: dict[str, str] = Field(default_factory=dict)
     split_options: tuple[str, ...] = ()
+    targets: InstanceTargets | None = None
 
     def drop_division(self) -> "DatasetRecord":
         """Returns the record of the dataset alone, without how it was divided into folds."""
@@ -73,6 +83,7 @@ def record_dataset(dataset: Dataset) -> DatasetRecord:
         cases=tuple(_record_case(case, root) for case in dataset.cases),
         fix_geometry=dataset.fixes_geometry,
         terms=dataset.terms,
+        targets=dataset.targets,
     )
 
 
@@ -91,8 +102,8 @@ def restore_dataset(record: DatasetRecord) -> Dataset:
     missing = [
         Problem(text=f"{path} has gone", cases=(case.name,))
         for case in cases
-        for path in (*case.image_paths, case.label_path)
-        if path is not None and not (path.is_file() or is_series_folder(path))
+        for path in _list_files(case)
+        if not (path.is_file() or is_series_folder(path))
     ]
     if missing:
         heading = f"files of the dataset {record.name} cannot be found; {advice}:"
@@ -109,6 +120,8 @@ def restore_dataset(record: DatasetRecord) -> Dataset:
         notes=(),
         terms=record.terms,
     )
+    if record.targets is not None:
+        dataset = learn_targets(dataset, record.targets)
     return allow_geometry_fixes(dataset) if record.fix_geometry else dataset
 
 
@@ -126,8 +139,13 @@ def _record_case(case: Case, root: Path) -> RecordedCase:
         name=case.name,
         images=tuple(_shorten(path, root) for path in case.image_paths),
         label=None if case.label_path is None else _shorten(case.label_path, root),
-        stamps=tuple(_stamp(path) for path in (*case.image_paths, case.label_path) if path is not None),
+        stamps=tuple(_stamp(path) for path in _list_files(case)),
     )
+
+
+def _list_files(case: Case) -> list[Path]:
+    instances = None if case.targets is None else case.instances_path
+    return [path for path in (*case.image_paths, case.label_path, instances) if path is not None]
 
 
 def _stamp(path: Path) -> tuple[int, int]:

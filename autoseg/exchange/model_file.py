@@ -53,7 +53,7 @@ MEMBER_NAMES: Final = frozenset(
 )
 SHARED_PLAN_FIELDS: Final = (
     *("autoseg_version", "planner", "accelerator_memory_gb", "dataset_name", "file_ending"),
-    *("orientation", "distance_unit", "axis_permutation", "labels", "channels"),
+    *("orientation", "distance_unit", "axis_permutation", "labels", "channels", "instances"),
 )
 """Fields of the plan that are shared: not the reasons, which may contain any text, and nothing only planning needs."""
 

@@ -1,15 +1,35 @@
 """Limits of the export to nnU-Net that follow from the dataset, and so are known before training."""
 
 from collections.abc import Iterator, Sequence
+from typing import Final
 
+from autoseg.dataset import Dataset
 from autoseg.errors import ExchangeError
 from autoseg.exchange.nnunet_preprocessing import explain_unreadable_ending
 from autoseg.labels import LabelScheme
+from autoseg.plan.document import Plan
+
+INSTANCES_REASON: Final = (
+    "nnU-Net has no counterpart of the task instances: it would write cores and borders, and no objects"
+)
 
 
-def describe_export_limits(labels: LabelScheme, file_ending: str) -> tuple[str, ...]:
+def check_no_instances(plan: Plan) -> None:
+    """Checks that the model does not tell objects apart.
+
+    Raises:
+        ExchangeError: It does.
+    """
+    if plan.instances is not None:
+        msg = f"{INSTANCES_REASON}; export it with --format autoseg, or plan without --task instances"
+        raise ExchangeError(msg)
+
+
+def describe_export_limits(dataset: Dataset) -> tuple[str, ...]:
     """Returns notes about a dataset whose models cannot be exported to nnU-Net; empty if they can."""
-    reasons = "; ".join((*explain_unreadable_ending(file_ending), *_explain_values(labels)))
+    instances = () if dataset.targets is None else (INSTANCES_REASON,)
+    found = (*instances, *explain_unreadable_ending(dataset.file_ending), *_explain_values(dataset.labels))
+    reasons = "; ".join(found)
     if not reasons:
         return ()
     return (f"models of this dataset cannot be exported to nnU-Net (autoseg export --format nnunet): {reasons}",)

@@ -136,7 +136,8 @@ class Ensemble:
         """
         cases = self.preprocess(array, grid)
         logits = self.predict_case(cases, options=options)
-        return self.restore_label_map(logits, [case.geometry for case in cases], decoding=options.decoding)
+        label_map = self.restore_label_map(logits, [case.geometry for case in cases], decoding=options.decoding)
+        return self.plan.join_borders(label_map)
 
     def describe(self) -> str:
         """Describes each member in one line."""

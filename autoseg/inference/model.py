@@ -218,7 +218,7 @@ class SegmentationModel:
         """
         case = self.preprocess(array, grid)
         logits = self.predict_case(case, options=options)
-        return self.restore_label_map(logits, case.geometry, decoding=options.decoding)
+        return self.plan.join_borders(self.restore_label_map(logits, case.geometry, decoding=options.decoding))
 
     def predict_probabilities(
         self, array: Float32[np.ndarray, "channel z y x"], grid: Grid, *, options: PredictionOptions = DEFAULT_OPTIONS

@@ -14,7 +14,7 @@ from autoseg import __version__
 from autoseg.fingerprint import CaseFingerprint, Fingerprint, MirrorOverlap
 from autoseg.geometry import DistanceUnit, FloatTriple
 from autoseg.intensities import IntensityFindings, examine_image
-from autoseg.labels import LabelScheme
+from autoseg.labels import InstanceTargets, LabelScheme
 from autoseg.measurement.foreground import AnySummary, SummaryStore, merge_channels, summarize_intensities
 from autoseg.nonzero_region import Box, compute_nonzero_box, slice_box
 from autoseg.plan.preprocessing import CT_NAME
@@ -137,6 +137,7 @@ def build_fingerprint(
     orientation: str | None,
     distance_unit: DistanceUnit = "mm",
     has_instances: bool = False,
+    targets: InstanceTargets | None = None,
 ) -> Fingerprint:
     """Combines the measurements of all cases."""
     channels = merge_channels([measurement.intensities for measurement in measurements], channel_names)
@@ -151,6 +152,7 @@ def build_fingerprint(
         orientation=orientation,
         distance_unit=distance_unit,
         has_instances=has_instances,
+        targets=targets,
         median_relative_size_after_cropping=float(np.median([case.relative_size_after_cropping for case in cases])),
         mirror_overlaps=merge_mirror_counts((measurement.mirror_counts for measurement in measurements), labels),
     )

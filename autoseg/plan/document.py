@@ -7,12 +7,14 @@ axis `axis_permutation[i]` of the array (z, y, x) in the training orientation.
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Final, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from autoseg.document import Document, OneOf, Part, Upgrade
 from autoseg.errors import PlanError
 from autoseg.geometry import Border, Borders, DistanceUnit, IntTriple, add_slice_axis
-from autoseg.labels import LabelScheme
+from autoseg.labels import InstanceTargets, LabelScheme
 from autoseg.plan.augmentation import find_content_problems, find_problems
 from autoseg.plan.decisions import Reason
 from autoseg.plan.losses import list_loss_problems
@@ -134,6 +136,7 @@ class Plan(Document):
         axis_permutation: Plan axis i is array axis `axis_permutation[i]`.
         distance_unit: Unit of all lengths; "pixel" where no file tells a spacing, whatever the names of the fields say.
         file_ending: Ending of predicted label maps, as in the dataset.
+        instances: Core and border by which objects are told apart, and of which `labels` are; None where they are not.
     """
 
     upgrades: ClassVar[Mapping[int | None, Upgrade]] = PLAN_UPGRADES
@@ -152,6 +155,18 @@ class Plan(Document):
     channels: Annotated[tuple[ChannelPlan, ...], Field(min_length=1)]
     configurations: Annotated[dict[ConfigurationName, ConfigurationPlan], Field(min_length=1)]
     reasons: tuple[Reason, ...]
+    instances: InstanceTargets | None = None
+
+    @property
+    def dataset_labels(self) -> LabelScheme:
+        """The labels of the dataset, which predictions hold; `labels` are those of the network."""
+        return self.labels if self.instances is None else self.instances.labels
+
+    def join_borders(self, label_map: NDArray[np.integer]) -> NDArray[np.integer]:
+        """Turns file values of cores and borders into those of their classes, where objects are told apart."""
+        if self.instances is None:
+            return label_map
+        return self.instances.labels.decode(self.instances.merge(self.labels.encode(label_map)))
 
     @property
     def is_imported(self) -> bool:
@@ -162,6 +177,9 @@ class Plan(Document):
     def _check(self) -> "Plan":
         if sorted(self.axis_permutation) != [0, 1, 2]:
             msg = f"axis_permutation must hold 0, 1 and 2 once each (got {self.axis_permutation})"
+            raise ValueError(msg)
+        if self.instances is not None and self.labels != self.instances.target_labels:
+            msg = "labels must be core and border of each class in instances.labels; plan again with --task instances"
             raise ValueError(msg)
         for name, configuration in self.configurations.items():
             self._check_names(name, configuration)
@@ -206,6 +224,12 @@ class Plan(Document):
         problems = list_loss_problems(chosen.training.losses, self.labels)
         if problems:
             msg = f"configurations.{name}.training.losses: {'; '.join(problems)}"
+            raise ValueError(msg)
+        if self.instances is not None and chosen.separates_objects:
+            msg = (
+                f"configurations.{name}.training.losses must tell objects apart by components: cores and borders leave "
+                f"no voxels of background between objects of instancesTr to be drawn"
+            )
             raise ValueError(msg)
         owner = self.configurations[chosen.data_of]
         if chosen.separates_objects != owner.separates_objects:

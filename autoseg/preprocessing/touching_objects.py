@@ -8,7 +8,7 @@ import itertools
 from collections.abc import Iterator
 
 import numpy as np
-from jaxtyping import Int16, Int32
+from jaxtyping import Bool, Int16, Int32
 
 from autoseg.geometry import IntTriple
 
@@ -33,17 +33,25 @@ def separate_objects(
         dimensions: 3, or 2 if patches are slices, which objects touch in their plane alone. Voxels touch through faces,
             edges and corners. An object that would vanish keeps all of its voxels.
     """
+    is_contact = find_contacts(label_map, objects, dimensions=dimensions)
+    is_object = (objects > 0) & (label_map > 0)
+    vanishing = np.setdiff1d(np.unique(objects[is_contact]), np.unique(objects[is_object & ~is_contact]))
+    if vanishing.size:
+        is_contact &= ~np.isin(objects, vanishing)
+    return np.where(is_contact, np.int16(0), label_map)
+
+
+def find_contacts(
+    label_map: Int16[np.ndarray, "z y x"], objects: Int32[np.ndarray, "z y x"], *, dimensions: int
+) -> Bool[np.ndarray, "z y x"]:
+    """Finds voxels of objects that touch another object of the same label; arguments as in `separate_objects`."""
     is_contact = np.zeros(label_map.shape, dtype=bool)
     for first, second in _list_neighbours(dimensions):
         touches = (label_map[first] == label_map[second]) & (label_map[first] > 0)
         touches &= (objects[first] != objects[second]) & (objects[first] > 0) & (objects[second] > 0)
         is_contact[first] |= touches
         is_contact[second] |= touches
-    is_object = (objects > 0) & (label_map > 0)
-    vanishing = np.setdiff1d(np.unique(objects[is_contact]), np.unique(objects[is_object & ~is_contact]))
-    if vanishing.size:
-        is_contact &= ~np.isin(objects, vanishing)
-    return np.where(is_contact, np.int16(0), label_map)
+    return is_contact
 
 
 def _list_neighbours(dimensions: int) -> Iterator[tuple[tuple[slice, ...], tuple[slice, ...]]]:

@@ -25,6 +25,7 @@ INSTANCES_REASON: Final = (
     "instancesTr numbers the objects, so background is drawn where two of them touch, as in the paper, and each is an "
     "object of its own"
 )
+CORES_REASON: Final = "cores of objects never touch, so objects are connected components of a label"
 COMPONENTS_REASON: Final = (
     "no folder instancesTr numbers the objects of every case, so objects are connected components of a label"
 )
@@ -82,6 +83,7 @@ def choose_border_weighted_cross_entropy(fingerprint: Fingerprint, configuration
     """Chooses the border weights of U-Net, in voxels of the finest spacing."""
     shares = compute_class_shares(fingerprint)
     background, classes = shares.weigh_by_root(is_normalized=True)
+    reason = _explain_objects(fingerprint)
     sigma_mm = BORDER_SIGMA_VOXELS * min(configuration.spacing_mm)
     term = BorderWeightedCrossEntropyTerm(
         weight=1.0,
@@ -89,15 +91,21 @@ def choose_border_weighted_cross_entropy(fingerprint: Fingerprint, configuration
         class_weights=classes,
         border_weight=BORDER_WEIGHT,
         border_sigma_mm=sigma_mm,
-        objects="instances" if fingerprint.has_instances else "components",
+        objects="instances" if reason == INSTANCES_REASON else "components",
     )
     because = (
         f"background between two objects gets a weight of up to {BORDER_WEIGHT:g} that falls with a sigma of "
         f"{sigma_mm:g} {fingerprint.distance_unit} (the {BORDER_SIGMA_VOXELS:g} voxels of the paper at the finest "
-        f"spacing); {INSTANCES_REASON if fingerprint.has_instances else COMPONENTS_REASON}; "
+        f"spacing); {reason}; "
         f"{_explain_root(shares, background, classes)}"
     )
     return Decision((term,), because)
+
+
+def _explain_objects(fingerprint: Fingerprint) -> str:
+    if fingerprint.targets is not None:
+        return CORES_REASON
+    return INSTANCES_REASON if fingerprint.has_instances else COMPONENTS_REASON
 
 
 def choose_exponential_logarithmic(fingerprint: Fingerprint, configuration: ConfigurationPlan) -> Decision[Terms]:

@@ -28,7 +28,7 @@ EXPECTED_FLAGS = {
     "plan": {
         "--run", "--planner", "--architecture", "--pretrained", "--loss", "--memory-gb", "--budget", "--configuration",
         "--group-by", "--splits", "--fix-geometry", "--no-preprocess", "--workers", "--overwrite", "--on", "--slurm",
-        "--refine",
+        "--refine", "--task",
     },
     "preprocess": {"--configuration", "--workers", "--on", "--slurm"},
     "train": {
@@ -44,7 +44,7 @@ EXPECTED_FLAGS = {
         "--no-postprocessing", "--save-probabilities", "--attention-maps", "--uncertainty", "--device", "--precision",
         "--execution", "--series", "--format", "--overwrite", "--on", "--slurm",
     },
-    "evaluate": {"--run", "--on", "--slurm"},
+    "evaluate": {"--run", "--on", "--slurm", "--instances"},
     "import": {"--configuration", "--fold", "--checkpoint", "--any-trainer", "--overwrite"},
     "export": {"--format", "--output", "--configuration", "--fold", "--overwrite"},
     "demo": {"--overwrite"},

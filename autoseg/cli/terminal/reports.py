@@ -4,17 +4,21 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from rich.table import Table
 
     from autoseg.cli.terminal.console import Console
     from autoseg.evaluation.crossvalidation import CrossValidation, Score, Statistic
+    from autoseg.evaluation.instances import ObjectScores
     from autoseg.evaluation.summary import EvaluationSummary, MetricValues
     from autoseg.geometry import DistanceUnit
     from autoseg.plan.document import Plan
+    from autoseg.workflows.evaluate.objects import ClassObjects, ObjectSource
     from autoseg.workflows.plan.checking import CheckReport
     from autoseg.workflows.plan.class_counts import ClassCount
     from autoseg.workflows.select.prediction_choice import PredictionChoice
-    from autoseg.workflows.select.selection_document import Selection
+    from autoseg.workflows.select.selection_document import ObjectChoice, Selection
 
 COLUMNS = ("Dice", "IoU", "HD95", "NSD", "volume_difference_ml")
 
@@ -153,6 +157,36 @@ def print_crossvalidation(console: "Console", result: "CrossValidation") -> None
             console.note(f"warning: {name}, {warning}")
 
 
+def print_objects(console: "Console", classes: "Mapping[ObjectSource, Mapping[str, ClassObjects]]") -> None:
+    """Prints the scores of objects: told apart, and as connected components."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title="Objects of all cases together (AP50 over cases: mean of the cases)", title_justify="left")
+    for heading in ("class", "objects", "AP50", "AP50 over cases", "AP", "PQ", "SQ", "F1", "predicted", "expected"):
+        table.add_column(heading)
+    for source, of_source in classes.items():
+        for name, scores in of_source.items():
+            found = scores.pooled
+            values = (found.AP50, scores.ap50_over_cases, found.AP, found.PQ, found.SQ, found.F1)
+            shown = ("-" if value is None else f"{value:.3f}" for value in values)
+            table.add_row(Text(name), source, *shown, str(found.predicted), str(found.expected))
+    console.show_table(table)
+
+
+def print_object_rules(console: "Console", choice: "ObjectChoice") -> None:
+    """Prints the rules by which objects are found, with their scores and those of connected components."""
+    for rule in choice.rules:
+        console.note(f"{rule.describe()}: {_format_object_scores(choice.scores[rule.name])}")
+        console.note(f"connected components of {rule.name}: {_format_object_scores(choice.components[rule.name])}")
+    console.note(f"{choice.because}\n")
+
+
+def _format_object_scores(scores: "ObjectScores") -> str:
+    named = {"AP50": scores.AP50, "AP": scores.AP, "PQ": scores.PQ}
+    return ", ".join(f"{name} {'-' if value is None else f'{value:.3f}'}" for name, value in named.items())
+
+
 def print_selection(console: "Console", selection: "Selection") -> None:
     """Prints the candidates, the best one first, and the postprocessing steps that change something."""
     from rich.table import Table
@@ -181,6 +215,8 @@ def print_selection(console: "Console", selection: "Selection") -> None:
     console.note(f"postprocessing: {len(steps)} steps tried, {len(steps) - len(shown)} of them change nothing\n")
     if selection.prediction is not None:
         _print_variants(console, selection.prediction)
+    if selection.objects is not None:
+        print_object_rules(console, selection.objects)
 
 
 def _print_variants(console: "Console", choice: "PredictionChoice") -> None:

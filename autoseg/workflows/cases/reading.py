@@ -1,7 +1,7 @@
 """Reads one labelled case and checks that image and label map belong together."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +14,7 @@ from autoseg.errors import ChannelCount, DatasetError, GridError, PlacementError
 from autoseg.geometry import Grid
 from autoseg.labels import LabelScheme
 from autoseg.measurement import check_case
+from autoseg.preprocessing.instance_targets import build_core_and_border
 from autoseg.volume_io import (
     LabelVolume,
     Volume,
@@ -36,7 +37,7 @@ class LabelledCase:
     """A training case in memory, on the grid of its file.
 
     Attributes:
-        label_map: Label map with internal labels.
+        label_map: Label map with internal labels; where objects are told apart, cores and borders.
         warnings: Oddities of the intensities, one sentence each.
     """
 
@@ -53,6 +54,15 @@ def read_labelled_case(case: Case, *, labels: LabelScheme, channel_names: Sequen
     Raises:
         DatasetError: Everything that is wrong with the case, one problem per entry.
     """
+    if case.targets is None:
+        return _read_labels(case, labels=labels, channel_names=channel_names)
+    read = _read_labels(case, labels=case.targets.labels, channel_names=channel_names)
+    objects = read_instances(case, read)
+    label_map = build_core_and_border(read.label_map, objects, spacing_mm=read.grid.spacing_mm, targets=case.targets)
+    return replace(read, label_map=label_map)
+
+
+def _read_labels(case: Case, *, labels: LabelScheme, channel_names: Sequence[str]) -> LabelledCase:
     problems: list[Problem] = []
     volume = _try_reading_image(case, problems, channel_count=len(channel_names))
     reference = _try_reading_label_map(case, problems)
@@ -79,18 +89,40 @@ def read_instances(case: Case, labelled: LabelledCase) -> Int32[np.ndarray, "z y
     Raises:
         DatasetError: There is no such file, it cannot be read or has another grid, or an object leaves the foreground.
     """
+    return _read_objects(case, labelled.label_map, labelled.grid)
+
+
+def read_reference_objects(
+    case: Case,
+) -> tuple[Int16[np.ndarray, "z y x"], Int32[np.ndarray, "z y x"], Grid]:
+    """Reads cores and borders, the numbers of the objects, and the grid of a case whose objects are told apart.
+
+    Raises:
+        DatasetError: The numbers do not fit the label map.
+        VolumeError: The label map cannot be read, or does not fit.
+    """
+    assert case.targets is not None, "only cases with targets have cores and borders"
+    grid = read_grid(case.image_paths[0])
+    label_map = case.targets.labels.encode(read_fitted_label_map(case, grid).array)
+    objects = _read_objects(case, label_map, grid)
+    built = build_core_and_border(label_map, objects, spacing_mm=grid.spacing_mm, targets=case.targets)
+    return built, objects, grid
+
+
+def _read_objects(case: Case, label_map: Int16[np.ndarray, "z y x"], grid: Grid) -> Int32[np.ndarray, "z y x"]:
     path = case.instances_path
     if path is None:
         text = (
-            f"{INSTANCES} holds no file of this case; add it, or set the objects of the loss in plan.json to components"
+            f"{INSTANCES} holds no file of this case; add it, or plan again without telling objects apart: without "
+            f"--task instances, and in plan.json with the objects of the loss set to components"
         )
         raise DatasetError(case.name, [Problem(text=text)])
     try:
         what = f"instance label map {path} of image {case.image_paths[0]}"
-        objects = _fit(read_label_map(path), labelled.grid, case, what=what).array
+        objects = _fit(read_label_map(path), grid, case, what=what).array
     except VolumeError as error:
         raise DatasetError(case.name, [Problem(text=str(error))]) from error
-    outside = objects[(labelled.label_map == 0) & (objects != 0)]
+    outside = objects[(label_map == 0) & (objects != 0)]
     if outside.size or objects.min() < 0:
         raise DatasetError(case.name, [Problem(text=_describe_stray_objects(path, objects, outside))])
     return objects

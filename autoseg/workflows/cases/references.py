@@ -5,22 +5,29 @@ from pathlib import Path
 
 from autoseg.dataset import Case
 from autoseg.errors import RunError
-from autoseg.file_endings import HEADER_OF_VOXELS
+from autoseg.file_endings import HEADER_OF_VOXELS, WRITABLE_ENDINGS, find_ending
 from autoseg.remote.local_files import use_local
 from autoseg.run_folder import RunFolder, write_atomically
 from autoseg.volume_io import READABLE_ENDINGS, list_grid_differences, read_grid, strip_ending, write_label_map
-from autoseg.workflows.cases.reading import read_fitted_label_map
+from autoseg.workflows.cases.reading import read_fitted_label_map, read_reference_objects
 
 # These formats keep the voxels in a second file, so that a copy of the header alone would be worthless.
 DETACHED_ENDINGS = (".mhd", ".nhdr", *HEADER_OF_VOXELS, *HEADER_OF_VOXELS.values())
+
+OBJECTS_FOLDER = "instances"  # beside label maps: the numbers of their objects
+NUMBERS_ENDING = ".nii.gz"  # holds 32 bits, whatever the format of the dataset
 
 
 def copy_reference(case: Case, folder: Path) -> None:
     """Copies the label map of a case into a folder, under the name of the case, unless it exists there.
 
     Formats of two files are rewritten as .nii.gz. A label map on another grid than its image is written as it is read
-    for training: resampled onto the grid of the image.
+    for training: resampled onto the grid of the image. Where objects are told apart, cores and borders are written, and
+    the numbers of the objects into a folder of their own.
     """
+    if case.targets is not None:
+        _write_targets(case, folder)
+        return
     label_path = case.label_path
     assert label_path is not None, "every training case has a label map"
     ending = label_path.name[len(strip_ending(label_path.name)) :]
@@ -36,6 +43,26 @@ def copy_reference(case: Case, folder: Path) -> None:
     if sidecar.is_file():  # the spacing of a TIFF stack
         _copy(sidecar, folder / f"{case.name}.json")
     _copy(label_path, target)
+
+
+def find_reference_objects(folder: Path, case_name: str) -> Path:
+    """Returns the path of the numbers of the objects of a case, in a folder of references."""
+    return folder / OBJECTS_FOLDER / f"{case_name}{NUMBERS_ENDING}"
+
+
+def _write_targets(case: Case, folder: Path) -> None:
+    assert case.targets is not None, "the caller asked"
+    assert case.label_path is not None, "every training case has a label map"
+    # The format tells whether there is a spacing, so it stays where it can be written.
+    ending = find_ending(case.label_path.name)
+    kept = ending is not None and ending in WRITABLE_ENDINGS and ending not in DETACHED_ENDINGS
+    numbers = find_reference_objects(folder, case.name)
+    target = folder / f"{case.name}{ending if kept else NUMBERS_ENDING}"
+    if target.exists() and target.stat().st_size > 0:
+        return
+    label_map, objects, grid = read_reference_objects(case)
+    write_label_map(numbers, objects, grid=grid, like=None)
+    write_label_map(target, case.targets.target_labels.decode(label_map), grid=grid, like=None)
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -48,7 +48,7 @@ def evaluate_folder(
     """
     run = open_run(run_root)
     _check_order(predictions, run)
-    labels = read_document(run.plan, Plan).labels
+    labels = read_document(run.plan, Plan).dataset_labels
     pairs = pair_label_maps(predictions, references)
     unpaired = list_unpaired(predictions, references)
     if unpaired:

@@ -15,6 +15,7 @@ from autoseg.exchange.nnunet_export import (
     write_nnunet_checkpoint,
 )
 from autoseg.exchange.nnunet_folders import FOLD_PREFIX, get_checkpoint_name
+from autoseg.exchange.nnunet_limits import check_no_instances
 from autoseg.fingerprint import Fingerprint
 from autoseg.inference.folds import find_folds
 from autoseg.inference.model import load_network, read_common_plan
@@ -46,6 +47,7 @@ def export_model(
     run = open_run(run_root)
     check_writable(output)
     plan = read_document(run.plan, Plan)
+    check_no_instances(plan)
     models = [_describe_export(run, name, output, chosen) for name in list_exported(run, plan, chosen)]
     plans = [_read_trained_plan(run, model) for model in models]
     for note in (note for trained in plans for note in describe_export_differences(trained)):

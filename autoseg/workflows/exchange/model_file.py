@@ -252,6 +252,7 @@ def _share_selection(shared: ModelFileContent, selection: Selection, digests: Di
             rules=postprocessing.rules, steps=(), before=postprocessing.before, after=postprocessing.after
         ),
         prediction=selection.prediction,
+        objects=selection.objects,
     )
 
 

@@ -5,6 +5,8 @@ from typing import Final
 
 import numpy as np
 
+from autoseg.dataset import Dataset
+from autoseg.dataset.cases import INSTANCES
 from autoseg.errors import Problem, group_problems
 from autoseg.fingerprint import CaseFingerprint
 from autoseg.geometry import PLAUSIBLE_SPACING_MM, DistanceUnit
@@ -19,6 +21,13 @@ ADVICE: Final = "if the header is in another unit (metre, centimetre, micrometre
 def warn_of_intensities(cases: Sequence[CaseFingerprint]) -> list[str]:
     """Writes one warning for each kind of oddity that was found in intensities."""
     return _write([Problem(text=text, cases=(case.name,)) for case in cases for text in case.intensity_warnings])
+
+
+def note_instances(dataset: Dataset) -> tuple[str, ...]:
+    """Tells of numbered objects that the plan does not tell apart."""
+    if dataset.targets is not None or not dataset.has_instances:
+        return ()
+    return (f"{INSTANCES} numbers the objects of every case: plan with --task instances to predict each by itself",)
 
 
 def warn_of_spacing(cases: Sequence[CaseFingerprint], unit: DistanceUnit) -> list[str]:

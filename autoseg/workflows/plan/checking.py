@@ -126,7 +126,7 @@ def check_dataset(folder: Path, request: CheckRequest, *, progress: Progress) ->
             *warn_of_intensities(fingerprints),
             *warn_of_spacing(fingerprints, find_distance_unit(headers.grids.values())),
             *describe_duplicates(duplicates, splits),
-            *describe_export_limits(dataset.labels, dataset.file_ending),
+            *describe_export_limits(dataset),
         ),
         classes=classes,
         orientations=headers.orientations,

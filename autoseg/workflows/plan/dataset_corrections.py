@@ -66,12 +66,12 @@ def diagnose(dataset: Dataset, problems: Sequence[Problem], measured: Sequence[C
     rest = [problem for problem in problems if problem.finding is None]
     found = _collect_values(of_values, measured, dataset) if of_values else None
     corrections = [
-        None if found is None else _propose_labels(found, dataset.labels),
+        None if found is None else _propose_labels(found, dataset.declared_labels),
         _propose_channels([problem.finding for problem in of_channels], dataset),
     ]
     return Diagnosis(
         problems=(
-            *(() if found is None else (_describe_values(of_values, found, dataset.labels),)),
+            *(() if found is None else (_describe_values(of_values, found, dataset.declared_labels),)),
             *group_problems(of_channels),
             *group_problems(rest),
         ),
@@ -103,7 +103,7 @@ def _collect_values(problems: Sequence[Problem], measured: Sequence[CaseFingerpr
     findings = [problem.finding for problem in problems if isinstance(problem.finding, UndeclaredValues)]
     values = sorted({value for finding in findings for value in finding.undeclared})
     seen = {value for finding in findings for value in finding.voxels}
-    labels = dataset.labels
+    labels = dataset.declared_labels
     unseen = [
         name
         for index, (name, members) in enumerate(zip(labels.class_names, labels.class_labels, strict=True))

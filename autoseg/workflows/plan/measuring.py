@@ -85,7 +85,8 @@ def measure_dataset(
             channel_names=dataset.channel_names,
             orientation=orientation,
             distance_unit=find_distance_unit(grids.values()),
-            has_instances=all(case.instances_path is not None for case in dataset.cases),
+            has_instances=dataset.has_instances,
+            targets=dataset.targets,
         )
 
 

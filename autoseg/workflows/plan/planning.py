@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final, Protocol, runtime_checkable
 
@@ -12,6 +13,7 @@ from autoseg.dataset import (
     read_dataset,
     record_dataset,
     restore_dataset,
+    tell_instances_apart,
 )
 from autoseg.dataset.folds import Splits
 from autoseg.document import read_document, write_document
@@ -30,7 +32,7 @@ from autoseg.run_folder import RunFolder, check_writable, make_folder, open_run,
 from autoseg.runtime.measurement_cache import find_measurement_cache
 from autoseg.unet_cost import COUNTED_FAMILIES
 from autoseg.workflows.cases.references import copy_reference
-from autoseg.workflows.plan.case_warnings import warn_of_intensities, warn_of_spacing
+from autoseg.workflows.plan.case_warnings import note_instances, warn_of_intensities, warn_of_spacing
 from autoseg.workflows.plan.class_counts import (
     ClassCount,
     count_class_occurrences,
@@ -138,6 +140,7 @@ class PlanRequest:
         overwrite: Replace an existing plan and its preprocessed data.
         split: Source of the folds.
         fix_geometry: Resample files on another grid than their case's first channel instead of refusing them.
+        border_fraction: Width of the border by which objects are told apart (`InstanceTargets`); None: they are not.
         place: Measures and preprocesses the cases.
         additions: Add configurations to the plan, also to that of a run which is continued.
     """
@@ -150,6 +153,7 @@ class PlanRequest:
     overwrite: bool = False
     split: SplitRequest = field(default_factory=SplitRequest)
     fix_geometry: bool = False
+    border_fraction: float | None = None
     place: Place = field(default_factory=ThisComputer)
     additions: tuple[Callable[[Plan], Plan], ...] = ()
 
@@ -200,15 +204,13 @@ def plan_dataset(
     """
     if run_root is not None and not RunFolder(run_root).plan.is_file():
         prepare_worker_context(WORKER_MODULES)
-    dataset = read_dataset(dataset_folder)
-    if request.fix_geometry:
-        dataset = allow_geometry_fixes(dataset)
+    dataset = _read_dataset(dataset_folder, request)
     run = RunFolder(run_root if run_root is not None else Path(f"{dataset.name}.autoseg"))
     if run.root.resolve() == dataset.root.resolve():
         msg = f"the run folder must not be the dataset's own folder {dataset.root}; name another one with --run"
         raise RunError(msg)
     division = divide_into_folds(dataset, request.split)
-    for note in (*dataset.notes, *division.notes, *describe_export_limits(dataset.labels, dataset.file_ending)):
+    for note in (*dataset.notes, *note_instances(dataset), *division.notes, *describe_export_limits(dataset)):
         progress.note(note)
     is_new = not _can_continue(run, dataset, request)
     if run.plan.is_file():
@@ -223,18 +225,16 @@ def plan_dataset(
     names = select_data_configurations(plan, request.configurations)
     for case in dataset.cases:  # so that validation works wherever the run is moved
         copy_reference(case, run.references)
-    written = 0
-    if request.preprocess:
-        written = preprocess_dataset(
-            dataset,
-            run,
-            plan,
-            configurations=names,
-            workers=request.workers,
-            place=request.place,
-            progress=progress,
-        )
+    preprocess = partial(preprocess_dataset, dataset, run, plan, workers=request.workers, place=request.place)
+    written = preprocess(configurations=names, progress=progress) if request.preprocess else 0
     return PlanningOutcome(run=run, plan=plan, is_new=is_new, written_cases=written)
+
+
+def _read_dataset(folder: Path, request: PlanRequest) -> Dataset:
+    dataset = read_dataset(folder)
+    if request.fix_geometry:
+        dataset = allow_geometry_fixes(dataset)
+    return dataset if request.border_fraction is None else tell_instances_apart(dataset, request.border_fraction)
 
 
 def preprocess_run(
@@ -324,7 +324,7 @@ def _can_continue(run: RunFolder, dataset: Dataset, request: PlanRequest) -> boo
     reason = (
         rules
         if same_dataset
-        else "from other data (cases, labels, place, files changed since) or with another --fix-geometry"
+        else "from other data (cases, labels, place, files changed since) or with another --fix-geometry or --task"
     )
     msg = (
         f"{run.root} was planned {reason}; choose another folder with --run, "

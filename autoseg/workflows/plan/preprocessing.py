@@ -8,11 +8,11 @@ from typing import Literal
 
 from autoseg.dataset import Case, Dataset
 from autoseg.document import Document, read_document, write_document
-from autoseg.errors import CasesFailedError, DocumentError, RunError
+from autoseg.errors import CasesFailedError, DocumentError, PlanError, RunError
 from autoseg.files.network_drives import refresh_folder
 from autoseg.fingerprint import CaseFingerprint, Fingerprint
 from autoseg.inference.folds import is_imported_run
-from autoseg.labels import LabelScheme
+from autoseg.labels import InstanceTargets, LabelScheme
 from autoseg.measurement import count_class_voxels
 from autoseg.places.place import Place
 from autoseg.plan.document import Plan
@@ -63,6 +63,7 @@ class PreprocessingRecipe(Document):
 
     Attributes:
         separates_objects: Whether touching objects of the dataset are separated by background.
+        instances: Core and border of objects; None where they are not told apart.
     """
 
     schema_version: Literal[1] = 1
@@ -73,6 +74,7 @@ class PreprocessingRecipe(Document):
     spacing_mm: tuple[float, ...]
     resampling: ResamplingPlan
     separates_objects: bool = False
+    instances: InstanceTargets | None = None
 
 
 def select_data_configurations(plan: Plan, requested: Sequence[str]) -> tuple[str, ...]:
@@ -103,9 +105,16 @@ def preprocess_dataset(
     Arrays that follow another plan are removed first.
 
     Raises:
+        PlanError: The plan tells objects apart in another way than the run was planned.
         RunError: The run cannot be written.
         CasesFailedError: Some cases failed; the others are written.
     """
+    if plan.instances != dataset.targets:
+        msg = (
+            f"{run.plan}: instances was changed since the run was planned, as its references say; put it back, or "
+            f"plan again with --overwrite"
+        )
+        raise PlanError(msg)
     for name in configurations:
         if not is_recipe_followed(run, plan, name):
             remove_folder(run.preprocessed(name))
@@ -168,6 +177,7 @@ def extract_recipe(plan: Plan, configuration: str) -> PreprocessingRecipe:
         spacing_mm=chosen.spacing_mm,
         resampling=chosen.resampling,
         separates_objects=chosen.separates_objects,
+        instances=plan.instances,
     )
 
 

@@ -25,6 +25,7 @@ from autoseg.workflows.cases.loop import predict_each
 from autoseg.workflows.cases.network_features import measure_network_features
 from autoseg.workflows.predict.attention_maps import MapRecorder
 from autoseg.workflows.predict.found_images import FoundImages
+from autoseg.workflows.predict.objects import ObjectFinder, PredictedObjects
 from autoseg.workflows.predict.prediction_folder import PredictionRecord, write_recorded
 from autoseg.workflows.predict.quality import QualityEstimator, add_quality
 from autoseg.workflows.predict.recorded_maps import Maps, write_maps
@@ -33,8 +34,8 @@ from autoseg.workflows.predict.uncertainty_maps import UncertaintyRecorder
 Recorder = MapRecorder | UncertaintyRecorder
 Predicted = tuple[tuple[Tensor, ...], tuple[StagedCase, ...], Maps]
 """The logits of each member of an ensemble for a case, the case as each of them got it, and maps to write."""
-Restored = tuple[NDArray[np.integer], Grid, NetworkFeatures, Maps]
-"""The label map on the grid of its image, before postprocessing, features of its quality, and maps to write."""
+Restored = tuple[NDArray[np.integer], Grid, NetworkFeatures, Maps, PredictedObjects | None]
+"""The label map on the grid of its image, before postprocessing, features of its quality, maps to write, objects."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +47,7 @@ class ImageSteps:
         record: Record of the folder; it holds the options.
         recorder: Records maps beside the label maps; None for none.
         estimator: Estimates the quality.
+        finder: Finds the objects; None where they are not told apart.
         save_probabilities: Whether the probabilities are written, too.
         warn: Receives what is odd about an image.
     """
@@ -56,6 +58,7 @@ class ImageSteps:
     record: PredictionRecord
     recorder: Recorder | None
     estimator: QualityEstimator
+    finder: ObjectFinder | None
     save_probabilities: bool
     progress: Progress
     warn: Callable[[Problem], None]
@@ -108,10 +111,12 @@ class ImageSteps:
         images = [member.image for member in read]
         features = measure_network_features(images, logits, geometries[0], self.estimator.plan)
         label_map = self.model.restore_label_map(logits, geometries, decoding=self.options.decoding)
-        return label_map, grid, features, maps
+        finder = self.finder
+        objects = None if finder is None else finder.find(case.name, self.model, logits, geometries=geometries)
+        return label_map, grid, features, maps, objects
 
     def _write(self, case: Case, restored: Restored) -> None:
-        label_map, grid, features, maps = restored
+        label_map, grid, features, maps, objects = restored
         write_maps(maps, grid)
         record = self.record
         finished = postprocess_label_map(
@@ -119,6 +124,8 @@ class ImageSteps:
         )
         names, refused = self.found.list_outputs(case), []
         add_quality(self.out, self.estimator.estimate(case.name, names[0], finished, grid=grid, network=features))
+        if self.finder is not None and objects is not None:
+            finished = self.finder.write(names[0], objects, grid)
         made_by = SegmentedBy(version=record.autoseg_version, model=record.model, weights=record.weights_sha256[0])
         for name in names:  # each stands alone: one that is refused does not keep the others away
             try:

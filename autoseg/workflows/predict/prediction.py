@@ -32,6 +32,7 @@ from autoseg.workflows.predict.budget import Way, describe_duration, fit_budget
 from autoseg.workflows.predict.folder_preparation import check_unchanged, prepare_folder
 from autoseg.workflows.predict.found_images import FoundImages, find_predicted_images
 from autoseg.workflows.predict.image_steps import ImageSteps, Recorder
+from autoseg.workflows.predict.objects import ObjectFinder, build_object_finder, merge_tables, remove_old_objects
 from autoseg.workflows.predict.prediction_folder import (
     PLAN_NAME,
     RECORD_NAME,
@@ -179,11 +180,17 @@ def _predict_images(
     outputs = {path: found.describe(case) for case in cases for path in _find_outputs(case, out, found, request)}
     check_inputs_are_kept(cases, tuple(outputs))
     estimator = build_estimator(run, model.plan, choice, weights=weights, options=way.options)
+    finder = build_object_finder(model.plan, choice.selection, out, formats=request.formats)
     record = _describe_way(way, run, found.source, request, weights=weights, rules=choice.rules)
-    record = record.model_copy(update={"outputs": {path.name: image for path, image in outputs.items()}})
+    record = record.model_copy(
+        update={
+            "outputs": {path.name: image for path, image in outputs.items()},
+            "objects": () if finder is None else finder.rules,
+        }
+    )
     record = _open_folder(out, record, model.plan, estimator, overwrite=request.overwrite)
     recorder = _build_recorder(model, out, request)
-    waiting = [case for case in cases if not _is_finished(case, out, found, request, recorder=recorder)]
+    waiting = [case for case in cases if not _is_finished(case, out, found, request, recorder=recorder, finder=finder)]
     written = [path.name for case in waiting for path in _find_outputs(case, out, found, request)]
     check_unchanged(out, written, record.sha256)
     failures = list_incomplete(found.problems)
@@ -196,6 +203,7 @@ def _predict_images(
         record=record,
         recorder=recorder,
         estimator=estimator,
+        finder=finder,
         save_probabilities=request.save_probabilities,
         progress=progress,
         warn=odd.append,
@@ -207,6 +215,7 @@ def _predict_images(
     finally:
         with lock_record(out):
             complete_record(out)
+            merge_tables(out)
             quality = merge_quality(out, estimator, model=record.model)
     for line in describe_quality(quality):
         progress.note(line)
@@ -264,6 +273,7 @@ def _open_folder(
             removed, others = ({strip_ending(name) for name in names} for names in (made - kept, kept))
             for folder in (MAPS_FOLDER, UNCERTAINTY_FOLDER):
                 remove_old_maps(out / folder, removed=removed, kept=others)
+            remove_old_objects(out, kept=kept)
     return record
 
 
@@ -368,7 +378,14 @@ def _find_outputs(case: Case, out: Path, found: FoundImages, request: Prediction
 
 
 def _is_finished(
-    case: Case, out: Path, found: FoundImages, request: PredictionRequest, *, recorder: Recorder | None
+    case: Case,
+    out: Path,
+    found: FoundImages,
+    request: PredictionRequest,
+    *,
+    recorder: Recorder | None,
+    finder: ObjectFinder | None,
 ) -> bool:
     maps = () if recorder is None else recorder.find_paths(case.name)
-    return all(path.is_file() for path in (*_find_outputs(case, out, found, request), *maps))
+    objects = () if finder is None else finder.find_paths(found.list_outputs(case)[0])
+    return all(path.is_file() for path in (*_find_outputs(case, out, found, request), *maps, *objects))

@@ -23,6 +23,7 @@ from autoseg.files.checksums import compute_sha256
 from autoseg.files.temporary_files import name_temporary, remove_leftovers_once
 from autoseg.inference.execution.preparation import Execution
 from autoseg.inference.options import Decoding
+from autoseg.postprocessing.instances import ObjectRule
 from autoseg.postprocessing.rules import FillHoles, LargestComponent, MinimumSize, Rule
 from autoseg.processes.fold_lock import wait_for_lock
 from autoseg.remote.mirror import find_location
@@ -47,7 +48,7 @@ OUTPUT_ENDINGS: Final = (*WRITABLE_ENDINGS, PROBABILITIES_ENDING, *RESULT_ENDING
 PART_ENDINGS: Final = (*OUTPUT_ENDINGS, *dict.fromkeys(end for ends in COMPANION_ENDINGS.values() for end in ends))
 WHAT_MAKES_LABEL_MAPS: Final = (
     *("configuration", "folds", "ensemble", "weights_sha256", "pruned_depth"),
-    *("mirroring", "step_fraction", "decoding", "number_type", "postprocessing"),
+    *("mirroring", "step_fraction", "decoding", "number_type", "postprocessing", "objects"),
 )
 
 logger = logging.getLogger(__name__)
@@ -73,6 +74,7 @@ class PredictionRecord(Document):
         ensemble: The members where there are several, else empty.
         pruned_depth: Depth to which the networks were pruned; None for whole ones.
         postprocessing: Rules that were applied to the label maps, in this order. Probabilities are as the networks say.
+        objects: Rules by which objects were found; empty where they are not told apart.
         images: Folder of the images of the first call.
         outputs: Names of all files that are made in this way, also by other calls, each with that of the image (its
             first channel): its name if it lies in `images`, else its path.
@@ -98,6 +100,7 @@ class PredictionRecord(Document):
     ensemble: tuple[EnsembleMember, ...] = ()
     pruned_depth: int | None = None
     postprocessing: tuple[Rule, ...] = ()
+    objects: tuple[ObjectRule, ...] = ()
     outputs: dict[str, str] = Field(default_factory=dict)
     sha256: dict[str, str] = Field(default_factory=dict)
     versions: LibraryVersions
@@ -310,5 +313,5 @@ def _format(value: object) -> str:
 def _describe_part(part: Part) -> str:
     if isinstance(part, EnsembleMember):
         return f"{part.configuration} (folds {', '.join(part.folds)})"
-    assert isinstance(part, LargestComponent | MinimumSize | FillHoles), "no other parts are compared"
+    assert isinstance(part, LargestComponent | MinimumSize | FillHoles | ObjectRule), "no other parts are compared"
     return part.describe()

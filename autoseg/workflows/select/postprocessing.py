@@ -82,7 +82,11 @@ class LearnedPostprocessing:
 
 
 def learn_postprocessing(
-    jobs: Sequence[EvaluationJob], *, blocks: Int64[np.ndarray, " case"], progress: Progress
+    jobs: Sequence[EvaluationJob],
+    *,
+    blocks: Int64[np.ndarray, " case"],
+    progress: Progress,
+    tries_rules: bool = True,
 ) -> LearnedPostprocessing:
     """Tries the rules one kind after the other, each on top of what was accepted before.
 
@@ -93,11 +97,15 @@ def learn_postprocessing(
         jobs: Held-out predictions and their references.
         blocks: Number of the block of each job; blocks are held out in turn where a parameter is learned.
         progress: Receives notes and progress.
+        tries_rules: False to count alone: objects have a rule of their own, and many of them are small.
 
     Raises:
         CasesFailedError: A file cannot be read.
     """
     learner = _Learner(jobs=jobs, blocks=blocks, labels=jobs[0].labels, progress=progress)
+    if not tries_rules:
+        counts = learner.count()
+        return LearnedPostprocessing(rules=(), steps=(), before=counts, after=counts)
     before = learner.try_foreground()
     targets = _find_targets(before.reference, learner.labels)
     for group in group_disjoint(targets, learner.labels):

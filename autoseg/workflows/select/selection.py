@@ -35,6 +35,7 @@ from autoseg.workflows.select.held_out import (
     tabulate_dice,
 )
 from autoseg.workflows.select.model_choice import list_weights
+from autoseg.workflows.select.objects import learn_object_rules
 from autoseg.workflows.select.pair_predictions import Pair, PairJob, predict_pairs
 from autoseg.workflows.select.postprocessing import LearnedPostprocessing, learn_postprocessing
 from autoseg.workflows.select.prediction_choice import PredictionChoice
@@ -45,6 +46,7 @@ from autoseg.workflows.select.selection_document import (
     NAMES_JOINED_BY,
     CandidateScores,
     Member,
+    ObjectChoice,
     Postprocessing,
     Selection,
     name_pruned,
@@ -119,7 +121,10 @@ def select_models(run_root: Path, request: SelectionRequest, *, progress: Progre
         because = f"{because}; {_explain_pruning(chosen, ranked[0], is_scored)}"
         ranked.insert(0, chosen)
     prediction, jobs = _choose_prediction(run, ranked, is_scored, request=request, progress=progress)
-    learned = learn_postprocessing(jobs, blocks=_make_blocks(ranked[0].members[0], cases), progress=progress)
+    blocks = _make_blocks(ranked[0].members[0], cases)
+    tells_objects = ranked[0].members[0].plan.instances is not None
+    learned = learn_postprocessing(jobs, blocks=blocks, progress=progress, tries_rules=not tells_objects)
+    objects = _learn_objects(run, ranked[0], prediction, blocks=blocks, device=request.device, progress=progress)
     selection = Selection(
         autoseg_version=__version__,
         cases=cases,
@@ -130,13 +135,14 @@ def select_models(run_root: Path, request: SelectionRequest, *, progress: Progre
         because=because,
         postprocessing=_describe_postprocessing(learned, is_scored),
         prediction=prediction,
+        objects=objects,
     )
     calibration = calibrate_quality(
         run,
         ranked[0].members,
         jobs,
         selection,
-        blocks=_make_blocks(ranked[0].members[0], cases),
+        blocks=blocks,
         device=request.device,
         progress=progress,
     )
@@ -219,6 +225,21 @@ def _choose_prediction(
     if choice is None or choice.options == DEFAULT_OPTIONS:
         return choice, best.jobs
     return choice, job.list_jobs(choice.options)
+
+
+def _learn_objects(
+    run: RunFolder,
+    best: _Entry,
+    prediction: PredictionChoice | None,
+    *,
+    blocks: Int64[np.ndarray, " case"],
+    device: str,
+    progress: Progress,
+) -> ObjectChoice | None:
+    cases = tuple(job.case for job in best.jobs)
+    job = VariantJob(run=run, members=best.members, cases=cases, pruned_depth=best.pruned_depth, device=device)
+    options = DEFAULT_OPTIONS if prediction is None else prediction.options
+    return learn_object_rules(job, options, blocks=blocks, progress=progress)
 
 
 def _list_jobs(run: RunFolder, labels: LabelScheme, predictions: Mapping[str, Path]) -> tuple[EvaluationJob, ...]:

@@ -8,8 +8,11 @@ from pydantic import Field, model_validator
 
 from autoseg.document import Document, Part, read_document
 from autoseg.evaluation.crossvalidation import Statistic
+from autoseg.evaluation.gain import Gain
+from autoseg.evaluation.instances import ObjectScores
 from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions
 from autoseg.plan.values import ConfigurationName, Count
+from autoseg.postprocessing.instances import ObjectRule
 from autoseg.postprocessing.learning import Step
 from autoseg.postprocessing.rules import Rule
 from autoseg.run_folder import RunFolder
@@ -78,6 +81,24 @@ class Postprocessing(Part):
     after: Statistic
 
 
+class ObjectChoice(Part):
+    """Rules by which objects are found, learned from the held-out cases.
+
+    Attributes:
+        rules: One for each class.
+        gain: Gain of learned rules over the usual ones on cases that were left out; None with too few cases.
+        because: Reason for the choice, with the numbers.
+        scores: Scores of the rules by class name, over all held-out cases together, on which they were learned.
+        components: The same of connected components of the classes, without cores.
+    """
+
+    rules: Annotated[tuple[ObjectRule, ...], Field(min_length=1)]
+    gain: Gain | None
+    because: str
+    scores: dict[str, ObjectScores]
+    components: dict[str, ObjectScores]
+
+
 class Selection(Document):
     """Selected models and postprocessing.
 
@@ -89,6 +110,7 @@ class Selection(Document):
         members: Models of the first candidate, which prediction uses. Only a single one may be pruned.
         because: Reason for the selection, with the numbers.
         prediction: Mirroring and decoding; None where they were not measured, as by earlier versions.
+        objects: Rules by which objects are found; None where they are not told apart.
     """
 
     schema_version: Literal[1] = 1
@@ -101,6 +123,7 @@ class Selection(Document):
     because: str
     postprocessing: Postprocessing
     prediction: PredictionChoice | None = None
+    objects: ObjectChoice | None = None
 
     @property
     def name(self) -> str:

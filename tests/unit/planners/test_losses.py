@@ -9,6 +9,7 @@ from autoseg.cli.choices import find_planner, losses
 from autoseg.document import parse_part
 from autoseg.errors import PlanError
 from autoseg.fingerprint import Machine
+from autoseg.labels import InstanceTargets
 from autoseg.plan import Plan
 from autoseg.plan.losses import LOSS_TERMS
 from autoseg.workflows.plan.planning import find_network_cost
@@ -258,3 +259,22 @@ def test_outputs_begin_with_the_shares_of_the_classes(loss):
     assert "fill 1 % to 15 % of the voxels of the cropped images, and these are the probabilities that the" in because
     (regions,) = find_terms(loss, make_fingerprint(labels=REGIONS, counts=(10000, 2)))
     assert regions.initial_probabilities == (0.999, 0.001)
+
+
+def test_border_weights_take_cores_as_objects_where_these_are_told_apart():
+    targets = InstanceTargets(labels=build_labels({"cell": (1,)}), border_fraction=0.25)
+    fingerprint = make_fingerprint(has_instances=True)
+    fingerprint = fingerprint.model_copy(
+        update={
+            "labels": targets.target_labels,
+            "targets": targets,
+            "cases": tuple(case.model_copy(update={"voxel_counts": (100, 50)}) for case in fingerprint.cases),
+        }
+    )
+    planned = plan("border_weighted_cross_entropy", fingerprint)
+    assert {part.training.losses[0].objects for part in planned.configurations.values()} == {"components"}
+    assert "cores of objects never touch" in find_reason(planned, "2d: loss")
+    content = planned.model_dump()
+    content["configurations"]["2d"]["training"]["losses"][0]["objects"] = "instances"
+    with pytest.raises(ValueError, match="must tell objects apart by components: cores and borders leave"):
+        Plan.model_validate(content)

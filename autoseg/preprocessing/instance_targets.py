@@ -1,0 +1,79 @@
+"""Core and border of numbered objects: what a network learns in order to tell objects apart.
+
+Cores of different objects never touch, so that each is a connected component, from which the object is grown again.
+"""
+
+import cc3d
+import numpy as np
+from jaxtyping import Bool, Int16, Int32
+from scipy import ndimage
+
+from autoseg.geometry import FloatTriple
+from autoseg.labels import InstanceTargets
+from autoseg.preprocessing.touching_objects import find_contacts
+
+NEIGHBOURS = 26  # faces, edges and corners
+
+
+def build_core_and_border(
+    label_map: Int16[np.ndarray, "z y x"],
+    objects: Int32[np.ndarray, "z y x"],
+    *,
+    spacing_mm: FloatTriple,
+    targets: InstanceTargets,
+) -> Int16[np.ndarray, "z y x"]:
+    """Replaces the classes of a label map by cores and borders of its objects.
+
+    The core of an object is farther from its surface than a fraction of its largest distance, and than one voxel along
+    the finest axis; voxels that touch another object of the class are border, whatever their distance. The end of the
+    image is no surface. Parts of an object that are not connected have cores of their own. Foreground without a number
+    is taken apart into its connected components.
+
+    Args:
+        label_map: Labels of the dataset.
+        objects: Number of the object at every voxel; 0 for none.
+        spacing_mm: Spacing of both.
+        targets: Labels, and width of the border.
+    """
+    count = targets.class_count
+    classes = np.where((label_map > 0) & (label_map <= count), label_map, np.int16(0))
+    parts = _number_parts(classes, objects, count)
+    is_core = _find_cores(parts, spacing_mm, targets.border_fraction)
+    is_parted = is_core & ~find_contacts(classes, parts, dimensions=3)
+    vanishing = np.setdiff1d(np.unique(parts[is_core]), np.unique(parts[is_parted]))
+    if vanishing.size:
+        is_parted |= is_core & np.isin(parts, vanishing)
+    built = classes + np.where((classes > 0) & ~is_parted, np.int16(count), np.int16(0))
+    if targets.labels.ignore_label is not None:
+        built[label_map == targets.labels.ignore_label] = targets.target_labels.ignore_label
+    return built
+
+
+def _number_parts(
+    classes: Int16[np.ndarray, "z y x"], objects: Int32[np.ndarray, "z y x"], count: int
+) -> Int32[np.ndarray, "z y x"]:
+    """Numbers the connected parts of every object of every class."""
+    keys = np.where(classes > 0, objects.astype(np.uint64) * np.uint64(count + 1) + classes.astype(np.uint64), 0)
+    parts: Int32[np.ndarray, "z y x"] = cc3d.connected_components(keys, connectivity=NEIGHBOURS).astype(np.int32)
+    return parts
+
+
+def _find_cores(
+    parts: Int32[np.ndarray, "z y x"], spacing_mm: FloatTriple, border_fraction: float
+) -> Bool[np.ndarray, "z y x"]:
+    is_core = np.zeros(parts.shape, dtype=bool)
+    for index, box in enumerate(ndimage.find_objects(parts)):
+        around = tuple(slice(max(0, place.start - 1), place.stop + 1) for place in box)
+        is_part = parts[around] == index + 1
+        is_core[around] |= is_part if is_part.all() else _find_core(is_part, spacing_mm, border_fraction)
+    return is_core
+
+
+def _find_core(
+    is_part: Bool[np.ndarray, "z y x"], spacing_mm: FloatTriple, border_fraction: float
+) -> Bool[np.ndarray, "z y x"]:
+    distances_mm = ndimage.distance_transform_edt(is_part, sampling=spacing_mm)
+    largest_mm = distances_mm.max()
+    width_mm = max(border_fraction * largest_mm, min(spacing_mm))
+    core: Bool[np.ndarray, "z y x"] = distances_mm > width_mm if largest_mm > width_mm else distances_mm == largest_mm
+    return core

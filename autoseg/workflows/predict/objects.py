@@ -1,0 +1,115 @@
+"""Objects of predicted images: a map of their numbers, and a table with a row for each."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from jaxtyping import Int32, Integer
+from torch import Tensor
+
+from autoseg.errors import PredictionError
+from autoseg.geometry import Grid
+from autoseg.inference.ensemble import Ensemble
+from autoseg.labels import InstanceTargets
+from autoseg.plan.document import Plan
+from autoseg.postprocessing.instances import ObjectRule, build_core_maps, build_usual_rules, find_objects
+from autoseg.postprocessing.object_table import ObjectRow, describe_objects, format_rows
+from autoseg.preprocessing.case import CaseGeometry
+from autoseg.run_folder import write_text
+from autoseg.volume_io import write_label_map
+from autoseg.workflows.cases.references import OBJECTS_FOLDER
+from autoseg.workflows.select.selection_document import Selection
+
+TABLE_NAME: Final = "objects.csv"
+
+
+PredictedObjects = tuple[Integer[np.ndarray, "z y x"], Int32[np.ndarray, "z y x"], tuple[ObjectRow, ...]]
+"""Classes of the objects of an image, as values of the dataset's files, their numbers (0 for none), and their rows."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectFinder:
+    """Finds the objects of images and writes them.
+
+    Attributes:
+        out: Folder of the label maps.
+        rules: One for each class.
+    """
+
+    out: Path
+    targets: InstanceTargets
+    rules: tuple[ObjectRule, ...]
+
+    def find_paths(self, name: str) -> tuple[Path, Path]:
+        """Returns the map of numbers and the table of an image, whose label map has this name."""
+        folder = self.out / OBJECTS_FOLDER
+        return folder / name, folder / f"{name}.csv"
+
+    def find(
+        self, case: str, model: Ensemble, logits: Sequence[Tensor], *, geometries: Sequence[CaseGeometry]
+    ) -> PredictedObjects:
+        """Finds the objects of an image from its logits."""
+        grid = geometries[0].grid
+        maps = build_core_maps(model.iterate_probabilities(logits, geometries), grid.shape_voxels, self.targets)
+        found = find_objects(maps, self.rules, grid=grid)
+        classes = np.where(found.numbers > 0, maps.classes, np.int16(0))
+        rows = describe_objects(found, maps.probabilities, case=case, rules=self.rules, grid=grid)
+        return self.targets.labels.decode(classes), found.numbers, rows
+
+    def write(self, name: str, objects: PredictedObjects, grid: Grid) -> Integer[np.ndarray, "z y x"]:
+        """Writes map and table of an image, before its label map, which is returned.
+
+        Raises:
+            VolumeError: The format cannot hold the numbers.
+            RunError: A file cannot be written.
+        """
+        path, table = self.find_paths(name)
+        label_map, numbers, rows = objects
+        highest = int(numbers.max(initial=0))
+        kind = np.uint16 if highest <= np.iinfo(np.uint16).max else np.int32
+        write_label_map(path, numbers.astype(kind), grid=grid, like=None)
+        write_text(table, format_rows(rows))
+        return label_map
+
+
+def build_object_finder(
+    plan: Plan, selection: Selection | None, out: Path, *, formats: Sequence[str]
+) -> ObjectFinder | None:
+    """Builds what finds objects, by the rules of the selection if there is one; None where they are not told apart.
+
+    Raises:
+        PredictionError: Results in DICOM are wanted, too.
+    """
+    if plan.instances is None:
+        return None
+    if formats:
+        msg = (
+            f"objects are written as maps of numbers and not in DICOM ({', '.join(formats)}); leave out --format, and "
+            f"find them in {out / OBJECTS_FOLDER}"
+        )
+        raise PredictionError(msg)
+    learned = None if selection is None else selection.objects
+    rules = build_usual_rules(plan.instances.labels) if learned is None else learned.rules
+    return ObjectFinder(out=out, targets=plan.instances, rules=rules)
+
+
+def remove_old_objects(out: Path, *, kept: Collection[str]) -> None:
+    """Removes maps and tables of an earlier prediction, but for those of the label maps that are kept."""
+    folder = out / OBJECTS_FOLDER
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.name.removesuffix(".csv") not in kept:
+            path.unlink()
+
+
+def merge_tables(out: Path) -> None:
+    """Writes the rows of all images of a folder into one table.
+
+    Raises:
+        RunError: The file cannot be written.
+    """
+    tables = sorted((out / OBJECTS_FOLDER).glob("*.csv"))
+    if tables:
+        parts = [path.read_text(encoding="utf-8").split("\n", 1) for path in tables]
+        write_text(out / TABLE_NAME, f"{parts[0][0]}\n{''.join(rows for _, rows in parts)}")

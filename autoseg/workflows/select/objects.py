@@ -1,0 +1,230 @@
+"""Learns from held-out cases how the objects of an image are found: the threshold of seeds and the smallest object.
+
+Every held-out case is predicted once more, by the networks that held it out, as probabilities are not stored.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from jaxtyping import Bool, Int64
+
+from autoseg.errors import RunError
+from autoseg.evaluation.crossvalidation import Table
+from autoseg.evaluation.gain import Gain, compute_gain
+from autoseg.evaluation.instances import Matches, ObjectScores, match_objects, score_objects
+from autoseg.inference.ensemble import Ensemble
+from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions
+from autoseg.labels import InstanceTargets
+from autoseg.postprocessing.application import compute_voxel_mm3, is_large_enough
+from autoseg.postprocessing.instances import (
+    USUAL_THRESHOLD,
+    CoreMaps,
+    ObjectRule,
+    build_core_maps,
+    build_usual_rules,
+    grow_objects,
+    number_components,
+    number_reference,
+)
+from autoseg.postprocessing.rules import SizeUnit, find_size_unit
+from autoseg.processes.progress import Progress
+from autoseg.run_folder import RunFolder
+from autoseg.volume_io import read_label_map
+from autoseg.workflows.cases.loop import CaseOutput, complete_cases, predict_preprocessed_cases
+from autoseg.workflows.cases.references import find_reference, find_reference_objects
+from autoseg.workflows.plan.preprocessing import check_preprocessed
+from autoseg.workflows.select.selection_document import ObjectChoice
+from autoseg.workflows.select.stored_predictions import VariantJob, get_configuration
+
+LOG_NAME: Final = "object_predictions.log"
+THRESHOLDS: Final = (USUAL_THRESHOLD, 0.3, 0.4, 0.6, 0.7, 0.8)  # the usual one first, which wins ties
+SIZE_PERCENTILES: Final = (0.5, 1.0, 2.0, 5.0, 10.0)  # of the objects of the references
+
+OfThresholds = tuple[tuple[Matches, ...], ...]
+"""Matches by threshold, then by class."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FoundInCase:
+    """Objects that are found in a case with every threshold and no minimum, and by connected components alone."""
+
+    voxel_size: float
+    unit: SizeUnit
+    grown: OfThresholds
+    components: tuple[Matches, ...]
+
+    def match(self, label: int, rule: ObjectRule) -> Matches:
+        """Returns the matches of a class by a rule."""
+        matches = self.grown[THRESHOLDS.index(rule.seed_threshold)][label - 1]
+        return matches.keep(is_large_enough(matches.predicted_voxels * self.voxel_size, rule.minimum_mm3))
+
+
+def learn_object_rules(
+    job: VariantJob, options: PredictionOptions, *, blocks: Int64[np.ndarray, " case"], progress: Progress
+) -> ObjectChoice | None:
+    """Learns the rules of all classes; None where objects are not told apart, or cases are not preprocessed any more.
+
+    Learned rules are taken if they are better than the usual ones on blocks of cases that were left out in turn while
+    they were learned.
+
+    Args:
+        job: The selected models and their held-out cases.
+        options: Options of the prediction.
+        blocks: Number of the block of each case.
+        progress: Receives notes and progress.
+
+    Raises:
+        CasesFailedError: Some cases could not be predicted or read.
+    """
+    targets = job.members[0].plan.instances
+    if targets is None:
+        return None
+    try:
+        for member in job.members:
+            check_preprocessed(job.run, member.plan, get_configuration(member).data_of, job.cases)
+    except RunError as error:
+        progress.note(f"warning: no rule for objects is learned, the usual ones remain: {error}")
+        return None
+    found = _find_in_cases(job, options, targets, progress)
+    return choose_rules([found[case] for case in job.cases], targets, blocks=blocks)
+
+
+def choose_rules(
+    found: Sequence[FoundInCase], targets: InstanceTargets, *, blocks: Int64[np.ndarray, " case"]
+) -> ObjectChoice:
+    """Chooses between the usual rules and learned ones."""
+    usual = build_usual_rules(targets.labels)
+    learned = tuple(_learn(found, label, rule) for label, rule in enumerate(usual, start=1))
+    before = _tabulate(found, usual)
+    gain, is_better = None, False
+    if len(np.unique(blocks)) > 1:
+        after = np.full_like(before, np.nan)
+        for block in np.unique(blocks):
+            is_left_out = blocks == block
+            others = [case for case, left_out in zip(found, is_left_out, strict=True) if not left_out]
+            rules = tuple(_learn(others, label, rule) for label, rule in enumerate(usual, start=1))
+            after[is_left_out] = _tabulate(found, rules)[is_left_out]
+        gain = _compute_gain(before, after)
+        is_better = gain.mean > 0
+    rules = learned if is_better else usual
+    return ObjectChoice(
+        rules=rules,
+        gain=gain,
+        because=_explain(gain, is_better=is_better),
+        scores=_score(
+            [tuple(case.match(label, rule) for label, rule in enumerate(rules, start=1)) for case in found], rules
+        ),
+        components=_score([case.components for case in found], rules),
+    )
+
+
+def _compute_gain(before: Table, after: Table) -> Gain:
+    is_defined: Bool[np.ndarray, " class"] = ~np.isnan(before).all(axis=0)
+    if not is_defined.any():
+        return Gain(mean=0.0, lower=None, upper=None)
+    return compute_gain(before[:, is_defined], after[:, is_defined])
+
+
+def _explain(gain: Gain | None, *, is_better: bool) -> str:
+    if gain is None:
+        return "too few held-out cases to learn a rule, so the usual ones are taken"
+    held = "in average precision on cases that were left out while they were learned"
+    return f"learned rules gain {gain.describe()} {held}{'' if is_better else ', so the usual ones are taken'}"
+
+
+def _score(matches: Sequence[tuple[Matches, ...]], rules: Sequence[ObjectRule]) -> dict[str, ObjectScores]:
+    return {rule.name: score_objects([of_case[index] for of_case in matches]) for index, rule in enumerate(rules)}
+
+
+def _learn(found: Sequence[FoundInCase], label: int, usual: ObjectRule) -> ObjectRule:
+    """Finds the threshold and minimum with the highest mean of the average precision; the usual ones win ties."""
+    candidates = [
+        usual.model_copy(update={"seed_threshold": threshold, "minimum_mm3": minimum, "unit": found[0].unit})
+        for threshold in THRESHOLDS
+        for minimum in _propose_minima(found, label)
+    ]
+    means = [_compute_mean([_compute_precision(case.match(label, rule)) for case in found]) for rule in candidates]
+    return candidates[int(np.argmax(means))]
+
+
+def _propose_minima(found: Sequence[FoundInCase], label: int) -> tuple[float, ...]:
+    sizes = np.concatenate([case.components[label - 1].reference_voxels * case.voxel_size for case in found])
+    if not sizes.size:
+        return (0.0,)
+    return (0.0, *dict.fromkeys(float(f"{value:.4g}") for value in np.percentile(sizes, SIZE_PERCENTILES)))
+
+
+def _tabulate(found: Sequence[FoundInCase], rules: Sequence[ObjectRule]) -> Table:
+    return np.array(
+        [[_compute_precision(case.match(label, rule)) for label, rule in enumerate(rules, start=1)] for case in found]
+    )
+
+
+def _compute_precision(matches: Matches) -> float:
+    precision = score_objects([matches]).AP
+    return np.nan if precision is None else precision
+
+
+def _compute_mean(values: Sequence[float]) -> float:
+    known = [value for value in values if not np.isnan(value)]
+    return sum(known) / len(known) if known else 0.0
+
+
+def _find_in_cases(
+    job: VariantJob, options: PredictionOptions, targets: InstanceTargets, progress: Progress
+) -> dict[str, FoundInCase]:
+    found: dict[str, FoundInCase] = {}
+
+    def find(case: str, outputs: Sequence[CaseOutput]) -> FoundInCase:
+        return _find_in_case(job.run, case, outputs, targets)
+
+    def keep(case: str, one: FoundInCase) -> None:
+        found[case] = one
+
+    logits_options = PredictionOptions(
+        mirroring=options.mirroring, step_fraction=options.step_fraction, decoding=DEFAULT_OPTIONS.decoding
+    )
+    events = (
+        event
+        for models, cases in job.load_models(job.cases)
+        for event in predict_preprocessed_cases(
+            job.run, models, cases, finish=find, write=keep, progress=progress, options=logits_options
+        )
+    )
+    complete_cases(
+        events, progress=progress, label="Learning objects", total=len(job.cases), log=job.run.logs / LOG_NAME
+    )
+    return found
+
+
+def _find_in_case(run: RunFolder, case: str, outputs: Sequence[CaseOutput], targets: InstanceTargets) -> FoundInCase:
+    ensemble = Ensemble(members=tuple(output.model for output in outputs))
+    logits, geometries = [output.logits for output in outputs], [output.geometry for output in outputs]
+    grid = geometries[0].grid
+    maps = build_core_maps(ensemble.iterate_probabilities(logits, geometries), grid.shape_voxels, targets)
+    classes = targets.merge(targets.target_labels.encode(read_label_map(find_reference(run, case)).array))
+    numbers = read_label_map(find_reference_objects(run.references, case)).array
+    labels = range(1, 1 + targets.class_count)
+    references = [number_reference(numbers, classes == label) for label in labels]
+    return FoundInCase(
+        voxel_size=compute_voxel_mm3(grid.shape_voxels, grid.spacing_mm),
+        unit=find_size_unit([grid]),
+        grown=tuple(
+            tuple(
+                match_objects(_grow(maps, label, threshold, grid.spacing_mm), reference)
+                for label, reference in zip(labels, references, strict=True)
+            )
+            for threshold in THRESHOLDS
+        ),
+        components=tuple(
+            match_objects(number_components(maps.classes == label), reference)
+            for label, reference in zip(labels, references, strict=True)
+        ),
+    )
+
+
+def _grow(maps: CoreMaps, label: int, threshold: float, spacing_mm: tuple[float, float, float]) -> np.ndarray:
+    is_class = maps.classes == label
+    return grow_objects(is_class, is_class & (maps.cores >= threshold), spacing_mm=spacing_mm)

@@ -1,0 +1,177 @@
+"""Cases whose objects are told apart: what is refused, read, recorded and copied."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from builders.datasets import describe_dataset, write_dataset
+from builders.objects import CELLS, draw_balls, write_cells
+from builders.volumes import save_nifti
+
+from autoseg.dataset import (
+    Case,
+    Dataset,
+    allow_geometry_fixes,
+    read_dataset,
+    record_dataset,
+    restore_dataset,
+    tell_instances_apart,
+)
+from autoseg.errors import DatasetError, EvaluationError
+from autoseg.evaluation.instances import Matches
+from autoseg.places.local import ThisComputer
+from autoseg.processes.progress import SilentProgress
+from autoseg.run_folder import RunFolder
+from autoseg.volume_io import read_label_map
+from autoseg.workflows.cases.reading import read_labelled_case
+from autoseg.workflows.cases.references import copy_reference, find_reference_objects
+from autoseg.workflows.evaluate.evaluation import pair_label_maps
+from autoseg.workflows.plan.measuring import measure_dataset
+from autoseg.workflows.select.objects import THRESHOLDS, FoundInCase, choose_rules
+
+
+@pytest.fixture
+def cells(tmp_path: Path) -> Path:
+    return write_cells(tmp_path / "Dataset001_Cells", cases=3)
+
+
+def tell(folder: Path) -> Dataset:
+    return tell_instances_apart(read_dataset(folder), 0.25)
+
+
+def read(case: Case, dataset: Dataset) -> np.ndarray:
+    return read_labelled_case(case, labels=dataset.labels, channel_names=dataset.channel_names).label_map
+
+
+def test_every_case_needs_a_file_that_numbers_its_objects(cells: Path) -> None:
+    (cells / "instancesTr" / "case1.nii.gz").unlink()
+    with pytest.raises(DatasetError, match=r"case1.*holds no file of this case; expected instancesTr/case1"):
+        tell(cells)
+
+
+def test_regions_are_refused(cells: Path) -> None:
+    labels = {"background": 0, "whole": [1, 2], "inner": [2]}
+    describe_dataset(cells, labels=labels, regions_class_order=[1, 2])
+    with pytest.raises(DatasetError, match="are regions; instances need labels that exclude each other"):
+        tell(cells)
+
+
+def test_numbers_beyond_the_foreground_and_on_another_grid_are_refused_and_the_latter_can_be_resampled(
+    cells: Path,
+) -> None:
+    dataset = tell(cells)
+    first, second, third = (cells / "instancesTr" / f"case{index}.nii.gz" for index in range(3))
+    numbers = nib.load(first)
+    array = np.asarray(numbers.dataobj).copy()
+    array[0, 0] = 12
+    nib.save(nib.Nifti1Image(array, numbers.affine), first)
+    with pytest.raises(DatasetError, match=r"must lie within a foreground label.*beyond it are 12 \(1 voxels\)"):
+        read(dataset.cases[0], dataset)
+    coarse = np.asarray(nib.load(second).dataobj)[::2, ::2]
+    nib.save(nib.Nifti1Image(coarse, numbers.affine @ np.diag([2, 2, 1, 1])), second)
+    with pytest.raises(DatasetError, match="instance label map"):
+        read(dataset.cases[1], dataset)
+    third.unlink()
+    with pytest.raises(DatasetError, match="plan again without telling objects apart"):
+        read(replace(dataset.cases[2], instances_path=None), dataset)
+
+
+def test_objects_of_volumes_are_read_as_cores_and_borders(tmp_path: Path) -> None:
+    numbers = draw_balls((12, 20, 30), {2: ((6, 10, 9), 6.0), 300: ((6, 10, 20), 6.0)}).transpose(2, 1, 0)
+    label_map = np.where(numbers > 0, np.uint8(4), np.uint8(0))
+    image = (numbers > 0).astype(np.float32) + np.random.default_rng(0).random(numbers.shape, np.float32)
+    folder = write_dataset(
+        tmp_path / "Dataset002_Balls", [(name, (image, label_map)) for name in "ab"], labels={"ball": 4}
+    )
+    for name in "ab":
+        save_nifti(folder / "instancesTr" / f"{name}.nii.gz", numbers)
+    dataset = tell(folder)
+    found = read(dataset.cases[0], dataset)
+    assert dataset.labels.file_values == (0, 4, 5)
+    assert dataset.declared_labels.file_values == (0, 4)
+    assert np.array_equal(found > 0, label_map.transpose(2, 1, 0) > 0)
+    assert (found[6, 10, 9], found[6, 10, 20]) == (1, 1)
+    assert (found[6, 10, 14:16] == 2).all()  # on either side of the contact
+    copy_reference(dataset.cases[0], tmp_path / "references")
+    copied = read_label_map(tmp_path / "references" / "a.nii.gz").array
+    assert np.array_equal(dataset.labels.encode(copied), found)
+    copied = read_label_map(find_reference_objects(tmp_path / "references", "a")).array
+    assert np.array_equal(copied, numbers.transpose(2, 1, 0))
+
+
+def test_record_restores_the_task_and_notices_changed_numbers(cells: Path) -> None:
+    dataset = tell(cells)
+    record = record_dataset(dataset)
+    assert restore_dataset(record).cases == dataset.cases
+    assert restore_dataset(record).labels == dataset.labels == CELLS.target_labels
+    assert record != record_dataset(read_dataset(cells))
+    path = cells / "instancesTr" / "case0.nii.gz"
+    path.write_bytes(path.read_bytes() + b"\0")
+    assert record_dataset(tell(cells)) != record
+    assert restore_dataset(record_dataset(allow_geometry_fixes(dataset))).cases[0].fix_geometry
+
+
+def test_advice_about_values_names_those_of_the_dataset(cells: Path, tmp_path: Path) -> None:
+    for path in (cells / "labelsTr").iterdir():
+        loaded = nib.load(path)
+        nib.save(nib.Nifti1Image(np.asarray(loaded.dataobj) * np.uint8(2), loaded.affine), path)
+    with pytest.raises(DatasetError) as caught:
+        measure_dataset(
+            tell(cells), RunFolder(tmp_path), grids={}, workers=1, place=ThisComputer(), progress=SilentProgress()
+        )
+    assert '"cell": 2' in str(caught.value)
+    assert "cell_core" not in str(caught.value)
+
+
+def test_references_without_numbers_are_named(cells: Path) -> None:
+    (cells / "instancesTr" / "case2.nii.gz").unlink()
+    with pytest.raises(EvaluationError, match=r"1 of 3 predictions have no reference of their name.*case2"):
+        pair_label_maps(cells / "labelsTr", cells / "instancesTr")
+
+
+def build_found(ious: dict[float, list[float]], sizes: list[int], expected: int) -> FoundInCase:
+    """Objects of one class that are found with the usual threshold, and with others."""
+
+    def match(values: list[float]) -> Matches:
+        padded = np.array([*values, *[0.0] * (len(sizes) - len(values))])
+        references = np.full(expected, 50, np.int64)
+        return Matches(predicted_voxels=np.array(sizes, np.int64), ious=padded, reference_voxels=references)
+
+    usual = ious[0.5]
+    grown = tuple((match(ious.get(threshold, usual)),) for threshold in THRESHOLDS)
+    return FoundInCase(voxel_size=2.0, unit="mm2", grown=grown, components=(match([]),))
+
+
+def test_threshold_and_minimum_are_learned_if_they_are_better_on_cases_that_were_left_out() -> None:
+    found = [build_found({0.5: [0.6], 0.3: [0.9, 0.9]}, [60, 55, 10 + index], 2) for index in range(6)]
+    choice = choose_rules(found, CELLS, blocks=np.arange(6) % 3)
+    (rule,) = choice.rules
+    assert (rule.seed_threshold, rule.minimum_mm3, rule.unit) == (0.3, 100.0, "mm2")
+    assert choice.gain is not None
+    assert choice.gain.mean == pytest.approx(0.9 - 3 / 10 / 4)  # two matches below 0.95, instead of one below 0.65
+    assert choice.scores["cell"].model_dump(include={"matched", "predicted", "expected"}) == {
+        "matched": 12,
+        "predicted": 12,
+        "expected": 12,
+    }
+    assert choice.components["cell"].matched == 0
+
+
+def test_usual_rules_stay_where_learned_ones_fail_on_other_cases_or_there_are_too_few() -> None:
+    found = [build_found({0.5: [0.8], 0.3: [0.9 if index else 0.0]}, [60], 1) for index in range(4)]
+    found[0] = build_found({0.5: [0.8], 0.3: []}, [60], 1)
+    choice = choose_rules(found, CELLS, blocks=np.array([0, 1, 1, 1]))
+    assert choice.rules[0].seed_threshold == 0.5
+    assert "so the usual ones are taken" in choice.because
+    alone = choose_rules(found[1:], CELLS, blocks=np.zeros(3, np.int64))
+    assert alone.gain is None
+    assert alone.rules[0].seed_threshold == 0.5
+    assert "too few held-out cases" in alone.because
+
+
+def test_class_without_any_object_keeps_the_usual_rule() -> None:
+    choice = choose_rules([build_found({0.5: []}, [], 0)] * 2, CELLS, blocks=np.arange(2))
+    assert choice.rules[0].seed_threshold == 0.5
+    assert choice.scores["cell"].AP is None
