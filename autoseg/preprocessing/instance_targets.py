@@ -3,10 +3,8 @@
 Cores of different objects never touch, so that each is a connected component, from which the object is grown again.
 """
 
-import cc3d
 import numpy as np
 from jaxtyping import Bool, Int16, Int32
-from scipy import ndimage
 
 from autoseg.geometry import FloatTriple
 from autoseg.labels import InstanceTargets
@@ -53,6 +51,8 @@ def _number_parts(
     classes: Int16[np.ndarray, "z y x"], objects: Int32[np.ndarray, "z y x"], count: int
 ) -> Int32[np.ndarray, "z y x"]:
     """Numbers the connected parts of every object of every class."""
+    import cc3d  # imported here because only workers that prepare objects need it
+
     keys = np.where(classes > 0, objects.astype(np.uint64) * np.uint64(count + 1) + classes.astype(np.uint64), 0)
     parts: Int32[np.ndarray, "z y x"] = cc3d.connected_components(keys, connectivity=NEIGHBOURS).astype(np.int32)
     return parts
@@ -61,6 +61,8 @@ def _number_parts(
 def _find_cores(
     parts: Int32[np.ndarray, "z y x"], spacing_mm: FloatTriple, border_fraction: float
 ) -> Bool[np.ndarray, "z y x"]:
+    from scipy import ndimage  # imported here because it takes 0.3 s
+
     is_core = np.zeros(parts.shape, dtype=bool)
     for index, box in enumerate(ndimage.find_objects(parts)):
         around = tuple(slice(max(0, place.start - 1), place.stop + 1) for place in box)
@@ -72,6 +74,8 @@ def _find_cores(
 def _find_core(
     is_part: Bool[np.ndarray, "z y x"], spacing_mm: FloatTriple, border_fraction: float
 ) -> Bool[np.ndarray, "z y x"]:
+    from scipy import ndimage  # imported here because it takes 0.3 s
+
     distances_mm = ndimage.distance_transform_edt(is_part, sampling=spacing_mm)
     largest_mm = distances_mm.max()
     width_mm = max(border_fraction * largest_mm, min(spacing_mm))

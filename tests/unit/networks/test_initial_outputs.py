@@ -8,8 +8,11 @@ from autoseg.networks import build_network
 from autoseg.networks.initialization import initialize_outputs
 
 PROBABILITIES = (0.9, 0.07, 0.03)
-WITHOUT_OUTPUT_LAYERS = {"fcn", "fcn without fusion", "fused outputs", "shape stream of fused outputs", "hybrid_2d_3d"}
-"""Networks that add or fuse the logits of several layers."""
+WITHOUT_OUTPUT_LAYERS = {
+    *("fcn", "fcn without fusion", "fused outputs", "shape stream of fused outputs", "hybrid_2d_3d"),
+    *("label_autoencoder", "label_autoencoder of Stable Diffusion", "latent_diffusion"),
+}
+"""Networks that add or fuse the logits of several layers, or whose last layer was trained with the labels alone."""
 
 
 @pytest.mark.parametrize("name", SMALL_NETWORKS)
