@@ -85,5 +85,5 @@ def test_objects_that_are_told_apart_are_not_corrected():
     plan = make_plan()
     instances = InstanceTargets(labels=plan.labels, border_fraction=0.2)
     plan = plan.model_copy(update={"instances": instances, "labels": instances.target_labels})
-    with pytest.raises(PlanError, match="tells objects apart.*leave out --refine"):
+    with pytest.raises(PlanError, match=r"tells objects apart.*leave out --refine"):
         add_refinement(plan, "3d_lowres")
