@@ -5,6 +5,7 @@ It gets the masks of a configuration that is already planned, and where the user
 
 from typing import Final
 
+from autoseg.errors import PlanError
 from autoseg.plan.augmentation import SimulatedClicksPlan
 from autoseg.plan.decisions import Decision
 from autoseg.plan.document import ConfigurationPlan, Plan
@@ -29,9 +30,15 @@ def add_refinement(plan: Plan, previous: str) -> Plan:
     """Adds the configuration that corrects another one; a plan that has it stays as it is.
 
     Raises:
-        PlanError: There is no such configuration.
+        PlanError: There is no such configuration, or the plan tells objects apart.
     """
     base = plan.get_configuration(previous)
+    if plan.instances is not None:
+        msg = (
+            "clicks correct label maps of classes, but the plan tells objects apart by their cores and borders "
+            "(--task instances); leave out --refine, or plan a run of its own without --task instances"
+        )
+        raise PlanError(msg)
     name = f"{previous}{ENDING}"
     if name in plan.configurations:
         return plan
@@ -43,10 +50,11 @@ def add_refinement(plan: Plan, previous: str) -> Plan:
         first_weights="previous_stage",
     )
     extra = clicks.count_channels(plan.labels)
+    slices = "" if base.slice_count == 1 else f", each of {base.slice_count} slices"
     channels = Decision(
-        len(plan.channels) + extra,
+        (len(plan.channels) + extra) * base.slice_count,
         f"{format_amount(len(plan.channels), 'image channel')}, one mask per foreground label predicted by {previous}, "
-        f"and one channel of clicks per label, background included",
+        f"and one channel of clicks per label, background included{slices}",
     )
     transforms = tuple(
         transform

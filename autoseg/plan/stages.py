@@ -27,6 +27,11 @@ class PreviousStagePlan(Part):
         """Whether a training begins with the weights of the previous stage."""
         return False
 
+    @property
+    def box_margin_mm(self) -> float | None:
+        """Margin of the box that is made of a prediction; None where no box is made."""
+        return None
+
     @abstractmethod
     def count_channels(self, labels: LabelScheme) -> int:
         """Returns the number of input channels that the network has beside those of the image."""
@@ -80,6 +85,11 @@ class BoxOfPreviousStage(PreviousStagePlan):
 
     input: Literal["box"] = "box"
     margin_mm: NonNegative
+
+    @property
+    def box_margin_mm(self) -> float | None:
+        """Margin of the box that is made of a prediction."""
+        return self.margin_mm
 
     def count_channels(self, labels: LabelScheme) -> int:
         """Returns none."""

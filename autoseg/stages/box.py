@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -135,10 +134,10 @@ def _crop_locations(locations: ClassLocations, box: Box) -> ClassLocations:
     coordinates = np.asarray(locations.coordinates)
     first, end = np.asarray(box, dtype=np.int32).T
     is_inside = ((coordinates >= first) & (coordinates < end)).all(axis=1)
-    kept = [0, *accumulate(is_inside.tolist())]
+    kept = np.concatenate([[0], np.cumsum(is_inside)])
 
     def move(rows: tuple[int, int]) -> tuple[int, int]:
-        return kept[rows[0]], kept[rows[1]]
+        return int(kept[rows[0]]), int(kept[rows[1]])
 
     annotated = locations.annotated_range
     return ClassLocations(

@@ -7,6 +7,7 @@ those of new images will be. The fold "all" is trained on the same out-of-fold p
 import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -89,15 +90,16 @@ class StageLink:
         }
 
     def list_outdated_cases(self, sources: Mapping[str, PredictionSource]) -> list[str]:
-        """Lists cases whose map is missing, damaged, or was made by other weights or for another grid.
+        """Lists cases whose map is missing, damaged, or was made by other weights, for another grid or margin.
 
         Raises:
             RunError: A preprocessed case is missing or damaged.
         """
+        is_current = partial(is_stage_map_current, self.folder, margin_mm=self.input.plan.box_margin_mm)
         return [
             case
             for case, source in sources.items()
-            if not is_stage_map_current(self.folder, case, source=source, geometry=self.read_geometry(case))
+            if not is_current(case, source=source, geometry=self.read_geometry(case))
         ]
 
     def read_geometry(self, case: str) -> CaseGeometry:
@@ -121,6 +123,7 @@ class StageLink:
             source=source,
             geometry=self.read_geometry(case),
             patch_voxels=self.plan.configurations[self.configuration].patch_voxels,
+            margin_mm=self.input.plan.box_margin_mm,
         )
 
     def build_stored_input(self, sources: Mapping[str, PredictionSource]) -> StoredStageInput:

@@ -39,6 +39,7 @@ class StageMapRecord(Document):
         geometry: Geometry of the preprocessed case on whose grid the map lies.
         array_bytes: Size of the array's file, by which a damaged copy is recognized.
         checksums: None in files of earlier versions.
+        margin_mm: Margin of the box that the map holds; None for a map that has none, and in files of earlier versions.
     """
 
     schema_version: Literal[1] = 1
@@ -46,6 +47,7 @@ class StageMapRecord(Document):
     geometry: CaseGeometry
     array_bytes: int
     checksums: ArrayChecksums | None = None
+    margin_mm: float | None = None
 
 
 def write_stage_map(
@@ -56,6 +58,7 @@ def write_stage_map(
     source: PredictionSource,
     geometry: CaseGeometry,
     patch_voxels: tuple[int, ...],
+    margin_mm: float | None = None,
 ) -> None:
     """Stores the map of a case, in place of an older one.
 
@@ -66,6 +69,7 @@ def write_stage_map(
         source: The training that made the prediction.
         geometry: Geometry of the preprocessed case.
         patch_voxels: The extents in which it will be read.
+        margin_mm: Margin of the box that the map holds, if it holds one.
 
     Raises:
         RunError: The folder cannot be written or the disk is full.
@@ -73,16 +77,25 @@ def write_stage_map(
     array, record = _find_paths(make_folder(folder), name)
     record.unlink(missing_ok=True)
     checksums = write_array(array, stage_map, patch_voxels)
-    content = StageMapRecord(source=source, geometry=geometry, array_bytes=array.stat().st_size, checksums=checksums)
+    content = StageMapRecord(
+        source=source,
+        geometry=geometry,
+        array_bytes=array.stat().st_size,
+        checksums=checksums,
+        margin_mm=margin_mm,
+    )
     write_document(record, content, is_durable=False)
 
 
-def is_stage_map_current(folder: Path, name: str, *, source: PredictionSource, geometry: CaseGeometry) -> bool:
-    """Returns whether the map of a case exists, is complete, and was made by these weights for this grid."""
+def is_stage_map_current(
+    folder: Path, name: str, *, source: PredictionSource, geometry: CaseGeometry, margin_mm: float | None = None
+) -> bool:
+    """Returns whether the map of a case exists, is complete, and was made by these weights for this grid and margin."""
     array, record = _find_paths(folder, name)
     try:
         found = read_document(record, StageMapRecord)
-        is_wanted = (found.source, found.geometry, found.array_bytes) == (source, geometry, array.stat().st_size)
+        wanted = (source, geometry, margin_mm, array.stat().st_size)
+        is_wanted = (found.source, found.geometry, found.margin_mm, found.array_bytes) == wanted
         return is_wanted and is_array_intact(array, found.checksums)
     except (DocumentError, OSError):
         return False

@@ -18,7 +18,7 @@ from autoseg.stages.clicks import find_click_offset
 from autoseg.training.augmentation.transform import DeviceTransform, Patches, Sample, SampleDraws, build_generator
 
 Generators = tuple[np.random.Generator, ...]
-SPAWN_KEY: Final = (3,)
+SPAWN_KEY: Final = (4,)  # distinguishes these draws from those of all other transforms, which have the same seeds
 FULL_CONNECTIVITY: Final = {2: 8, 3: 26}
 
 

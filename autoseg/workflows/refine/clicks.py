@@ -87,7 +87,7 @@ def _list_json(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _list_markups(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Lists the points of all lists in a file of 3D Slicer, which says LPS or RAS."""
+    """Lists the points of all lists in a file of 3D Slicer, which says LPS or RAS, but for points not placed yet."""
     content = read_json(path, most_bytes=LARGEST_FILE_BYTES)
     for number, markups in enumerate(_get_list(content, "markups", path, example="markups of 3D Slicer")):
         if not isinstance(markups, dict):
@@ -96,6 +96,8 @@ def _list_markups(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         is_lps = markups.get("coordinateSystem", "LPS") in ("LPS", 1, "1")
         points = _get_list(markups, "controlPoints", path, example="control points of 3D Slicer")
         for index, point in enumerate(points):
+            if isinstance(point, dict) and point.get("positionStatus", "defined") != "defined":
+                continue
             where = f"{path}: markups.{number}.controlPoints.{index}"
             x, y, z = _read_triple(point.get("position") if isinstance(point, dict) else None, where)
             sign = -1 if is_lps else 1

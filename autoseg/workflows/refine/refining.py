@@ -63,7 +63,9 @@ def refine_label_map(
     with open_model(run, configuration=configuration, folds=folds, progress=progress) as opened:
         name = find_refinement(RunFolder(opened.run), opened.configuration)
         model = load_model(opened.run, configuration=name, folds=folds, device=device, with_previous=False)
-        volume, first = _read_channels(image, model.plan)
+        volume, paths = _read_channels(image, model.plan)
+        first = paths[0]
+        _check_inputs_are_kept(out, (*paths, clicks))
         found = read_label_map(label_map)
         check_same_grid(volume.grid, found.grid, what=f"{label_map} (found) and {first} (expected)")
         check_label_values(found.array, model, where=str(label_map))
@@ -151,14 +153,14 @@ def check_label_values(label_map: Integer[np.ndarray, "z y x"], model: Segmentat
         raise PredictionError(msg)
 
 
-def _read_channels(image: Path, plan: Plan) -> tuple[Volume, Path]:
-    """Reads an image, whose other channels lie beside the first; returns its first file, too."""
+def _read_channels(image: Path, plan: Plan) -> tuple[Volume, Sequence[Path]]:
+    """Reads an image, whose other channels lie beside the first; returns the files of all channels, too."""
     cases, _ = find_images(image, channel_count=len(plan.channels), file_ending=plan.file_ending)
     if len(cases) != 1:
         msg = f"expected one image, found {len(cases)} in {image}; give the file of the image"
         raise PredictionError(msg)
     paths = cases[0].image_paths
-    return read_image(paths, channel_count=len(plan.channels)), paths[0]
+    return read_image(paths, channel_count=len(plan.channels)), paths
 
 
 def _check_output(out: Path, *, overwrite: bool) -> None:
@@ -168,3 +170,9 @@ def _check_output(out: Path, *, overwrite: bool) -> None:
     if out.exists() and not overwrite:
         msg = f"{out} exists; name another file with --out, or replace it with --overwrite"
         raise RunError(msg)
+
+
+def _check_inputs_are_kept(out: Path, inputs: Sequence[Path]) -> None:
+    if out.resolve() in {path.resolve() for path in inputs}:
+        msg = f"--out {out} is read by this command; name another file"
+        raise PredictionError(msg)

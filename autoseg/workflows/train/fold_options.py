@@ -1,6 +1,7 @@
 """Builds the options of one training from the request, an existing checkpoint and the machine."""
 
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 from autoseg.document import read_document
@@ -46,11 +47,12 @@ def build_training_options(
     seed = request.seed
     if seed is None:
         seed = 0 if checkpoint is None else checkpoint.identity.seed
+    initial = job.stage_weights if job.initial_weights is None and checkpoint is None else job.initial_weights
     return TrainingOptions(
         device=job.device,
         seed=seed,
-        initial_weights=job.initial_weights,
-        initial_digest=_find_initial_digest(job, checkpoint),
+        initial_weights=initial,
+        initial_digest=_find_initial_digest(initial, checkpoint),
         workers=compute_loader_count(job.device.type) if request.workers is None else request.workers,
         length=request.length,
         budget=budget,
@@ -71,9 +73,9 @@ def build_training_options(
     )
 
 
-def _find_initial_digest(job: FoldJob, checkpoint: CheckpointDescription | None) -> str | None:
-    if job.initial_weights is not None:
-        return hash_weights(job.initial_weights)
+def _find_initial_digest(initial: Path | None, checkpoint: CheckpointDescription | None) -> str | None:
+    if initial is not None:
+        return hash_weights(initial)
     return None if checkpoint is None else checkpoint.identity.initial_digest
 
 

@@ -27,7 +27,9 @@ class FoldJob:
         cases: Training and validation cases.
         device: Device that trains.
         previous: Input from the previous stage; None without one.
-        initial_weights: Checkpoint whose weights a new training begins with; None: they are drawn.
+        initial_weights: Checkpoint whose weights a new training begins with; None: those of the stage, or drawn.
+        stage_weights: Checkpoint of the previous stage whose weights it begins with otherwise; one that is resumed may
+            have begun with others. None: they are drawn.
         arguments: Options of the call, as `training.json` records them.
     """
 
@@ -39,6 +41,7 @@ class FoldJob:
     device: torch.device
     previous: StoredStageInput | None = None
     initial_weights: Path | None = None
+    stage_weights: Path | None = None
     arguments: tuple[str, ...] = ()
 
     @property

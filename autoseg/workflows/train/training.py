@@ -127,7 +127,7 @@ def _train_on_device(
                 progress.note(difference)
             job = replace(job, initial_weights=weights)
         elif link is not None and link.begins_with_previous:
-            job = replace(job, initial_weights=find_stage_weights(link, fold))
+            job = replace(job, stage_weights=find_stage_weights(link, fold))
         if request.parallel and not read_process_group().is_main_process:
             follow_training(job, request, dtype, stop=stop)
         else:

@@ -4,8 +4,10 @@ import pytest
 from builders.plans import build_channels, build_configuration, build_plan, build_transforms
 
 from autoseg.errors import PlanError
+from autoseg.labels import InstanceTargets
 from autoseg.plan import ClicksOfPreviousStage
 from planners.refinement import LOST_COMPONENTS, SIMULATED_CLICKS, add_refinement
+from planners.rules.context_slices import with_context
 
 
 def make_plan(**changes):
@@ -70,3 +72,18 @@ def test_a_cascade_may_be_corrected_and_its_masks_are_no_longer_changed():
 def test_what_is_not_planned_cannot_be_corrected():
     with pytest.raises(PlanError, match="no configuration '3d_fullres'; it has: 3d_lowres"):
         add_refinement(make_plan(), "3d_fullres")
+
+
+def test_all_slices_that_a_network_sees_have_channels_of_masks_and_clicks():
+    slices = build_configuration((32, 32), data_of="2d")
+    plan = build_plan({"2d": slices, "2.5d": with_context(slices, 1)})
+    refine = add_refinement(plan, "2.5d").configurations["2.5d_refine"]
+    assert (refine.network.input_channels, refine.context_slices) == ((1 + 2 + 3) * 3, 1)
+
+
+def test_objects_that_are_told_apart_are_not_corrected():
+    plan = make_plan()
+    instances = InstanceTargets(labels=plan.labels, border_fraction=0.2)
+    plan = plan.model_copy(update={"instances": instances, "labels": instances.target_labels})
+    with pytest.raises(PlanError, match=r"tells objects apart.*leave out --refine"):
+        add_refinement(plan, "3d_lowres")

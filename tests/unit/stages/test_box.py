@@ -204,6 +204,18 @@ def test_a_training_case_without_foreground_is_taken_whole_and_announced(plan, r
     assert read_box(open_training_case(run, plan, ROI, "a"), plan, ROI) is None
 
 
+def test_boxes_are_found_again_when_the_margin_of_the_plan_changes(plan, run, splits, *, train, find, describe_roi):
+    find(SMALL)
+    prepare(plan, run, splits, train)
+    link = find_link(run, plan, ROI, splits)
+    assert link.list_outdated_cases(link.find_sources()) == []
+    content = describe_roi()
+    content["configurations"][ROI]["previous_stage"]["margin_mm"] = 2.0
+    wider = Plan.model_validate(content)
+    stored = prepare_stage_input(find_link(run, wider, ROI, splits), device="cpu", progress=SilentProgress())
+    assert stored.open_case(run.preprocessed("3d_fullres"), "a").image.shape == (1, 8, 8, 8)
+
+
 def test_validation_and_prediction_give_the_same_logits_in_the_box_and_background_outside(
     plan, run, splits, *, train, find
 ):

@@ -175,6 +175,19 @@ def test_a_training_is_repeated_bit_by_bit(plan, run, train, tmp_path):
     assert told["initial_weights"] == str(run.fold(FIRST, "0").final_checkpoint)
 
 
+@pytest.mark.usefixtures("_no_drawing")
+def test_a_training_is_continued_though_it_would_begin_with_other_weights_now(plan, run, train):
+    write_document(run.plan, plan)
+    for fold in range(3):
+        train(plan, FIRST, str(fold))
+    request = TrainingRequest(configuration=REFINE, folds=("all",), device="cpu", workers=0)
+    assert len(tuple(train_run(run.root, request, progress=SilentProgress()))) == 1
+    shutil.copytree(run.fold(FIRST, "1").root, run.fold(FIRST, "all").root)
+    tuple(train_run(run.root, request, progress=SilentProgress()))
+    told = json.loads((run.fold(REFINE, "all").root / "training.json").read_text())
+    assert told["initial_weights"] == str(run.fold(FIRST, "0").final_checkpoint)
+
+
 def test_clicks_are_not_exported_to_a_tool_that_knows_none(plan, tmp_path):
     with pytest.raises(ExchangeError, match=r"3d_lowres_refine gets 'clicks' from 3d_lowres.*--format autoseg"):
         write_model_description(tmp_path, plan, None)

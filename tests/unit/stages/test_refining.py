@@ -50,7 +50,13 @@ def save(path, content):
             {
                 "markups": [
                     {"coordinateSystem": "LPS", "controlPoints": [{"label": "tumour-1", "position": [-7, -24, 34]}]},
-                    {"coordinateSystem": "RAS", "controlPoints": [{"label": "3", "position": [9, 22, 36]}]},
+                    {
+                        "coordinateSystem": "RAS",
+                        "controlPoints": [
+                            {"label": "3", "position": [9, 22, 36], "positionStatus": "defined"},
+                            {"label": "3", "position": "", "positionStatus": "undefined"},
+                        ],
+                    },
                 ]
             },
         ),
@@ -147,6 +153,8 @@ def test_what_does_not_fit_is_refused(place):
     refine(place, overwrite=True)
     with pytest.raises(PredictionError, match=r"expected the name of a label map, such as corrected\.nii\.gz"):
         refine(place, out="corrected")
+    with pytest.raises(PredictionError, match=r"--out .*image\.nii\.gz is read by this command; name another file"):
+        refine(place, out="image.nii.gz", overwrite=True)
     with pytest.raises(PredictionError, match="found '3d_fullres'; name one of: 3d_fullres_refine"):
         refine(place, out="b.nii.gz", configuration=FIRST)
     with pytest.raises(PredictionError, match=r"expected one image, found 0|no image|image"):

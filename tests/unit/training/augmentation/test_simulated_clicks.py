@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from autoseg.plan.augmentation import find_problems
+from autoseg.training.augmentation import masks, simulated_clicks, spatial, transform
 from autoseg.training.augmentation.simulated_clicks import find_centre, number_errors
 from autoseg.training.augmentation.transform import Patches, Sample, build_sample_draws
 from autoseg.training.augmentation.transforms import build_transforms
@@ -133,3 +134,8 @@ def test_clicks_belong_to_a_stage_that_gets_them_and_are_placed_last(plan_transf
     assert "(got 'masks')" in problem
     (problem,) = find_problems(transforms, 2, stage_input=None)
     assert "this configuration has none" in problem
+
+
+def test_clicks_are_drawn_independently_of_all_other_transforms_of_a_sample():
+    keys = [module.SPAWN_KEY for module in (masks, simulated_clicks, spatial, transform)]
+    assert len(set(keys)) == len(keys)
