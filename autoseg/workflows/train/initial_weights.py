@@ -42,9 +42,20 @@ def find_stage_weights(link: StageLink, fold: str) -> Path:
     """Finds the weights of the previous stage for a fold: of the same one, which holds out the same cases.
 
     The fold "all" holds nothing out, so any fold will do; of the previous stage it is often not trained.
+
+    Raises:
+        TrainingError: That fold is not trained, and others know cases that this one holds out.
     """
     same = link.run.fold(link.previous, fold).final_checkpoint
-    return same if same.is_file() else next(iter(link.folds.values())).final_checkpoint
+    if same.is_file():
+        return same
+    if fold != ALL_CASES:
+        msg = (
+            f"{link.configuration}, fold {fold} begins with the weights of {link.previous}, fold {fold}, which is not "
+            f"trained; train it first, or set first_weights to random in plan.json"
+        )
+        raise TrainingError(msg)
+    return next(iter(link.folds.values())).final_checkpoint
 
 
 def list_differences(path: Path, plan: Plan) -> Iterator[str]:

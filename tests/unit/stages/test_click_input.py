@@ -11,7 +11,7 @@ from builders.plans import build_transforms
 
 from autoseg.dataset.folds import Fold
 from autoseg.document import write_document
-from autoseg.errors import ExchangeError
+from autoseg.errors import ExchangeError, TrainingError
 from autoseg.exchange.nnunet_export import write_model_description
 from autoseg.inference.model import load_model
 from autoseg.networks.weights import read_weights
@@ -151,6 +151,8 @@ def test_a_training_begins_with_the_weights_of_the_same_fold_of_the_previous_sta
     assert find_stage_weights(link, "all") == run.fold(FIRST, "0").final_checkpoint
     run.fold(FIRST, "1").root.rename(run.fold(FIRST, "all").root)
     assert find_stage_weights(link, "all") == run.fold(FIRST, "all").final_checkpoint
+    with pytest.raises(TrainingError, match=r"fold 1 begins with the weights of .* fold 1, which is not trained"):
+        find_stage_weights(link, "1")  # others were trained on the cases that it holds out
 
 
 @pytest.fixture
