@@ -32,9 +32,9 @@ EPOCHS = 8
 SECONDS_OF_TRAINING = 50.0
 SETTINGS = ("memory_gb=1", "cpus=1")
 CASES = tuple(f"case_{index:03d}" for index in range(5))
-HALVES = (CASES[:3], CASES[3:])
-SPLITS = Splits(folds=tuple(Fold(training=HALVES[1 - index], validation=HALVES[index]) for index in range(2)))
-"""As many folds as there are nodes; more would only take longer."""
+SPLITS = Splits(
+    folds=tuple(Fold(training=tuple(other for other in CASES if other != case), validation=(case,)) for case in CASES)
+)
 SECONDS_TO_WAIT = 300.0
 
 
@@ -50,7 +50,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def planned(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The dataset of the demonstration, with two folds, tiny networks and a cascade that it would not need."""
+    """The dataset of the demonstration, with five folds, tiny networks and a cascade that it would not need."""
     folder = tmp_path_factory.mktemp("planned")
     write_synthetic_dataset(folder / "dataset", training_cases=len(CASES), test_cases=0, seed=0)
     root = folder / "abdomen.autoseg"
