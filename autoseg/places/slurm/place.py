@@ -161,10 +161,13 @@ def open_slurm(address: str, run_root: Path, settings: Sequence[str]) -> Iterato
     """Opens the Slurm of this computer.
 
     Raises:
-        OptionError: There is an address, or a setting that does not exist.
+        OptionError: There is an address, a setting that does not exist, or a % in the path of the run.
         DocumentError: The file of settings breaks the schema.
     """
     if address:
         msg = f"--on slurm takes no address, found {address!r}; give settings with --slurm KEY=VALUE"
+        raise OptionError(msg)
+    if "%" in str(run_root.absolute()):
+        msg = f"--on slurm: Slurm replaces what follows % in the names of logs, found {run_root.absolute()}; rename it"
         raise OptionError(msg)
     yield Slurm(run_root=run_root, folder=find_jobs_folder(run_root), settings=find_settings(run_root, settings))
