@@ -41,7 +41,7 @@ class Slurm:
         run_root: Run folder.
         folder: Folder for its jobs.
         settings: Settings of the site.
-        after_silence: What becomes of jobs that were submitted, if Slurm stops answering.
+        after_silence: Fate of jobs that were submitted, in words, for when Slurm stops answering.
     """
 
     run_root: Path
