@@ -50,6 +50,32 @@ class LatentDiffusionObjective(ObjectivePlan):
         return f"objective 'latent_diffusion' needs a network of the family latent_diffusion (got {network.family!r})"
 
 
+class DenoisingObjective(ObjectivePlan):
+    """The mean squared difference of what a denoiser of label maps estimates, and the loss terms (arXiv:2208.04202).
+
+    Attributes:
+        estimate_weight: Weight of the difference of the estimate, noise or bits.
+        segmentation_weight: Weight of the loss terms, which compare the logits that the estimate means with the labels.
+        last_step_fraction: Share of the samples with the noise of the last step, from which prediction begins; the
+            others have that of a random step. 0: as published.
+        image_dropout: Probability that a sample is denoised without its image, which guidance needs.
+    """
+
+    name: Literal["denoising"] = "denoising"
+    estimate_weight: Positive
+    segmentation_weight: NonNegative
+    last_step_fraction: Fraction
+    image_dropout: Fraction
+
+    def find_problem(self, network: NetworkPlan) -> str | None:
+        """Finds a network that denoises no label maps, or one that was never to see what guidance asks it for."""
+        if network.required_objective != self.name:
+            return f"objective 'denoising' needs a network of the family diffusion_unet (got {network.family!r})"
+        if network.is_guided and self.image_dropout == 0:
+            return "objective.image_dropout must be above 0, for example 0.1, for a guidance_scale other than 1 (got 0)"
+        return None
+
+
 class ShapePriorObjective(ObjectivePlan):
     """The loss terms, and the squared difference of latents of prediction and labels (arXiv:1705.08302).
 
@@ -82,5 +108,6 @@ OBJECTIVE_PLANS: Final[dict[str, type[ObjectivePlan]]] = {
     "segmentation": SegmentationObjective,
     "reconstruction": ReconstructionObjective,
     "latent_diffusion": LatentDiffusionObjective,
+    "denoising": DenoisingObjective,
     "shape_prior": ShapePriorObjective,
 }

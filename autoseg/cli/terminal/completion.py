@@ -66,6 +66,7 @@ ARCHITECTURES = (
     "h_dense_unet",
     "sau_net",
     "latent_diffusion",
+    "diffusion_unet",
 )
 LOSSES = (
     "dice",
