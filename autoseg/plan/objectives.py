@@ -7,9 +7,9 @@ file and a row in `autoseg.training.objectives`.
 from typing import Final, Literal
 
 from autoseg.plan.losses import ObjectivePlan, SegmentationObjective
-from autoseg.plan.network.base import NetworkPlan
+from autoseg.plan.network.base import NetworkPlan, PerStageExtents
 from autoseg.plan.network.label_autoencoder import LabelAutoencoderPlan
-from autoseg.plan.values import Count, Fraction, NonNegative, Positive
+from autoseg.plan.values import ChannelCounts, Count, Fraction, NonNegative, Positive
 
 
 class ReconstructionObjective(ObjectivePlan):
@@ -104,10 +104,38 @@ class ShapePriorObjective(ObjectivePlan):
         return super().find_problem(network)
 
 
+class AdversarialObjective(ObjectivePlan):
+    """The loss terms, and the cross entropy of predictions that are to be taken for label maps (arXiv:1611.08408).
+
+    Attributes:
+        adversarial_weight: Weight of the cross entropy; 0: the loss terms alone.
+        discriminator_features: Channels of every convolution of the discriminator, which sees the image beside a label
+            map or a prediction.
+        discriminator_strides: Strides of every convolution, one value per axis.
+    """
+
+    name: Literal["adversarial"] = "adversarial"
+    adversarial_weight: NonNegative
+    discriminator_features: ChannelCounts
+    discriminator_strides: PerStageExtents
+
+    def find_problem(self, network: NetworkPlan) -> str | None:
+        """Finds a discriminator that does not fit the images of the network."""
+        if len(self.discriminator_strides) != len(self.discriminator_features):
+            return (
+                f"objective.discriminator_strides must describe the {len(self.discriminator_features)} convolutions of "
+                f"discriminator_features (got {len(self.discriminator_strides)})"
+            )
+        if any(len(stride) != network.dimensions for stride in self.discriminator_strides):
+            return f"objective.discriminator_strides must have {network.dimensions} values each, as the network"
+        return super().find_problem(network)
+
+
 OBJECTIVE_PLANS: Final[dict[str, type[ObjectivePlan]]] = {
     "segmentation": SegmentationObjective,
     "reconstruction": ReconstructionObjective,
     "latent_diffusion": LatentDiffusionObjective,
     "denoising": DenoisingObjective,
     "shape_prior": ShapePriorObjective,
+    "adversarial": AdversarialObjective,
 }

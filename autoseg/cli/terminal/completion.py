@@ -83,6 +83,7 @@ LOSSES = (
     "boundary",
     "cldice",
     "shape_prior",
+    "adversarial",
 )
 LAYOUTS = (
     "synapse",
