@@ -16,8 +16,9 @@ BLOCKS: Final = {2: 2, 3: 1}  # per stage; 2 as published, in 3D fewer (guess)
 HEADS: Final = 4
 FIRST_ATTENDING_STAGE: Final = 3  # at an eighth of the resolution, as published
 MOST_ATTENDING_VOXELS: Final = 4096  # guess
-SAMPLER_STEPS: Final = 4
-SAMPLES: Final = 2
+SAMPLER_STEPS: Final = 1
+SAMPLES: Final = 4
+"""Measured with a network of Hippocampus after 450 iterations: see the reason of the decision."""
 DIFFUSION: Final = DiffusionPlan(schedule="linear", steps=1000, first_variance=1e-4, last_variance=0.02)
 
 
@@ -54,13 +55,14 @@ def choose_diffusion_unet(
     )
     sampling = Decision(
         network.prediction_calls,
-        "guess: implicit steps need few, and mirrored views and folds are averaged, too; the network is called as "
-        "often for every window",
+        "after 450 iterations on Hippocampus one sample of 1 step gave a mean Dice of 0.749, of 2 steps 0.734, of 4 "
+        "0.704, of 8 0.679, and four samples of 1 step 0.754; a network that is trained for longer may gain by more; "
+        "every step of every sample is a call of the network for every window",
     )
     return network, (
         record("features", features, network.denoiser.describe()["features"]),
         record("attention", attending, format_amount(len(attending.value), "stage")),
-        record("sampling", sampling, f"{SAMPLES} samples of {SAMPLER_STEPS} steps"),
+        record("sampling", sampling, f"{SAMPLES} samples of {format_amount(SAMPLER_STEPS, 'step')}"),
     )
 
 

@@ -64,7 +64,7 @@ class DiffusionUNetPlan(NetworkPlan):
         return {
             **self.denoiser.describe(),
             "estimate": self.estimate,
-            "samples": f"{self.samples} of {self.sampler_steps} steps",
+            "samples": f"{self.samples} (steps of each: {self.sampler_steps})",
         }
 
     @model_validator(mode="after")

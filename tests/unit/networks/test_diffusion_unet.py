@@ -10,6 +10,8 @@ from autoseg.networks.families.diffusion_unet import DiffusionUNet, find_bits, f
 from autoseg.networks.parts.denoiser import Denoiser
 from autoseg.plan.network.latent_diffusion import DenoiserPlan
 from planners.architectures import ARCHITECTURES
+from planners.reasons import format_amount
+from planners.rules.topology import UNET_TOPOLOGY
 
 _one_thread = pytest.fixture(autouse=True)(use_one_thread)
 
@@ -49,6 +51,26 @@ def test_the_denoiser_has_the_parameters_of_ddpm() -> None:
     (published,) = ARCHITECTURES["diffusion_unet"].published
     assert published.parameter_count == 35_741_699
     assert published.plan.denoiser == plan.model_copy(update={"input_channels": 6})
+
+
+@pytest.mark.parametrize(
+    ("spacing_mm", "patch", "features", "attending"),
+    [
+        ((1.0, 1.0), (256, 256), (64, 128, 128, 128, 128, 128, 128), (3, 4, 5, 6)),
+        ((1.0, 1.0), (1024, 1024), (64, *(128,) * 8), (4, 5, 6, 7, 8)),
+        ((1.0, 1.0, 1.0), (24, 36, 24), (32, 64, 64), (2,)),
+    ],
+)
+def test_coarse_stages_attend_where_they_are_small_enough(spacing_mm, patch, features, attending) -> None:
+    topology = UNET_TOPOLOGY.compute(spacing_mm, patch)
+    network, reasons = ARCHITECTURES["diffusion_unet"].choose_network(topology, input_channels=1, output_channels=2)
+    assert network.denoiser.features_per_stage == features
+    assert network.denoiser.attention_stages == attending
+    assert network.noise_grid == topology.patch_voxels
+    assert [reason.value for reason in reasons][1:] == [
+        format_amount(len(attending), "stage"),
+        "4 samples of 1 step",
+    ]
 
 
 def test_heads_that_do_not_divide_the_features_are_refused() -> None:
