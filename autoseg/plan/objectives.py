@@ -7,9 +7,9 @@ file and a row in `autoseg.training.objectives`.
 from typing import Final, Literal
 
 from autoseg.plan.losses import ObjectivePlan, SegmentationObjective
-from autoseg.plan.network.base import NetworkPlan
+from autoseg.plan.network.base import NetworkPlan, PerStageExtents
 from autoseg.plan.network.label_autoencoder import LabelAutoencoderPlan
-from autoseg.plan.values import Count, Fraction, NonNegative, Positive
+from autoseg.plan.values import ChannelCounts, Count, Fraction, NonNegative, Positive
 
 
 class ReconstructionObjective(ObjectivePlan):
@@ -50,6 +50,32 @@ class LatentDiffusionObjective(ObjectivePlan):
         return f"objective 'latent_diffusion' needs a network of the family latent_diffusion (got {network.family!r})"
 
 
+class DenoisingObjective(ObjectivePlan):
+    """The mean squared difference of what a denoiser of label maps estimates, and the loss terms (arXiv:2208.04202).
+
+    Attributes:
+        estimate_weight: Weight of the difference of the estimate, noise or bits.
+        segmentation_weight: Weight of the loss terms, which compare the logits that the estimate means with the labels.
+        last_step_fraction: Share of the samples with the noise of the last step, from which prediction begins; the
+            others have that of a random step. 0: as published.
+        image_dropout: Probability that a sample is denoised without its image, which guidance needs.
+    """
+
+    name: Literal["denoising"] = "denoising"
+    estimate_weight: Positive
+    segmentation_weight: NonNegative
+    last_step_fraction: Fraction
+    image_dropout: Fraction
+
+    def find_problem(self, network: NetworkPlan) -> str | None:
+        """Finds a network that denoises no label maps, or one that was never to see what guidance asks it for."""
+        if network.required_objective != self.name:
+            return f"objective 'denoising' needs a network of the family diffusion_unet (got {network.family!r})"
+        if network.is_guided and self.image_dropout == 0:
+            return "objective.image_dropout must be above 0, for example 0.1, for a guidance_scale other than 1 (got 0)"
+        return None
+
+
 class ShapePriorObjective(ObjectivePlan):
     """The loss terms, and the squared difference of latents of prediction and labels (arXiv:1705.08302).
 
@@ -78,9 +104,38 @@ class ShapePriorObjective(ObjectivePlan):
         return super().find_problem(network)
 
 
+class AdversarialObjective(ObjectivePlan):
+    """The loss terms, and the cross entropy of predictions that are to be taken for label maps (arXiv:1611.08408).
+
+    Attributes:
+        adversarial_weight: Weight of the cross entropy; 0: the loss terms alone.
+        discriminator_features: Channels of every convolution of the discriminator, which sees the image beside a label
+            map or a prediction.
+        discriminator_strides: Strides of every convolution, one value per axis.
+    """
+
+    name: Literal["adversarial"] = "adversarial"
+    adversarial_weight: NonNegative
+    discriminator_features: ChannelCounts
+    discriminator_strides: PerStageExtents
+
+    def find_problem(self, network: NetworkPlan) -> str | None:
+        """Finds a discriminator that does not fit the images of the network."""
+        if len(self.discriminator_strides) != len(self.discriminator_features):
+            return (
+                f"objective.discriminator_strides must describe the {len(self.discriminator_features)} convolutions of "
+                f"discriminator_features (got {len(self.discriminator_strides)})"
+            )
+        if any(len(stride) != network.dimensions for stride in self.discriminator_strides):
+            return f"objective.discriminator_strides must have {network.dimensions} values each, as the network"
+        return super().find_problem(network)
+
+
 OBJECTIVE_PLANS: Final[dict[str, type[ObjectivePlan]]] = {
     "segmentation": SegmentationObjective,
     "reconstruction": ReconstructionObjective,
     "latent_diffusion": LatentDiffusionObjective,
+    "denoising": DenoisingObjective,
     "shape_prior": ShapePriorObjective,
+    "adversarial": AdversarialObjective,
 }

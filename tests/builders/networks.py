@@ -132,6 +132,13 @@ FAMILIES: Final[dict[str, dict[str, Any]]] = {
         "has_attention": False,
     },
     "latent_diffusion": {"input_channels": 2, "output_channels": 3, "estimate": "latent"},
+    "diffusion_unet": {
+        "input_channels": 2,
+        "output_channels": 3,
+        "estimate": "bits",
+        "sampler_steps": 2,
+        "samples": 1,
+    },
 }
 BLOCKS: Final[dict[str, dict[str, Any]]] = {
     "plain": {"first_width": "half"},
@@ -257,6 +264,7 @@ VARIANTS: Final[tuple[tuple[str, str, dict[str, Any]], ...]] = (
         "of Stable Diffusion",
         {"latents": "gaussian", "latent_noise": 0.0, "has_attention": True, "blocks_per_stage": 2},
     ),
+    ("diffusion_unet", "of noise with guidance", {"estimate": "noise", "samples": 2, "guidance_scale": 2.0}),
 )
 """Networks of other families by what else is special about them: the family, words, fields."""
 SMALL_NETWORKS: Final[dict[str, dict[str, Any]]] = {
@@ -287,6 +295,27 @@ def build_hybrid_fields(dimensions: int) -> dict[str, Any]:
         **FAMILIES["hybrid_2d_3d"],
         "slices": slices,
         "volumes": volumes,
+    }
+
+
+def build_denoiser_fields(dimensions: int) -> dict[str, Any]:
+    """A denoiser of two stages, on the grid of the image."""
+    space = {name: extents[:2] for name, extents in SPACE[dimensions].items()}
+    return {
+        "denoiser": {
+            **space,
+            "dimensions": dimensions,
+            "input_channels": 5,
+            "output_channels": 3,
+            "features_per_stage": (4, 8),
+            "form": "ddpm",
+            "heads": 2,
+            "blocks_per_stage": 1,
+            "attention_stages": (1,),
+            "dropout": 0.0,
+        },
+        "diffusion": {"schedule": "linear", "steps": 10, "first_variance": 0.01, "last_variance": 0.2},
+        "noise_grid": (3, 4, 4)[-dimensions:],
     }
 
 
@@ -327,6 +356,8 @@ def build_small_network_plan(name: str, dimensions: int, **changes: Any) -> Netw
         fields = build_hybrid_fields(dimensions)
     if fields["family"] == "latent_diffusion":
         fields = {"dimensions": dimensions, **small, **build_diffusion_fields(dimensions)}
+    if fields["family"] == "diffusion_unet":
+        fields = {"dimensions": dimensions, **small, **build_denoiser_fields(dimensions)}
     if "stem_features" in fields:
         fields |= STEMS[dimensions]
     fields |= changes

@@ -66,6 +66,7 @@ ARCHITECTURES = (
     "h_dense_unet",
     "sau_net",
     "latent_diffusion",
+    "diffusion_unet",
 )
 LOSSES = (
     "dice",
@@ -82,6 +83,7 @@ LOSSES = (
     "boundary",
     "cldice",
     "shape_prior",
+    "adversarial",
 )
 LAYOUTS = (
     "synapse",

@@ -6,6 +6,8 @@ from autoseg.labels import LabelScheme
 from autoseg.networks.network import SegmentationNetwork
 from autoseg.plan.document import ConfigurationPlan
 from autoseg.runtime.distributed import BatchPart
+from autoseg.training.objectives.adversarial import Adversarial
+from autoseg.training.objectives.denoising import Denoising
 from autoseg.training.objectives.latent_estimation import LatentEstimation
 from autoseg.training.objectives.objective import Objective
 from autoseg.training.objectives.reconstruction import Reconstruction
@@ -27,7 +29,9 @@ OBJECTIVES: Final[dict[str, ObjectiveBuilder]] = {
     "segmentation": Segmentation,
     "reconstruction": Reconstruction,
     "latent_diffusion": LatentEstimation,
+    "denoising": Denoising,
     "shape_prior": ShapePrior,
+    "adversarial": Adversarial,
 }
 """By the names of `autoseg.plan.OBJECTIVE_PLANS`."""
 

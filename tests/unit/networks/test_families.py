@@ -58,6 +58,8 @@ GLOBAL_NETWORKS: Final = {
     "plain_transformer": "attends to the whole patch",
     "additive_u mednext with response normalization": "normalizes by the norm over the whole patch",
     "latent_diffusion": "attends to the whole patch",
+    "diffusion_unet": "attends to the whole patch",
+    "diffusion_unet of noise with guidance": "attends to the whole patch",
     "label_autoencoder of Stable Diffusion": "attends to the whole patch",
     "hybrid_2d_3d": "has kernels of its own in each branch",
 }
