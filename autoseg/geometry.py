@@ -247,6 +247,12 @@ def add_slice_axis(extents_voxels: Sequence[int], along_slices: int) -> IntTripl
     return z, y, x
 
 
+def list_plane_order(axis: int) -> IntTriple:
+    """Lists the axes of a volume in the order in which its planes across one of them are seen: that axis, then the
+    others in cyclic order, so that the planes of a volume whose axes are moved on by one are those of the volume."""
+    return axis, (axis + 1) % 3, (axis + 2) % 3
+
+
 def locate_centre(extents_voxels: Sequence[int], inner_voxels: Sequence[int]) -> tuple[slice, ...]:
     """Returns the slices of a box in the middle of another; where they cannot be equal, less is left in front."""
     starts = [(outer - inner) // 2 for outer, inner in zip(extents_voxels, inner_voxels, strict=True)]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from autoseg.errors import PlanError
@@ -12,6 +13,7 @@ from planners.rules.cascade import FULL_RESOLUTION, LOW_RESOLUTION
 from planners.rules.coarse_to_fine import COARSE, ROI, choose_coarse, choose_roi, explain_coarse, offer_roi
 from planners.rules.context_slices import CONTEXT, SLICES, choose_context, offer_context
 from planners.rules.median_shape import ResampledDataset
+from planners.rules.triplanar import TRIPLANAR, choose_triplanar
 
 Configurations = dict[str, ConfigurationPlan]
 Chosen = tuple[Configurations, tuple[Reason, ...]]
@@ -24,7 +26,7 @@ class FurtherConfiguration:
     Attributes:
         needs: The planned configuration that it is made of.
         choose: Chooses it, and others that it needs itself, with their reasons.
-        offer: Offers it, with the reason, where the dataset speaks for it.
+        offer: Offers it, with the reason, where the dataset speaks for it; some are never offered.
     """
 
     needs: str
@@ -61,6 +63,16 @@ def _choose_roi(planned: Configurations, dataset: ResampledDataset, shared: Circ
     return {COARSE: first, ROI: roi}, (explain_coarse(found), *first_reasons, *reasons)
 
 
+def _choose_triplanar(planned: Configurations, dataset: ResampledDataset, shared: Circumstances) -> Chosen:
+    configuration, reasons = choose_triplanar(
+        dataset,
+        slices=planned[SLICES],
+        volumes=planned.get(FULL_RESOLUTION),
+        choose=partial(choose_configuration, shared=shared),
+    )
+    return {TRIPLANAR: configuration}, reasons
+
+
 FURTHER_CONFIGURATIONS: Final[Mapping[str, FurtherConfiguration]] = {
     CONTEXT: FurtherConfiguration(
         needs=SLICES, choose=_choose_context, offer=lambda planned, dataset: offer_context(dataset)
@@ -68,6 +80,7 @@ FURTHER_CONFIGURATIONS: Final[Mapping[str, FurtherConfiguration]] = {
     ROI: FurtherConfiguration(
         needs=FULL_RESOLUTION, choose=_choose_roi, offer=lambda planned, dataset: offer_roi(planned)
     ),
+    TRIPLANAR: FurtherConfiguration(needs=SLICES, choose=_choose_triplanar, offer=lambda planned, dataset: ()),
 }
 
 

@@ -30,13 +30,19 @@ def add_refinement(plan: Plan, previous: str) -> Plan:
     """Adds the configuration that corrects another one; a plan that has it stays as it is.
 
     Raises:
-        PlanError: There is no such configuration, or the plan tells objects apart.
+        PlanError: There is no such configuration, its slices lie across several axes, or the plan tells objects apart.
     """
     base = plan.get_configuration(previous)
     if plan.instances is not None:
         msg = (
             "clicks correct label maps of classes, but the plan tells objects apart by their cores and borders "
             "(--task instances); leave out --refine, or plan a run of its own without --task instances"
+        )
+        raise PlanError(msg)
+    if base.sees_other_planes:
+        msg = (
+            f"clicks are seen in slices across one axis, but those of {previous} lie across {len(base.plane_axes)}; "
+            f"leave out --refine, or name another configuration with it"
         )
         raise PlanError(msg)
     name = f"{previous}{ENDING}"

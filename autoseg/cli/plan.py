@@ -71,7 +71,7 @@ def plan(
         list[str] | None,
         typer.Option(
             autocompletion=complete_configuration,
-            help="Preprocess only this configuration (repeatable); 2.5d and 3d_roi are planned only if named.  "
+            help="Preprocess only this configuration (repeatable); 2.5d, 3d_roi and 2d_triplanar only if named.  "
             "[default: all planned]",
         ),
     ] = None,

@@ -138,6 +138,8 @@ def _describe_models(record: ModelRecord, plan: Plan, rules: Sequence[Rule]) -> 
             yield f"{name} {refined} {part.previous_configuration} predicts."
         if part.context_slices:
             yield f"{name} sees {part.context_slices} neighbouring slices on either side of each."
+        if part.sees_other_planes:
+            yield f"{name} averages what it predicts in slices across {len(part.plane_axes)} axes."
     if record.selected is not None:
         names = " and ".join(record.selected.configurations)
         mean = ", whose probabilities are averaged" if len(record.selected.configurations) > 1 else ""
@@ -147,7 +149,7 @@ def _describe_models(record: ModelRecord, plan: Plan, rules: Sequence[Rule]) -> 
 
 def _describe_spacing(part: ConfigurationPlan, permutation: Sequence[int]) -> str:
     """Describes the spacing by array axes; a 2D configuration does not resample the first axis of the plan."""
-    axes = permutation[-part.dimensions :]
+    axes = permutation[-part.resampled_axis_count :]
     values = dict(zip(axes, part.spacing_mm, strict=True))
     return ", ".join(f"{AXES[axis]} {values[axis]:.4g}" for axis in sorted(values))
 

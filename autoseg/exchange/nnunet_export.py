@@ -60,7 +60,11 @@ def drop_unknown_configurations(plan: Plan, configuration: str) -> Plan:
 
 
 def _is_known(part: ConfigurationPlan) -> bool:
-    return not part.context_slices and isinstance(part.previous_stage, MasksOfPreviousStage | None)
+    return (
+        not part.context_slices
+        and not part.sees_other_planes
+        and isinstance(part.previous_stage, MasksOfPreviousStage | None)
+    )
 
 
 def write_model_description(folder: Path, plan: Plan, fingerprint: Fingerprint | None) -> None:
@@ -154,6 +158,12 @@ def _describe_configuration(name: str, plan: Plan) -> dict[str, Any]:
         msg = (
             f"{name} sees {part.context_slices} neighbouring slices on either side as channels ('context_slices'), "
             f"which nnU-Net cannot: export it with --format autoseg, or export another configuration"
+        )
+        raise ExchangeError(msg)
+    if part.sees_other_planes:
+        msg = (
+            f"{name} averages predictions in slices across {len(part.plane_axes)} axes ('plane_axes'), which nnU-Net "
+            f"cannot: export it with --format autoseg, or export another configuration"
         )
         raise ExchangeError(msg)
     if part.training.mirror_pairs is not None:

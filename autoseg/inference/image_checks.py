@@ -99,7 +99,7 @@ def find_largest_training_grid(run: RunFolder, plan: Plan, configuration: str) -
             logger.warning("the sizes of the training images are not known: %s", error)
         else:
             shapes = (compute_preprocessed_shape(case, plan, configuration) for case in cases)
-            return max(prod(shape[-chosen.dimensions :]) for shape in shapes)
+            return max(prod(shape[-chosen.resampled_axis_count :]) for shape in shapes)
     return round(LARGEST_BY_MEDIAN * max(prod(chosen.median_shape_voxels), prod(chosen.patch_voxels)))
 
 
@@ -110,7 +110,7 @@ def compute_whole_geometry(grid: Grid, plan: Plan, configuration: str) -> CaseGe
 
 
 def _count(geometry: CaseGeometry, plan: Plan, configuration: str) -> int:
-    return prod(geometry.resampled_shape_voxels[-plan.configurations[configuration].dimensions :])
+    return prod(geometry.resampled_shape_voxels[-plan.configurations[configuration].resampled_axis_count :])
 
 
 def _compute_geometry(grid: Grid, plan: Plan, configuration: str, *, box: Box) -> CaseGeometry:

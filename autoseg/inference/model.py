@@ -28,12 +28,8 @@ from autoseg.inference.restoring.restore_grid import (
 )
 from autoseg.inference.sliding_window.box import predict_in_box
 from autoseg.inference.sliding_window.mirroring import find_channel_exchange
-from autoseg.inference.sliding_window.prediction import (
-    MEMORY_ADVICE,
-    OnWindow,
-    compute_inference_batch_size,
-    predict_logits,
-)
+from autoseg.inference.sliding_window.planes import predict_planes
+from autoseg.inference.sliding_window.prediction import MEMORY_ADVICE, OnWindow, compute_inference_batch_size
 from autoseg.networks.cost import count_cost
 from autoseg.networks.families import build_network
 from autoseg.networks.memory_limits import check_prediction_memory
@@ -163,10 +159,10 @@ class SegmentationModel:
         on_window: OnWindow | None = None,
     ) -> Float32[Tensor, "class z y x"]:
         """Computes the mean logits of all folds for an image with all channels that the network gets, also those from
-        the previous stage, on its grid, in its box or everywhere; see `predict_logits` and `predict_in_box`."""
+        the previous stage, on its grid, in its box or everywhere; see `predict_planes` and `predict_in_box`."""
         training = self.configuration_plan.training
         predict = partial(
-            predict_logits,
+            predict_planes,
             self.networks,
             configuration=self.configuration_plan,
             mirror_axes=training.mirror_axes if options.mirroring else (),
@@ -391,7 +387,8 @@ def _select_network_and_grid(plan: Plan, configuration: str) -> tuple[object, ..
         plan.axis_permutation,
         plan.labels,
         plan.channels,
-        (part.spacing_mm, part.patch_voxels, part.context_slices, part.previous_stage, part.resampling, part.network),
+        (part.spacing_mm, part.patch_voxels, part.context_slices, part.plane_axes),
+        (part.previous_stage, part.resampling, part.network),
     )
 
 

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from autoseg.document import Document, OneOf, Part, Upgrade
 from autoseg.errors import PlanError
-from autoseg.geometry import Border, Borders, DistanceUnit, IntTriple, add_slice_axis
+from autoseg.geometry import Border, Borders, DistanceUnit, IntTriple, add_slice_axis, list_plane_order
 from autoseg.labels import InstanceTargets, LabelScheme
 from autoseg.plan.augmentation import find_content_problems, find_problems
 from autoseg.plan.decisions import Reason
@@ -25,17 +25,26 @@ from autoseg.plan.training import TrainingPlan
 from autoseg.plan.upgrades import PLAN_UPGRADES
 from autoseg.plan.values import MOST_CONTEXT_SLICES, ConfigurationName, Extents, Positive
 
-PREFERRED_CONFIGURATIONS: Final = ("3d_fullres", "3d_cascade_fullres", "3d_lowres", "2d", "3d_roi", "2.5d")
+PREFERRED_CONFIGURATIONS: Final = (
+    "3d_fullres",
+    "3d_cascade_fullres",
+    "3d_lowres",
+    "2d",
+    "3d_roi",
+    "2.5d",
+    "2d_triplanar",
+)
 """Configurations in the order of preference where the user names none."""
 IMPORTED_PLANNER: Final = "nnU-Net"
 """Beginning of the planner's name in a plan that was imported."""
 
 
 class ConfigurationPlan(Part):
-    """One of 2d, 3d_lowres, 3d_fullres, 3d_cascade_fullres, 2.5d, or another name.
+    """One of 2d, 3d_lowres, 3d_fullres, 3d_cascade_fullres, 2.5d, 2d_triplanar, or another name.
 
     Attributes:
-        spacing_mm: Target spacing. A 2D configuration never resamples plan axis 0.
+        spacing_mm: Target spacing. A 2D configuration never resamples plan axis 0, unless its slices lie across several
+            axes: then it has three values, as `median_shape_voxels`.
         median_shape_voxels: Median shape of the resampled cases (may be fractional).
         patch_voxels: Network input, the margin of the network included.
         border: Content of training patches and windows of prediction beyond the volume: "zeros" (and background),
@@ -45,6 +54,8 @@ class ConfigurationPlan(Part):
         data_of: Configuration whose preprocessed arrays are used (itself, except for those that share another's).
         context_slices: Neighbouring slices on either side that a 2D network gets as further channels; those beyond the
             volume repeat its outermost slice. 0 in plans of earlier versions.
+        plane_axes: Plan axes across which a 2D network sees slices, in training by chance; prediction averages the
+            logits of all. Axis 0 alone in plans of earlier versions.
     """
 
     dimensions: Literal[2, 3]
@@ -55,6 +66,7 @@ class ConfigurationPlan(Part):
     previous_stage: Annotated[PreviousStagePlan, OneOf(PREVIOUS_STAGE_PLANS, "input")] | None
     data_of: ConfigurationName
     context_slices: Annotated[int, Field(ge=0, le=MOST_CONTEXT_SLICES)] = 0
+    plane_axes: Annotated[tuple[Annotated[int, Field(ge=0, le=2)], ...], Field(min_length=1)] = (0,)
     resampling: ResamplingPlan
     network: Annotated[NetworkPlan, OneOf(NETWORK_PLANS, "family")]
     training: TrainingPlan
@@ -85,16 +97,31 @@ class ConfigurationPlan(Part):
         return ("replicate", self.border, self.border) if self.context_slices else self.border
 
     @property
+    def sees_other_planes(self) -> bool:
+        """Whether slices across other axes than the first are seen, so that volumes are resampled along all axes."""
+        return self.plane_axes != (0,)
+
+    @property
+    def resampled_axis_count(self) -> int:
+        """Number of the last plan axes along which volumes are resampled."""
+        return 3 if self.sees_other_planes else self.dimensions
+
+    @property
+    def patch_spacing_mm(self) -> tuple[float, ...]:
+        """Distance of neighbouring voxels along each axis of a patch; of slices across several axes, the mean."""
+        if not self.sees_other_planes:
+            return self.spacing_mm
+        planes = [[self.spacing_mm[axis] for axis in list_plane_order(across)[1:]] for across in self.plane_axes]
+        return tuple(sum(along) / len(planes) for along in zip(*planes, strict=True))
+
+    @property
     def previous_configuration(self) -> str | None:
         """The configuration that is the previous stage; None if there is none."""
         return None if self.previous_stage is None else self.previous_stage.configuration
 
     @model_validator(mode="after")
     def _check(self) -> "ConfigurationPlan":
-        for field in ("spacing_mm", "median_shape_voxels", "patch_voxels"):
-            if len(getattr(self, field)) != self.dimensions:
-                msg = f"{field} must have {self.dimensions} values"
-                raise ValueError(msg)
+        self._check_axes()
         if self.context_slices and self.dimensions == 3:
             msg = f"context_slices must be 0 for a 3D network, which sees them anyway (got {self.context_slices})"
             raise ValueError(msg)
@@ -109,6 +136,20 @@ class ConfigurationPlan(Part):
         if unfit is not None:
             msg = f"training.{unfit}"
             raise ValueError(msg)
+        self._check_patch()
+        return self
+
+    def _check_axes(self) -> None:
+        resampled, patch = self.resampled_axis_count, self.dimensions
+        for field, count in (("spacing_mm", resampled), ("median_shape_voxels", resampled), ("patch_voxels", patch)):
+            if len(getattr(self, field)) != count:
+                msg = f"{field} must have {count} values"
+                raise ValueError(msg)
+        unfit = self._find_plane_problem() if self.sees_other_planes else None
+        if unfit is not None:
+            raise ValueError(unfit)
+
+    def _check_patch(self) -> None:
         if self.network.dimensions != self.dimensions:
             msg = f"network.dimensions must be {self.dimensions}"
             raise ValueError(msg)
@@ -123,7 +164,21 @@ class ConfigurationPlan(Part):
                     f"voxels, and {divisor} must be left (got {extent})"
                 )
                 raise ValueError(msg)
-        return self
+
+    def _find_plane_problem(self) -> str | None:
+        """Reports what does not go with slices across several axes."""
+        named = f"plane_axes are {list(self.plane_axes)}"
+        if self.dimensions == 3:
+            return f"plane_axes must be [0] for a 3D network, which sees no slices (got {list(self.plane_axes)})"
+        if sorted(set(self.plane_axes)) != list(self.plane_axes):
+            return f"plane_axes must be different axes in ascending order (got {list(self.plane_axes)})"
+        if self.context_slices:
+            return f"context_slices must be 0 where {named} (got {self.context_slices})"
+        if self.training.mirror_pairs is not None:
+            return f"training.transforms must hold no mirror_pairs where {named}"
+        if self.previous_stage is not None and self.previous_stage.is_in_plane:
+            return f"previous_stage.input must not be {self.previous_stage.input!r} where {named}"
+        return None
 
 
 class Plan(Document):

@@ -15,9 +15,11 @@ class PreviousStagePlan(Part):
         input: The kind; it also names the implementation in `autoseg.stages.inputs.PREVIOUS_STAGE_INPUTS`.
         configuration: The previous stage. It may have a previous stage itself.
         has_channels: Whether the network gets channels, which transforms of masks change.
+        is_in_plane: Whether channels of slices depend on the axis across which they lie.
     """
 
     has_channels: ClassVar[bool] = True
+    is_in_plane: ClassVar[bool] = False
 
     input: str
     configuration: ConfigurationName
@@ -58,6 +60,8 @@ class ClicksOfPreviousStage(PreviousStagePlan):
             which further input channels count for nothing at first.
         edge_mm: Length that an intensity step of one unit (mostly a standard deviation) adds to a path.
     """
+
+    is_in_plane: ClassVar[bool] = True
 
     input: Literal["clicks"] = "clicks"
     reach_mm: Positive

@@ -162,7 +162,7 @@ def check_resampled_shape(
         effect = f"takes {needed / 1e9:,.1f} GB of memory, and this computer has {available / 1e9:,.1f} GB"
         msg = f"{describe_resampling(geometry, effect)}, else use a computer with more memory"
         raise PlanError(msg)
-    changed = configuration.dimensions  # a 2D configuration keeps the slices
+    changed = configuration.resampled_axis_count  # a 2D configuration keeps the slices
     if prod(shape[-changed:]) == 1 and prod(geometry.cropped_shape_voxels[-changed:]) >= FEWEST_LOST_VOXELS:
         raise PlanError(describe_resampling(geometry, "leaves nothing of it"))
 

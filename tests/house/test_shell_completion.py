@@ -80,7 +80,7 @@ def test_commands_and_flags_are_completed() -> None:
         (("export", "a", "--fold", "a"), ["all"]),
         (("import", "a", "b", "--checkpoint", "b"), ["best"]),
         (("import", "a", "b", "--fold", "1"), ["1"]),
-        (("import", "a", "b", "--configuration", "2"), ["2d", "2.5d"]),
+        (("import", "a", "b", "--configuration", "2"), ["2d", "2.5d", "2d_triplanar"]),
     ],
 )
 def test_values_of_options_are_completed(words: tuple[str, ...], expected: list[str]) -> None:
@@ -101,7 +101,7 @@ def test_folds_are_those_of_the_run_that_is_named(abdomen: Path, command: str) -
 def test_a_damaged_run_is_no_error_while_typing(abdomen: Path, content: str) -> None:
     for name in ("plan.json", "splits.json"):
         (abdomen / name).write_text(content)
-    assert complete("autoseg", "train", str(abdomen), "--configuration", "2") == ["2d", "2.5d"]
+    assert complete("autoseg", "train", str(abdomen), "--configuration", "2") == ["2d", "2.5d", "2d_triplanar"]
     assert complete("autoseg", "train", str(abdomen), "--fold", "4") == ["4"]
 
 

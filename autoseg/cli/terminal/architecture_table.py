@@ -71,7 +71,7 @@ def choose_for_patch(
     architecture: "Architecture", configuration: "ConfigurationPlan"
 ) -> "tuple[NetworkPlan, tuple[int, ...]]":
     """Chooses the network for the patch of a configuration; returns also that patch as the network takes it."""
-    topology = architecture.topology.compute(configuration.spacing_mm, configuration.patch_voxels)
+    topology = architecture.topology.compute(configuration.patch_spacing_mm, configuration.patch_voxels)
     network, _ = architecture.choose_network(
         topology,
         input_channels=configuration.network.input_channels,

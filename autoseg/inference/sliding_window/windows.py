@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float32
 
-from autoseg.geometry import IntTriple, add_slice_axis
+from autoseg.geometry import IntTriple, add_slice_axis, list_plane_order
 from autoseg.inference.options import PredictionOptions
 from autoseg.plan.document import ConfigurationPlan
 
@@ -121,8 +121,19 @@ class WindowPlan:
 
 
 def count_windows(shape_voxels: Sequence[int], configuration: ConfigurationPlan, step_fraction: float) -> int:
-    """Counts the windows of a volume."""
-    return math.prod(len(starts) for starts in compute_window_plan(shape_voxels, configuration, step_fraction).starts)
+    """Counts the windows of a volume, across all axes across which slices are seen."""
+    planes = (order_extents(shape_voxels, axis) for axis in configuration.plane_axes)
+    return sum(count_plane_windows(extents, configuration, step_fraction) for extents in planes)
+
+
+def count_plane_windows(extents_voxels: Sequence[int], configuration: ConfigurationPlan, step_fraction: float) -> int:
+    """Counts the windows of a volume whose slices are seen across its first axis."""
+    return math.prod(len(starts) for starts in compute_window_plan(extents_voxels, configuration, step_fraction).starts)
+
+
+def order_extents(shape_voxels: Sequence[int], axis: int) -> tuple[int, ...]:
+    """Returns the extents of a volume as its planes across an axis are seen."""
+    return tuple(shape_voxels[other] for other in list_plane_order(axis))
 
 
 def count_views(configuration: ConfigurationPlan) -> int:

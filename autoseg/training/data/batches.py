@@ -154,6 +154,7 @@ def build_batch_source(
             foreground_choice=plan.training.foreground_choice,
             margin_voxels=plan.sample_margin_voxels,
             border=plan.sample_border,
+            plane_axes=plan.plane_axes,
             part=part,
         )
         for cases, cut in (

@@ -47,6 +47,9 @@ class CaseStore:
     def find_voxels(self, cuts: Sequence[Cut], extent: IntTriple, *, border: Borders) -> list[Places]:
         """Finds the voxels of boxes of one extent that begin where cuts do: a part of their numbers for each axis."""
         shapes = np.reshape([cut.case.label_map.shape for cut in cuts], (-1, 3)).astype(np.int64)
+        steps = np.stack([shapes[:, 1] * shapes[:, 2], shapes[:, 2], np.ones_like(shapes[:, 2])], axis=1)
+        axes = np.reshape([cut.axes for cut in cuts], (-1, 3)).astype(np.int64)
+        shapes, steps = np.take_along_axis(shapes, axes, axis=1), np.take_along_axis(steps, axes, axis=1)
         starts = np.reshape([cut.start for cut in cuts], (-1, 3)).astype(np.int64)
         z, y, x = (
             _find_along(shapes[:, axis], starts[:, axis], extent[axis], border=rule)
@@ -54,9 +57,9 @@ class CaseStore:
         )
         first = np.asarray([self.starts[cut.case.name] for cut in cuts], dtype=np.int64)[:, None]
         return [
-            np.where(z < 0, BEYOND, z * (shapes[:, 1] * shapes[:, 2])[:, None] + first),
-            np.where(y < 0, BEYOND, y * shapes[:, 2, None]),
-            np.where(x < 0, BEYOND, x),
+            np.where(z < 0, BEYOND, z * steps[:, :1] + first),
+            np.where(y < 0, BEYOND, y * steps[:, 1:2]),
+            np.where(x < 0, BEYOND, x * steps[:, 2:]),
         ]
 
     def gather(self, voxels: Sequence[Int64[Tensor, "box _"]]) -> Patches:

@@ -30,6 +30,7 @@ from autoseg.preprocessing.stored_array import LazyArray
 from autoseg.training.augmentation.pipeline import BatchParameters, DeviceAugmentation, build_device_augmentation
 from autoseg.training.augmentation.tensors.transfer import choose_device, copy_together, move_to_device
 from autoseg.training.augmentation.transform import Patches
+from autoseg.training.data.axis_order import order_axes
 from autoseg.training.data.batch import Batch
 from autoseg.training.data.batches import BatchSource
 from autoseg.training.data.case_store import CaseStore, store_cases
@@ -112,9 +113,9 @@ class DevicePatchSource:
         image = torch.zeros(image_shape, pin_memory=is_pinned)
         label_maps = torch.zeros(maps_shape, dtype=torch.int16, pin_memory=is_pinned).fill_(OUTSIDE_LABEL)
         for cut, of_image, of_maps in zip(cuts, image.numpy(), label_maps.numpy(), strict=True):
-            paste(of_image, cut.case.image, cut.start, fill=0, border=self.sampler.border)
+            paste(of_image, order_axes(cut.case.image, cut.axes), cut.start, fill=0, border=self.sampler.border)
             for target, source in zip(of_maps, cut.case.maps, strict=True):
-                paste(target, source, cut.start, fill=OUTSIDE_LABEL, border=self.sampler.border)
+                paste(target, order_axes(source, cut.axes), cut.start, fill=OUTSIDE_LABEL, border=self.sampler.border)
         return Patches(image=image, label_maps=label_maps)
 
     def _bring(self, read: tuple[Patches, Patches], unwarped: Tensor, count: int) -> tuple[Patches, Patches]:

@@ -6,21 +6,28 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from autoseg.geometry import Borders, IntTriple, find_border_sources, list_borders
+from autoseg.geometry import Borders, IntTriple, find_border_sources, list_borders, list_plane_order
 from autoseg.plan.training import ForegroundChoice, ForegroundPlacement
 from autoseg.preprocessing.cache import CachedCase
 from autoseg.preprocessing.case import OUTSIDE_LABEL
 from autoseg.preprocessing.class_locations import ClassLocations
 from autoseg.preprocessing.stored_array import LazyArray
+from autoseg.training.data.axis_order import UNCHANGED, order_axes
 from autoseg.training.data.foreground import Coordinates, FoldClass, ForegroundIndex
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cut:
-    """The place where a patch is cut out: its first voxel (z, y, x), possibly before the case begins."""
+    """The place where a patch is cut out.
+
+    Attributes:
+        start: Its first voxel, possibly before the case begins, in the order of the axes.
+        axes: The axis of the case that each axis of the patch is.
+    """
 
     case: CachedCase
     start: tuple[int, ...]
+    axes: IntTriple = UNCHANGED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +52,7 @@ class PatchSampler:
             "component": a class of a random case, then one of its connected components, then one of its voxels.
         border: Content of a cut where it hangs over the case: zeros and the label -1, or the image and the maps
             themselves, mirrored or continued; one rule for all axes, or one for each.
+        plane_axes: Axes of the case that may be the first one of a cut, all equally likely.
         part: Samples that are made here, where several processes share a batch; None: all.
         foreground: Filled while drawing.
     """
@@ -59,6 +67,7 @@ class PatchSampler:
     foreground_choice: ForegroundChoice = "class"
     margin_voxels: IntTriple = (0, 0, 0)
     border: Borders = "zeros"
+    plane_axes: tuple[int, ...] = (0,)
     part: range | None = None
     foreground: ForegroundIndex = field(default_factory=ForegroundIndex, repr=False, compare=False)
 
@@ -77,10 +86,12 @@ class PatchSampler:
         hangs over the volume; after it, the further maps of the case."""
         cut, box, border = self.place(index, generator), self.cut_voxels, self.border
         return (
-            cut_out(cut.case.image, cut.start, box, fill=0, border=border).astype(np.float32, copy=False),
+            cut_out(order_axes(cut.case.image, cut.axes), cut.start, box, fill=0, border=border).astype(
+                np.float32, copy=False
+            ),
             *(
                 cut_out(part, cut.start, box, fill=OUTSIDE_LABEL, border=border).astype(np.int16, copy=False)
-                for part in cut.case.maps
+                for part in (order_axes(part, cut.axes) for part in cut.case.maps)
             ),
         )
 
@@ -94,7 +105,13 @@ class PatchSampler:
             candidates = self._list_candidates(case, generator, is_forced=is_forced)
         else:
             candidates = [case.locations.of_class(wanted.index)]
-        return Cut(case=case, start=self._draw_start(case.label_map.shape, candidates, generator))
+        axes = self._draw_axes(generator)
+        return Cut(case=case, start=self._draw_start(case.label_map.shape, candidates, generator, axes=axes), axes=axes)
+
+    def _draw_axes(self, generator: np.random.Generator) -> IntTriple:
+        """Draws the order of axes; nothing is drawn where there is no choice."""
+        count = len(self.plane_axes)
+        return list_plane_order(self.plane_axes[int(generator.integers(count)) if count > 1 else 0])
 
     def _draw_whether_forced(self, index: int, generator: np.random.Generator) -> bool:
         if is_forced_foreground(self.batch_size - 1, self.batch_size, self.foreground_fraction):
@@ -117,13 +134,19 @@ class PatchSampler:
         return list_centre_candidates(case.locations, is_forced=is_forced)
 
     def _draw_start(
-        self, shape_voxels: tuple[int, ...], candidates: Sequence[Coordinates], generator: np.random.Generator
+        self,
+        shape_voxels: tuple[int, ...],
+        candidates: Sequence[Coordinates],
+        generator: np.random.Generator,
+        *,
+        axes: IntTriple,
     ) -> tuple[int, ...]:
-        lower, upper = compute_start_bounds(shape_voxels, self.cut_voxels, self.output_voxels)
+        extents = tuple(shape_voxels[axis] for axis in axes)
+        lower, upper = compute_start_bounds(extents, self.cut_voxels, self.output_voxels)
         if not candidates:
             return tuple(generator.integers(lower, upper, endpoint=True).tolist())
         of_class = candidates[int(generator.integers(len(candidates)))]
-        voxel = of_class[generator.integers(len(of_class))]
+        voxel = np.asarray(of_class[generator.integers(len(of_class))])[list(axes)]
         cut, output = np.asarray(self.cut_voxels), np.asarray(self.output_voxels)
         if self.foreground_placement == "centred":
             return tuple(np.maximum(lower, voxel - cut // 2).tolist())

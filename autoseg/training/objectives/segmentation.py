@@ -27,7 +27,7 @@ class Segmentation(Objective):
     ) -> None:
         super().__init__()
         del seed
-        self.loss = WeightedLoss(terms=plan.training.losses, labels=labels, spacing_mm=plan.spacing_mm, part=part)
+        self.loss = WeightedLoss(terms=plan.training.losses, labels=labels, spacing_mm=plan.patch_spacing_mm, part=part)
         self.output_weights, self.output_targets = network.output_weights, network.output_targets
 
     def find_capture_problem(self) -> str | None:

@@ -30,7 +30,7 @@ class ShapePrior(Objective):
         del seed
         assert isinstance(plan.training.objective, ShapePriorObjective), "the table of objectives says so"
         self.weight, self.labels, self.part = plan.training.objective.shape_prior_weight, labels, part
-        self.loss = WeightedLoss(terms=plan.training.losses, labels=labels, spacing_mm=plan.spacing_mm, part=part)
+        self.loss = WeightedLoss(terms=plan.training.losses, labels=labels, spacing_mm=plan.patch_spacing_mm, part=part)
         self.output_weights, self.output_targets = network.output_weights, network.output_targets
         with torch.random.fork_rng(devices=[]):  # the network draws the same numbers with and without the prior
             autoencoder = LabelAutoencoder(plan.training.objective.autoencoder)

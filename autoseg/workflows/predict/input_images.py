@@ -155,7 +155,7 @@ def _convert_opened(parts: Sequence[Any], library: str) -> InputImage:
 
 
 def _check_dimensions(grid: Grid, model: SegmentationModel) -> None:
-    if model.configuration_plan.dimensions == 3 and is_planar(grid):
+    if model.configuration_plan.resampled_axis_count == 3 and is_planar(grid):
         msg = (
             f"{model.configuration} was trained on volumes, found a 2D image of {grid.shape_voxels[1:]} (y, x); "
             f"give the whole volume, or load a 2d configuration"
@@ -201,11 +201,11 @@ def _check_axes(array: NDArray[Any], model: SegmentationModel) -> None:
     found = f"found {array.dtype} of {array.shape}"
     if array.ndim == 2:
         advice = "give the whole volume, or load a 2d configuration"
-        if model.configuration_plan.dimensions == 2:
+        if model.configuration_plan.resampled_axis_count == 2:
             advice = "a picture is a volume of one slice: give array[None], with three numbers as spacing_mm"
         msg = f"a volume is an array of numbers (channel, z, y, x) or (z, y, x), {found}; {advice}"
         raise PredictionError(msg)
-    takes_pictures = model.plan.orientation is None and model.configuration_plan.dimensions == 2
+    takes_pictures = model.plan.orientation is None and model.configuration_plan.resampled_axis_count == 2
     if _ends_in_channels(array.shape, channels, takes_pictures=takes_pictures):
         order = "[:, None], which adds z" if array.ndim == 3 else ""
         msg = (
