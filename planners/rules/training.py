@@ -4,8 +4,8 @@ from typing import Final
 
 from autoseg.plan.augmentation import TransformPlan
 from autoseg.plan.decisions import Decision, Reason
-from autoseg.plan.network import LatentDiffusionPlan, NetworkPlan
-from autoseg.plan.objectives import LatentDiffusionObjective
+from autoseg.plan.network import LatentDiffusionPlan, NetworkPlan, PointRendPlan
+from autoseg.plan.objectives import LatentDiffusionObjective, PointRendObjective
 from autoseg.plan.reference import build_reference_training
 from autoseg.plan.training import TrainingPlan
 from planners.reasons import record
@@ -22,6 +22,8 @@ SCHEDULE_REASON: Final = Reason(
 AUTOENCODER_ITERATIONS: Final = 1000
 LAST_STEP_FRACTION: Final = 0.5  # guess
 LATENT_LEARNING_RATE: Final = 3e-4  # guess; 1e-5 as published, for the weights of Stable Diffusion
+CANDIDATES_PER_POINT: Final = 3  # as published, as is the next
+UNCERTAIN_FRACTION: Final = 0.75
 SUFFICIENT_ITERATIONS: Final = 2000
 """Measured: between the 545 that are clearly too few and the 8,900 that are enough on Hippocampus; harder data need
 more, so this is a least."""
@@ -48,6 +50,8 @@ def build_training(*, batch_size: int, batch_dice: bool, transforms: tuple[Trans
 
 def choose_objective(training: TrainingPlan, network: NetworkPlan) -> Decision[TrainingPlan]:
     """Chooses the objective that a network needs, with the optimizer of its paper."""
+    if isinstance(network, PointRendPlan):
+        return _choose_points(training)
     if not isinstance(network, LatentDiffusionPlan):
         return Decision(training, "logits are compared with labels")
     objective = LatentDiffusionObjective(
@@ -74,6 +78,17 @@ def choose_objective(training: TrainingPlan, network: NetworkPlan) -> Decision[T
         f"the loss; half of the samples have the noise of the last step, from which prediction begins (guess)"
     )
     return Decision(training.model_copy(update=changes), because)
+
+
+def _choose_points(training: TrainingPlan) -> Decision[TrainingPlan]:
+    objective = PointRendObjective(
+        candidates_per_point=CANDIDATES_PER_POINT, uncertain_fraction=UNCERTAIN_FRACTION, point_weight=1.0
+    )
+    because = (
+        f"as published: the loss of the coarse map, and the cross entropy of points: {UNCERTAIN_FRACTION:.0%} are the "
+        f"most uncertain of {CANDIDATES_PER_POINT} times as many voxels, the others are drawn uniformly"
+    )
+    return Decision(training.model_copy(update={"objective": objective}), because)
 
 
 def list_objective_reasons(name: str, training: Decision[TrainingPlan]) -> tuple[Reason, ...]:

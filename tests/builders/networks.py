@@ -132,6 +132,16 @@ FAMILIES: Final[dict[str, dict[str, Any]]] = {
         "has_attention": False,
     },
     "latent_diffusion": {"input_channels": 2, "output_channels": 3, "estimate": "latent"},
+    "point_rend": {
+        "input_channels": 2,
+        "output_channels": 3,
+        "coarse_level": 1,
+        "hidden_features": 6,
+        "hidden_layers": 2,
+        "training_fraction": 0.25,
+        "prediction_fraction": 0.25,
+        "output_weights": (1.0, 0.5),
+    },
 }
 BLOCKS: Final[dict[str, dict[str, Any]]] = {
     "plain": {"first_width": "half"},
@@ -253,6 +263,11 @@ VARIANTS: Final[tuple[tuple[str, str, dict[str, Any]], ...]] = (
         },
     ),
     (
+        "point_rend",
+        "of the lowest level for regions",
+        {"skeleton": "u_shaped", "coarse_level": 2, "output_weights": (1.0,), "probabilities": "sigmoid"},
+    ),
+    (
         "label_autoencoder",
         "of Stable Diffusion",
         {"latents": "gaussian", "latent_noise": 0.0, "has_attention": True, "blocks_per_stage": 2},
@@ -318,6 +333,12 @@ def build_diffusion_fields(dimensions: int) -> dict[str, Any]:
     }
 
 
+def build_skeleton_fields(small: dict[str, Any], dimensions: int) -> dict[str, Any]:
+    """The network below a head, with the space of the others."""
+    family = small.get("skeleton", "plain_unet")
+    return {"family": family, "dimensions": dimensions, **SPACE[dimensions], **FAMILIES[family]}
+
+
 def build_small_network_plan(name: str, dimensions: int, **changes: Any) -> NetworkPlan:
     """Builds one of `SMALL_NETWORKS`; keyword arguments replace its fields."""
     small = SMALL_NETWORKS[name]
@@ -327,6 +348,9 @@ def build_small_network_plan(name: str, dimensions: int, **changes: Any) -> Netw
         fields = build_hybrid_fields(dimensions)
     if fields["family"] == "latent_diffusion":
         fields = {"dimensions": dimensions, **small, **build_diffusion_fields(dimensions)}
+    if fields["family"] == "point_rend":
+        fields = {"dimensions": dimensions, **small, "skeleton": build_skeleton_fields(small, dimensions) | changes}
+        changes = {}
     if "stem_features" in fields:
         fields |= STEMS[dimensions]
     fields |= changes

@@ -67,6 +67,7 @@ ARCHITECTURES = (
     "sau_net",
     "latent_diffusion",
 )
+HEADS = ("point_rend",)
 LOSSES = (
     "dice",
     "cross_entropy",
@@ -121,6 +122,11 @@ def complete_planner(incomplete: str) -> list[str]:
 def complete_architecture(incomplete: str) -> list[str]:
     """Completes `--architecture`."""
     return _select(ARCHITECTURES, incomplete)
+
+
+def complete_head(incomplete: str) -> list[str]:
+    """Completes `--head`."""
+    return _select(HEADS, incomplete)
 
 
 def complete_loss(incomplete: str) -> list[str]:

@@ -80,6 +80,11 @@ class NetworkPlan(Part):
         """Finds the label autoencoder that the network contains, which is trained before it; None for most families."""
         return None
 
+    @property
+    def needed_objective(self) -> str | None:
+        """Name of the only objective that trains the network; None: those that compare its outputs with labels."""
+        return None
+
     def list_pruned_depths(self) -> tuple[int, ...]:
         """Lists the depths to which a trained network can be pruned, the smallest first; none for most families."""
         return ()

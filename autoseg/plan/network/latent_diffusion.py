@@ -90,6 +90,11 @@ class LatentDiffusionPlan(NetworkPlan):
             "estimate": self.estimate,
         }
 
+    @property
+    def needed_objective(self) -> str:
+        """Latents are estimated."""
+        return self.family
+
     def find_label_autoencoder(self) -> LabelAutoencoderPlan:
         """Returns the autoencoder."""
         return self.autoencoder

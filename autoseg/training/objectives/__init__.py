@@ -8,6 +8,7 @@ from autoseg.plan.document import ConfigurationPlan
 from autoseg.runtime.distributed import BatchPart
 from autoseg.training.objectives.latent_estimation import LatentEstimation
 from autoseg.training.objectives.objective import Objective
+from autoseg.training.objectives.point_rendering import PointRendering
 from autoseg.training.objectives.reconstruction import Reconstruction
 from autoseg.training.objectives.segmentation import Segmentation
 from autoseg.training.objectives.shape_prior import ShapePrior
@@ -28,6 +29,7 @@ OBJECTIVES: Final[dict[str, ObjectiveBuilder]] = {
     "reconstruction": Reconstruction,
     "latent_diffusion": LatentEstimation,
     "shape_prior": ShapePrior,
+    "point_rend": PointRendering,
 }
 """By the names of `autoseg.plan.OBJECTIVE_PLANS`."""
 
