@@ -11,6 +11,7 @@ from autoseg.cli.choices import DEFAULT_LOSS, find_planner
 from autoseg.cli.terminal.completion import (
     complete_architecture,
     complete_configuration,
+    complete_head,
     complete_loss,
     complete_planner,
 )
@@ -46,6 +47,15 @@ def plan(
             metavar="FILE",
             help="Weights for the encoder of --architecture, in torchvision's form (.pth, .safetensors).  "
             "[default: random]",
+        ),
+    ] = None,
+    head: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            autocompletion=complete_head,
+            help="Replaces the last stages of the network. point_rend: the decoder stops at half the resolution, and a "
+            "small network answers the uncertain voxels.  [default: none]",
         ),
     ] = None,
     loss: Annotated[
@@ -111,7 +121,9 @@ def plan(
     from planners.refinement import add_refinement
     from planners.rules.instances import choose_border_fraction
 
-    chosen = find_planner(planner, architecture, loss=loss, pretrained=pretrained, configurations=configuration or ())
+    chosen = find_planner(
+        planner, architecture, loss=loss, pretrained=pretrained, head=head, configurations=configuration or ()
+    )
     request = PlanRequest(
         planner=chosen.name,
         machine=Machine(accelerator_memory_gb=memory_gb, budget_seconds=parse_budget(budget, planner)),

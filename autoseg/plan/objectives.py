@@ -9,6 +9,7 @@ from typing import Final, Literal
 from autoseg.plan.losses import ObjectivePlan, SegmentationObjective
 from autoseg.plan.network.base import NetworkPlan, PerStageExtents
 from autoseg.plan.network.label_autoencoder import LabelAutoencoderPlan
+from autoseg.plan.network.point_rend import PointRendPlan
 from autoseg.plan.values import ChannelCounts, Count, Fraction, NonNegative, Positive
 
 
@@ -131,6 +132,27 @@ class AdversarialObjective(ObjectivePlan):
         return super().find_problem(network)
 
 
+class PointRendObjective(ObjectivePlan):
+    """The loss terms of the coarse map and of lower levels, and cross entropy of points (arXiv:1912.08193).
+
+    Attributes:
+        candidates_per_point: Voxels that are drawn, per point, for the most uncertain to be found among.
+        uncertain_fraction: Share of the points that are the most uncertain candidates; the others are drawn uniformly.
+        point_weight: Weight of the cross entropy of points.
+    """
+
+    name: Literal["point_rend"] = "point_rend"
+    candidates_per_point: Count
+    uncertain_fraction: Fraction
+    point_weight: Positive
+
+    def find_problem(self, network: NetworkPlan) -> str | None:
+        """Finds a network without a head for points."""
+        if isinstance(network, PointRendPlan):
+            return None
+        return f"objective 'point_rend' needs a network of the family point_rend (got {network.family!r})"
+
+
 OBJECTIVE_PLANS: Final[dict[str, type[ObjectivePlan]]] = {
     "segmentation": SegmentationObjective,
     "reconstruction": ReconstructionObjective,
@@ -138,4 +160,5 @@ OBJECTIVE_PLANS: Final[dict[str, type[ObjectivePlan]]] = {
     "denoising": DenoisingObjective,
     "shape_prior": ShapePriorObjective,
     "adversarial": AdversarialObjective,
+    "point_rend": PointRendObjective,
 }

@@ -5,8 +5,8 @@ from typing import Final
 from autoseg.plan.augmentation import TransformPlan
 from autoseg.plan.decisions import Decision, Reason
 from autoseg.plan.losses import ObjectivePlan
-from autoseg.plan.network import DiffusionUNetPlan, LatentDiffusionPlan, NetworkPlan
-from autoseg.plan.objectives import DenoisingObjective, LatentDiffusionObjective
+from autoseg.plan.network import DiffusionUNetPlan, LatentDiffusionPlan, NetworkPlan, PointRendPlan
+from autoseg.plan.objectives import DenoisingObjective, LatentDiffusionObjective, PointRendObjective
 from autoseg.plan.reference import build_reference_training
 from autoseg.plan.training import TrainingPlan
 from planners.reasons import record
@@ -23,6 +23,8 @@ SCHEDULE_REASON: Final = Reason(
 AUTOENCODER_ITERATIONS: Final = 1000
 LAST_STEP_FRACTION: Final = 0.5  # guess
 DIFFUSION_LEARNING_RATE: Final = 3e-4  # guess; 1e-5 as published, for the weights of Stable Diffusion
+CANDIDATES_PER_POINT: Final = 3  # as published, as is the next
+UNCERTAIN_FRACTION: Final = 0.75
 SUFFICIENT_ITERATIONS: Final = 2000
 """Measured: between the 545 that are clearly too few and the 8,900 that are enough on Hippocampus; harder data need
 more, so this is a least."""
@@ -53,6 +55,8 @@ def choose_objective(training: TrainingPlan, network: NetworkPlan) -> Decision[T
         return _choose_latent_estimation(training)
     if isinstance(network, DiffusionUNetPlan):
         return _choose_denoising(training)
+    if isinstance(network, PointRendPlan):
+        return _choose_points(training)
     return Decision(training, "logits are compared with labels")
 
 
@@ -98,6 +102,17 @@ def _change_to_diffusion(training: TrainingPlan, objective: ObjectivePlan) -> Tr
             "warmup_iterations": 1000,
         }
     return training.model_copy(update=changes)
+
+
+def _choose_points(training: TrainingPlan) -> Decision[TrainingPlan]:
+    objective = PointRendObjective(
+        candidates_per_point=CANDIDATES_PER_POINT, uncertain_fraction=UNCERTAIN_FRACTION, point_weight=1.0
+    )
+    because = (
+        f"as published: the loss of the coarse map, and the cross entropy of points: {UNCERTAIN_FRACTION:.0%} are the "
+        f"most uncertain of {CANDIDATES_PER_POINT} times as many voxels, the others are drawn uniformly"
+    )
+    return Decision(training.model_copy(update={"objective": objective}), because)
 
 
 def list_objective_reasons(name: str, training: Decision[TrainingPlan]) -> tuple[Reason, ...]:

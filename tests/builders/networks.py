@@ -139,6 +139,16 @@ FAMILIES: Final[dict[str, dict[str, Any]]] = {
         "sampler_steps": 2,
         "samples": 1,
     },
+    "point_rend": {
+        "input_channels": 2,
+        "output_channels": 3,
+        "coarse_level": 1,
+        "hidden_features": 6,
+        "hidden_layers": 2,
+        "training_fraction": 0.25,
+        "prediction_fraction": 0.25,
+        "output_weights": (1.0, 0.5),
+    },
 }
 BLOCKS: Final[dict[str, dict[str, Any]]] = {
     "plain": {"first_width": "half"},
@@ -260,6 +270,11 @@ VARIANTS: Final[tuple[tuple[str, str, dict[str, Any]], ...]] = (
         },
     ),
     (
+        "point_rend",
+        "of the lowest level for regions",
+        {"skeleton": "u_shaped", "coarse_level": 2, "output_weights": (1.0,), "probabilities": "sigmoid"},
+    ),
+    (
         "label_autoencoder",
         "of Stable Diffusion",
         {"latents": "gaussian", "latent_noise": 0.0, "has_attention": True, "blocks_per_stage": 2},
@@ -347,6 +362,12 @@ def build_diffusion_fields(dimensions: int) -> dict[str, Any]:
     }
 
 
+def build_skeleton_fields(small: dict[str, Any], dimensions: int) -> dict[str, Any]:
+    """The network below a head, with the space of the others."""
+    family = small.get("skeleton", "plain_unet")
+    return {"family": family, "dimensions": dimensions, **SPACE[dimensions], **FAMILIES[family]}
+
+
 def build_small_network_plan(name: str, dimensions: int, **changes: Any) -> NetworkPlan:
     """Builds one of `SMALL_NETWORKS`; keyword arguments replace its fields."""
     small = SMALL_NETWORKS[name]
@@ -358,6 +379,9 @@ def build_small_network_plan(name: str, dimensions: int, **changes: Any) -> Netw
         fields = {"dimensions": dimensions, **small, **build_diffusion_fields(dimensions)}
     if fields["family"] == "diffusion_unet":
         fields = {"dimensions": dimensions, **small, **build_denoiser_fields(dimensions)}
+    if fields["family"] == "point_rend":
+        fields = {"dimensions": dimensions, **small, "skeleton": build_skeleton_fields(small, dimensions) | changes}
+        changes = {}
     if "stem_features" in fields:
         fields |= STEMS[dimensions]
     fields |= changes

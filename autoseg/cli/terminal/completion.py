@@ -68,6 +68,7 @@ ARCHITECTURES = (
     "latent_diffusion",
     "diffusion_unet",
 )
+HEADS = ("point_rend",)
 LOSSES = (
     "dice",
     "cross_entropy",
@@ -123,6 +124,11 @@ def complete_planner(incomplete: str) -> list[str]:
 def complete_architecture(incomplete: str) -> list[str]:
     """Completes `--architecture`."""
     return _select(ARCHITECTURES, incomplete)
+
+
+def complete_head(incomplete: str) -> list[str]:
+    """Completes `--head`."""
+    return _select(HEADS, incomplete)
 
 
 def complete_loss(incomplete: str) -> list[str]:

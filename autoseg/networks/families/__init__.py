@@ -16,6 +16,7 @@ from autoseg.networks.families.nested_u import NestedUNetwork
 from autoseg.networks.families.parallel import ParallelNetwork
 from autoseg.networks.families.plain_transformer import PlainTransformer
 from autoseg.networks.families.plain_unet import PlainUNet
+from autoseg.networks.families.point_rend import PointRendNetwork
 from autoseg.networks.families.residual_encoder_unet import ResidualEncoderUNet
 from autoseg.networks.families.u_shaped import UShapedNetwork
 from autoseg.networks.families.unext import UNextNetwork
@@ -38,6 +39,7 @@ FAMILIES: Final[dict[str, type[SegmentationNetwork]]] = {
     "label_autoencoder": LabelAutoencoder,
     "latent_diffusion": LatentDiffusion,
     "diffusion_unet": DiffusionUNet,
+    "point_rend": PointRendNetwork,
 }
 """Built from the plans of the same names in `autoseg.plan.network.NETWORK_PLANS`."""
 

@@ -14,6 +14,7 @@ from autoseg.plan.network.latent_diffusion import LatentDiffusionPlan
 from autoseg.plan.network.nested_u import NestedUPlan
 from autoseg.plan.network.parallel import ParallelPlan
 from autoseg.plan.network.plain_transformer import PlainTransformerPlan
+from autoseg.plan.network.point_rend import PointRendPlan
 from autoseg.plan.network.u_shaped import UShapedPlan
 from autoseg.plan.network.unets import PlainUNetPlan, ResidualEncoderUNetPlan, UNetFamily, UNetPlan
 from autoseg.plan.network.unext import UNextPlan
@@ -33,6 +34,7 @@ __all__ = [
     "ParallelPlan",
     "PlainTransformerPlan",
     "PlainUNetPlan",
+    "PointRendPlan",
     "ResidualEncoderUNetPlan",
     "StagedNetworkPlan",
     "UNetFamily",
@@ -57,4 +59,5 @@ NETWORK_PLANS: Final[dict[str, type[NetworkPlan]]] = {
     "label_autoencoder": LabelAutoencoderPlan,
     "latent_diffusion": LatentDiffusionPlan,
     "diffusion_unet": DiffusionUNetPlan,
+    "point_rend": PointRendPlan,
 }

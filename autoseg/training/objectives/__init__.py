@@ -10,6 +10,7 @@ from autoseg.training.objectives.adversarial import Adversarial
 from autoseg.training.objectives.denoising import Denoising
 from autoseg.training.objectives.latent_estimation import LatentEstimation
 from autoseg.training.objectives.objective import Objective
+from autoseg.training.objectives.point_rendering import PointRendering
 from autoseg.training.objectives.reconstruction import Reconstruction
 from autoseg.training.objectives.segmentation import Segmentation
 from autoseg.training.objectives.shape_prior import ShapePrior
@@ -32,6 +33,7 @@ OBJECTIVES: Final[dict[str, ObjectiveBuilder]] = {
     "denoising": Denoising,
     "shape_prior": ShapePrior,
     "adversarial": Adversarial,
+    "point_rend": PointRendering,
 }
 """By the names of `autoseg.plan.OBJECTIVE_PLANS`."""
 

@@ -62,6 +62,8 @@ GLOBAL_NETWORKS: Final = {
     "diffusion_unet of noise with guidance": "attends to the whole patch",
     "label_autoencoder of Stable Diffusion": "attends to the whole patch",
     "hybrid_2d_3d": "has kernels of its own in each branch",
+    "point_rend": "chooses the most uncertain voxels of the whole patch",
+    "point_rend of the lowest level for regions": "chooses the most uncertain voxels of the whole patch",
 }
 """Networks that see the whole patch on purpose, whatever their kernels."""
 
