@@ -25,7 +25,15 @@ from autoseg.plan.training import TrainingPlan
 from autoseg.plan.upgrades import PLAN_UPGRADES
 from autoseg.plan.values import MOST_CONTEXT_SLICES, ConfigurationName, Extents, Positive
 
-PREFERRED_CONFIGURATIONS: Final = ("3d_fullres", "3d_cascade_fullres", "3d_lowres", "2d", "3d_roi", "2.5d")
+PREFERRED_CONFIGURATIONS: Final = (
+    "3d_fullres",
+    "3d_cascade_fullres",
+    "3d_lowres",
+    "2d",
+    "3d_roi",
+    "2.5d",
+    "detect_then_segment",
+)
 """Configurations in the order of preference where the user names none."""
 IMPORTED_PLANNER: Final = "nnU-Net"
 """Beginning of the planner's name in a plan that was imported."""
@@ -186,6 +194,10 @@ class Plan(Document):
         for name, configuration in self.configurations.items():
             self._check_configuration(name, configuration)
         return self
+
+    def list_segmenting(self) -> tuple[str, ...]:
+        """Lists the configurations that segment: all but those that find boxes for others."""
+        return tuple(name for name, part in self.configurations.items() if not part.network.finds_boxes)
 
     def list_stages(self, configuration: str) -> tuple[str, ...]:
         """Lists the configurations that predict one after the other, in training order; the given one is last."""

@@ -4,11 +4,12 @@ from typing import Final
 
 from autoseg.plan.augmentation import TransformPlan
 from autoseg.plan.decisions import Decision, Reason
-from autoseg.plan.network import LatentDiffusionPlan, NetworkPlan
+from autoseg.plan.network import DetectorPlan, LatentDiffusionPlan, NetworkPlan
 from autoseg.plan.objectives import LatentDiffusionObjective
 from autoseg.plan.reference import build_reference_training
 from autoseg.plan.training import TrainingPlan
 from planners.reasons import record
+from planners.rules.detection import choose_detection
 
 SCHEDULE_REASON: Final = Reason(
     subject="training",
@@ -48,6 +49,8 @@ def build_training(*, batch_size: int, batch_dice: bool, transforms: tuple[Trans
 
 def choose_objective(training: TrainingPlan, network: NetworkPlan) -> Decision[TrainingPlan]:
     """Chooses the objective that a network needs, with the optimizer of its paper."""
+    if isinstance(network, DetectorPlan):
+        return choose_detection(training)
     if not isinstance(network, LatentDiffusionPlan):
         return Decision(training, "logits are compared with labels")
     objective = LatentDiffusionObjective(

@@ -132,6 +132,15 @@ FAMILIES: Final[dict[str, dict[str, Any]]] = {
         "has_attention": False,
     },
     "latent_diffusion": {"input_channels": 2, "output_channels": 3, "estimate": "latent"},
+    "detector": {
+        **COMMON,
+        "blocks_per_stage": (0, 1, 1),
+        "neck_blocks": 1,
+        "levels": 2,
+        "distance_bins": 4,
+        "least_score": 0.3,
+        "largest_overlap": 0.6,
+    },
 }
 BLOCKS: Final[dict[str, dict[str, Any]]] = {
     "plain": {"first_width": "half"},
@@ -252,6 +261,7 @@ VARIANTS: Final[tuple[tuple[str, str, dict[str, Any]], ...]] = (
             "layers": {"normalization": "none", "activation": "relu"},
         },
     ),
+    ("detector", "of regions", {"levels": 1, "distance_bins": 1, "probabilities": "sigmoid"}),
     (
         "label_autoencoder",
         "of Stable Diffusion",

@@ -5,6 +5,7 @@ from typing import Final
 import torch
 
 from autoseg.networks.families.additive_u import AdditiveUNetwork
+from autoseg.networks.families.detector import Detector
 from autoseg.networks.families.dilated import DilatedNetwork
 from autoseg.networks.families.encoder_u import EncoderUNetwork
 from autoseg.networks.families.fcn import Fcn
@@ -36,6 +37,7 @@ FAMILIES: Final[dict[str, type[SegmentationNetwork]]] = {
     "hybrid_2d_3d": HybridNetwork,
     "label_autoencoder": LabelAutoencoder,
     "latent_diffusion": LatentDiffusion,
+    "detector": Detector,
 }
 """Built from the plans of the same names in `autoseg.plan.network.NETWORK_PLANS`."""
 

@@ -4,6 +4,7 @@ from typing import Final
 
 from autoseg.plan.network.additive_u import AdditiveUPlan
 from autoseg.plan.network.base import NetworkPlan, StagedNetworkPlan
+from autoseg.plan.network.detector import DetectorPlan
 from autoseg.plan.network.dilated import DilatedPlan
 from autoseg.plan.network.encoder_u import EncoderUPlan
 from autoseg.plan.network.fcn import FcnPlan
@@ -20,6 +21,7 @@ from autoseg.plan.network.unext import UNextPlan
 __all__ = [
     "NETWORK_PLANS",
     "AdditiveUPlan",
+    "DetectorPlan",
     "DilatedPlan",
     "EncoderUPlan",
     "FcnPlan",
@@ -54,4 +56,5 @@ NETWORK_PLANS: Final[dict[str, type[NetworkPlan]]] = {
     "hybrid_2d_3d": HybridPlan,
     "label_autoencoder": LabelAutoencoderPlan,
     "latent_diffusion": LatentDiffusionPlan,
+    "detector": DetectorPlan,
 }

@@ -90,6 +90,11 @@ class LatentDiffusionPlan(NetworkPlan):
             "estimate": self.estimate,
         }
 
+    @property
+    def needed_objective(self) -> str:
+        """The objective that adds noise to latents."""
+        return "latent_diffusion"
+
     def find_label_autoencoder(self) -> LabelAutoencoderPlan:
         """Returns the autoencoder."""
         return self.autoencoder

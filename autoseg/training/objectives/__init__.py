@@ -6,6 +6,7 @@ from autoseg.labels import LabelScheme
 from autoseg.networks.network import SegmentationNetwork
 from autoseg.plan.document import ConfigurationPlan
 from autoseg.runtime.distributed import BatchPart
+from autoseg.training.objectives.detection import Detection
 from autoseg.training.objectives.latent_estimation import LatentEstimation
 from autoseg.training.objectives.objective import Objective
 from autoseg.training.objectives.reconstruction import Reconstruction
@@ -28,6 +29,7 @@ OBJECTIVES: Final[dict[str, ObjectiveBuilder]] = {
     "reconstruction": Reconstruction,
     "latent_diffusion": LatentEstimation,
     "shape_prior": ShapePrior,
+    "detection": Detection,
 }
 """By the names of `autoseg.plan.OBJECTIVE_PLANS`."""
 
