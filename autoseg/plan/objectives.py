@@ -8,6 +8,7 @@ from typing import Final, Literal
 
 from autoseg.plan.losses import ObjectivePlan, SegmentationObjective
 from autoseg.plan.network.base import NetworkPlan, PerStageExtents
+from autoseg.plan.network.detector import DetectorPlan
 from autoseg.plan.network.label_autoencoder import LabelAutoencoderPlan
 from autoseg.plan.network.point_rend import PointRendPlan
 from autoseg.plan.values import ChannelCounts, Count, Fraction, NonNegative, Positive
@@ -153,6 +154,49 @@ class PointRendObjective(ObjectivePlan):
         return f"objective 'point_rend' needs a network of the family point_rend (got {network.family!r})"
 
 
+class DetectionObjective(ObjectivePlan):
+    """Boxes of a detector are compared with those of the objects; the loss terms are not used (arXiv:2209.02976).
+
+    An object is a connected component of the foreground, the classes of its box are those that it holds. Its cells are
+    those with the highest products of powers of their score and of the overlap of their box with its own
+    (task-aligned assignment, Feng et al. 2021, arXiv:2108.07755).
+
+    Attributes:
+        dilation_mm: Distance by which the box of an object is larger than it, at either end of each axis.
+        cells_per_object: Cells that are assigned to each object, at most.
+        score_power: Power of the score.
+        overlap_power: Power of the overlap.
+        class_weight: Weight of the varifocal loss of scores (Zhang et al. 2021, arXiv:2008.13367).
+        negative_weight: Factor in it on cells without an object.
+        focusing_power: Power in it of the scores of these.
+        box_loss: Loss of boxes: one minus the intersection over union, or a variant of it.
+        box_weight: Weight of the loss of boxes.
+        bin_weight: Weight of the distribution focal loss of distances (Li et al. 2020, arXiv:2006.04388).
+    """
+
+    name: Literal["detection"] = "detection"
+    dilation_mm: NonNegative
+    cells_per_object: Count
+    score_power: NonNegative
+    overlap_power: NonNegative
+    class_weight: Positive
+    negative_weight: NonNegative
+    focusing_power: NonNegative
+    box_loss: Literal["iou", "giou", "diou", "ciou", "siou"]
+    box_weight: Positive
+    bin_weight: NonNegative
+
+    def find_problem(self, network: NetworkPlan) -> str | None:
+        """Finds a network that is no detector, or that gives no bins."""
+        if not isinstance(network, DetectorPlan):
+            return f"objective 'detection' needs a network of the family detector (got {network.family!r})"
+        if self.bin_weight > 0 and network.distance_bins == 1:
+            return (
+                "objective.bin_weight must be 0 for a detector with distance_bins 1, which gives distances themselves"
+            )
+        return None
+
+
 OBJECTIVE_PLANS: Final[dict[str, type[ObjectivePlan]]] = {
     "segmentation": SegmentationObjective,
     "reconstruction": ReconstructionObjective,
@@ -161,4 +205,5 @@ OBJECTIVE_PLANS: Final[dict[str, type[ObjectivePlan]]] = {
     "shape_prior": ShapePriorObjective,
     "adversarial": AdversarialObjective,
     "point_rend": PointRendObjective,
+    "detection": DetectionObjective,
 }

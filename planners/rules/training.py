@@ -5,11 +5,12 @@ from typing import Final
 from autoseg.plan.augmentation import TransformPlan
 from autoseg.plan.decisions import Decision, Reason
 from autoseg.plan.losses import ObjectivePlan
-from autoseg.plan.network import DiffusionUNetPlan, LatentDiffusionPlan, NetworkPlan, PointRendPlan
+from autoseg.plan.network import DetectorPlan, DiffusionUNetPlan, LatentDiffusionPlan, NetworkPlan, PointRendPlan
 from autoseg.plan.objectives import DenoisingObjective, LatentDiffusionObjective, PointRendObjective
 from autoseg.plan.reference import build_reference_training
 from autoseg.plan.training import TrainingPlan
 from planners.reasons import record
+from planners.rules.detection import choose_detection
 
 SCHEDULE_REASON: Final = Reason(
     subject="training",
@@ -57,6 +58,8 @@ def choose_objective(training: TrainingPlan, network: NetworkPlan) -> Decision[T
         return _choose_denoising(training)
     if isinstance(network, PointRendPlan):
         return _choose_points(training)
+    if isinstance(network, DetectorPlan):
+        return choose_detection(training)
     return Decision(training, "logits are compared with labels")
 
 

@@ -149,6 +149,15 @@ FAMILIES: Final[dict[str, dict[str, Any]]] = {
         "prediction_fraction": 0.25,
         "output_weights": (1.0, 0.5),
     },
+    "detector": {
+        **COMMON,
+        "blocks_per_stage": (0, 1, 1),
+        "neck_blocks": 1,
+        "levels": 2,
+        "distance_bins": 4,
+        "least_score": 0.3,
+        "largest_overlap": 0.6,
+    },
 }
 BLOCKS: Final[dict[str, dict[str, Any]]] = {
     "plain": {"first_width": "half"},
@@ -269,6 +278,7 @@ VARIANTS: Final[tuple[tuple[str, str, dict[str, Any]], ...]] = (
             "layers": {"normalization": "none", "activation": "relu"},
         },
     ),
+    ("detector", "of regions", {"levels": 1, "distance_bins": 1, "probabilities": "sigmoid"}),
     (
         "point_rend",
         "of the lowest level for regions",

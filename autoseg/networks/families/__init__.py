@@ -5,6 +5,7 @@ from typing import Final
 import torch
 
 from autoseg.networks.families.additive_u import AdditiveUNetwork
+from autoseg.networks.families.detector import Detector
 from autoseg.networks.families.diffusion_unet import DiffusionUNet
 from autoseg.networks.families.dilated import DilatedNetwork
 from autoseg.networks.families.encoder_u import EncoderUNetwork
@@ -40,6 +41,7 @@ FAMILIES: Final[dict[str, type[SegmentationNetwork]]] = {
     "latent_diffusion": LatentDiffusion,
     "diffusion_unet": DiffusionUNet,
     "point_rend": PointRendNetwork,
+    "detector": Detector,
 }
 """Built from the plans of the same names in `autoseg.plan.network.NETWORK_PLANS`."""
 

@@ -4,6 +4,7 @@ from typing import Final
 
 from autoseg.plan.network.additive_u import AdditiveUPlan
 from autoseg.plan.network.base import NetworkPlan, StagedNetworkPlan
+from autoseg.plan.network.detector import DetectorPlan
 from autoseg.plan.network.diffusion_unet import DiffusionUNetPlan
 from autoseg.plan.network.dilated import DilatedPlan
 from autoseg.plan.network.encoder_u import EncoderUPlan
@@ -22,6 +23,7 @@ from autoseg.plan.network.unext import UNextPlan
 __all__ = [
     "NETWORK_PLANS",
     "AdditiveUPlan",
+    "DetectorPlan",
     "DiffusionUNetPlan",
     "DilatedPlan",
     "EncoderUPlan",
@@ -60,4 +62,5 @@ NETWORK_PLANS: Final[dict[str, type[NetworkPlan]]] = {
     "latent_diffusion": LatentDiffusionPlan,
     "diffusion_unet": DiffusionUNetPlan,
     "point_rend": PointRendPlan,
+    "detector": DetectorPlan,
 }

@@ -91,6 +91,11 @@ class NetworkPlan(Part):
         del pretrained
         return self
 
+    @property
+    def finds_boxes(self) -> bool:
+        """Whether logits tell the boxes of objects, not their voxels: good for a first stage alone."""
+        return False
+
     def find_label_autoencoder(self) -> "NetworkPlan | None":
         """Finds the label autoencoder that the network contains, which is trained before it; None for most families."""
         return None

@@ -8,6 +8,7 @@ from autoseg.plan.document import ConfigurationPlan
 from autoseg.runtime.distributed import BatchPart
 from autoseg.training.objectives.adversarial import Adversarial
 from autoseg.training.objectives.denoising import Denoising
+from autoseg.training.objectives.detection import Detection
 from autoseg.training.objectives.latent_estimation import LatentEstimation
 from autoseg.training.objectives.objective import Objective
 from autoseg.training.objectives.point_rendering import PointRendering
@@ -34,6 +35,7 @@ OBJECTIVES: Final[dict[str, ObjectiveBuilder]] = {
     "shape_prior": ShapePrior,
     "adversarial": Adversarial,
     "point_rend": PointRendering,
+    "detection": Detection,
 }
 """By the names of `autoseg.plan.OBJECTIVE_PLANS`."""
 
