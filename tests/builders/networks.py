@@ -136,7 +136,7 @@ FAMILIES: Final[dict[str, dict[str, Any]]] = {
         "input_channels": 2,
         "output_channels": 3,
         "estimate": "bits",
-        "sampler_steps": 2,
+        "sampler_steps": 1,
         "samples": 1,
     },
     "point_rend": {
@@ -289,7 +289,7 @@ VARIANTS: Final[tuple[tuple[str, str, dict[str, Any]], ...]] = (
         "of Stable Diffusion",
         {"latents": "gaussian", "latent_noise": 0.0, "has_attention": True, "blocks_per_stage": 2},
     ),
-    ("diffusion_unet", "of noise with guidance", {"estimate": "noise", "samples": 2, "guidance_scale": 2.0}),
+    ("diffusion_unet", "of noise with guidance", {"estimate": "noise", "sampler_steps": 2, "guidance_scale": 2.0}),
 )
 """Networks of other families by what else is special about them: the family, words, fields."""
 SMALL_NETWORKS: Final[dict[str, dict[str, Any]]] = {

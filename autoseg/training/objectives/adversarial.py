@@ -31,7 +31,7 @@ class Adversarial(Objective):
     value of the loss. With weight 0 there is none.
 
     Attributes:
-        decisions: The discriminator's right decisions in this epoch, and all of them.
+        decisions: Sum over the iterations of this epoch of the share of right decisions, and their number.
     """
 
     decisions: Tensor
@@ -70,9 +70,9 @@ class Adversarial(Objective):
         """Returns the share of right decisions, and counts anew."""
         if self.weight == 0:
             return {}
-        right, count = self.decisions.tolist()
+        total, count = self.decisions.tolist()
         self.decisions.zero_()
-        return {"discriminator_accuracy": right / count} if count else {}
+        return {"discriminator_accuracy": total / count} if count else {}
 
     def _compete(self, logits: Tensor, batch: Batch) -> Tensor:
         """Computes the weighted loss of the network, with the gradients of the discriminator beside it."""
@@ -104,8 +104,8 @@ class Adversarial(Objective):
 
     @torch.no_grad()
     def _count(self, of_found: Tensor, of_true: Tensor) -> None:
-        right = (of_found <= 0).sum() + (of_true > 0).sum()
-        self.decisions += self.part.add_up(right.new_tensor([right, 2 * of_true.numel()], dtype=torch.float32))
+        right = self._average(torch.cat((of_found <= 0, of_true > 0)).float())
+        self.decisions += torch.stack((right, torch.ones_like(right)))
 
 
 @torch.no_grad()
