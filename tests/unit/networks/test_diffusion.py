@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from autoseg.networks.parts.diffusion import Diffusion, compute_variances, space_steps
+from autoseg.networks.parts.diffusion.process import Diffusion, compute_variances, space_steps
 from autoseg.plan.network.latent_diffusion import DiffusionPlan
 
 

@@ -7,7 +7,7 @@ from builders.threads import use_one_thread
 
 from autoseg.networks import build_network
 from autoseg.networks.families.diffusion_unet import DiffusionUNet, find_bits, find_logits
-from autoseg.networks.parts.denoiser import Denoiser
+from autoseg.networks.parts.diffusion.denoiser import Denoiser
 from autoseg.plan.network.latent_diffusion import DenoiserPlan
 from planners.architectures import ARCHITECTURES
 from planners.reasons import format_amount

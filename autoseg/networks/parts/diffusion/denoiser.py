@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from autoseg.networks.blocks import POOLINGS, Enlargement
-from autoseg.networks.parts.denoising_blocks import (
+from autoseg.networks.parts.diffusion.denoising_blocks import (
     DenoisingBlock,
     MiddleBlocks,
     VoxelAttention,
