@@ -20,7 +20,7 @@ COARSE = "3d_coarse"
 COARSE_REDUCTION: Final = 8.0
 """Fewer voxels by this factor, twice coarser along each axis, cost the first stage little beside the second (guess)."""
 MOST_EDGE_VOXELS: Final = 16.0
-"""Voxels along an edge of an object with which a detector finds it: four cells at strides of four (guess)."""
+"""Voxels along an edge of an object with which a detector finds it: eight cells at strides of two (guess)."""
 MARGIN_VOXELS: Final = 4.0
 """Margin of the box in voxels of the coarse spacing: about what its border may be wrong by (guess; `box_recall` of a
 validation tells whether it suffices)."""

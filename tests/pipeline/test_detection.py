@@ -37,7 +37,7 @@ def make_wide_case(seed: int) -> tuple[np.ndarray, np.ndarray]:
 def shorten(run: Path) -> None:
     path = run / "plan.json"
     plan = json.loads(path.read_text())
-    for name, iterations in ((DETECTOR, 12), (DETECT, 1)):
+    for name, iterations in ((DETECTOR, 14), (DETECT, 1)):
         chosen = plan["configurations"][name]
         stages = len(chosen["network"]["strides"])
         chosen["network"] |= {"features_per_stage": [8] * stages, "blocks_per_stage": [1] * stages}
@@ -100,7 +100,7 @@ def test_the_model_file_predicts_as_the_run_and_an_image_without_objects_is_anno
 
 
 def test_the_detector_is_not_selected_and_nnunet_has_none(run: Path, tmp_path: Path) -> None:
-    selection = autoseg.select_models(run)
+    selection = autoseg.select_models(run, SelectionRequest(variants=False))
     assert [candidate.configurations for candidate in selection.candidates] == [(DETECT,)]
     with pytest.raises(SelectionError, match=f"{DETECTOR} finds boxes and segments nothing"):
         autoseg.select_models(run, SelectionRequest(configurations=(DETECTOR,)))

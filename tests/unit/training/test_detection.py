@@ -219,13 +219,13 @@ def test_a_detector_learns_to_find_an_object(build_parts, box_loss):
     batch = make_batch(network.plan)
     optimizer = torch.optim.Adam(network.parameters(), lr=0.02)
     losses = []
-    for _ in range(25):
+    for _ in range(20):
         loss, logits = objective(network, batch)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert losses[-1] < 0.5 * losses[0]
+    assert losses[-1] < 0.6 * losses[0]
     found = (logits[0, :2] > 0).all(dim=0)
     assert found[3:7, 4:9].all()
     assert not found[:, 11].any()
