@@ -12,7 +12,8 @@ from planners.architectures import ARCHITECTURES
 from planners.architectures.architecture import Architecture
 from planners.rules.topology import FEWEST_STAGES
 
-PLANNED = [family for family in FAMILIES if family != "label_autoencoder"]  # which is a part of other networks
+NOT_PLANNED_ALONE = ("label_autoencoder", "point_rend", "detector")  # a part, a head, a first stage: no architectures
+PLANNED = [family for family in FAMILIES if family not in NOT_PLANNED_ALONE]
 EVERY = 2 * len(PLANNED)
 """Each family gets one patch of so many, others than all other families, as all would take minutes: together a half."""
 Shape = tuple[tuple[float, ...], tuple[int, ...]]
