@@ -26,9 +26,9 @@ from autoseg.inference.restoring.restore_grid import (
     restore_label_map,
     restore_probabilities,
 )
+from autoseg.inference.sliding_window.boundary_patches import choose_prediction
 from autoseg.inference.sliding_window.box import predict_in_box
 from autoseg.inference.sliding_window.mirroring import find_channel_exchange
-from autoseg.inference.sliding_window.planes import predict_planes
 from autoseg.inference.sliding_window.prediction import MEMORY_ADVICE, OnWindow, compute_inference_batch_size
 from autoseg.networks.cost import count_cost
 from autoseg.networks.families import build_network
@@ -159,10 +159,10 @@ class SegmentationModel:
         on_window: OnWindow | None = None,
     ) -> Float32[Tensor, "class z y x"]:
         """Computes the mean logits of all folds for an image with all channels that the network gets, also those from
-        the previous stage, on its grid, in its box or everywhere; see `predict_planes` and `predict_in_box`."""
+        the previous stage, on its grid, in its box or everywhere; see `choose_prediction` and `predict_in_box`."""
         training = self.configuration_plan.training
         predict = partial(
-            predict_planes,
+            choose_prediction(self.configuration_plan, self.plan.labels),
             self.networks,
             configuration=self.configuration_plan,
             mirror_axes=training.mirror_axes if options.mirroring else (),

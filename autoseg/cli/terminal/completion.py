@@ -105,7 +105,16 @@ LAYOUTS = (
     "phc-u373",
     "coco",
 )
-CONFIGURATIONS = ("2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres", "2.5d", "3d_roi", "2d_triplanar")
+CONFIGURATIONS = (
+    "2d",
+    "3d_fullres",
+    "3d_lowres",
+    "3d_cascade_fullres",
+    "2.5d",
+    "3d_roi",
+    "2d_triplanar",
+    "boundary_refinement",
+)
 FOLDS = ("0", "1", "2", "3", "4")
 CASE_PLACES = ("here", "dask", "slurm")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
