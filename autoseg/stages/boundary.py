@@ -14,6 +14,7 @@ from jaxtyping import Bool, Int16, Int32
 from numpy.typing import NDArray
 
 from autoseg.labels import LabelScheme
+from autoseg.nonzero_region import compute_bounding_box
 from autoseg.plan.preprocessing import ResamplingPlan
 from autoseg.preprocessing.cache import CachedCase
 from autoseg.preprocessing.case import OUTSIDE_LABEL, CaseGeometry
@@ -55,7 +56,7 @@ class BoundaryInput(PreviousStageInput):
         return tuple(
             f"{name}{CLASS_MARK}{index}"
             for index, members in classes
-            if find_boundary(np.isin(label_map, members), axes=self.filtered_axes).any()
+            if has_boundary(np.isin(label_map, members), axes=self.filtered_axes)
         )
 
     @property
@@ -119,10 +120,20 @@ def find_boundary(mask: Bool[np.ndarray, "z y x"], *, axes: int) -> Bool[np.ndar
     """
     from scipy import ndimage  # imported here because it takes 0.3 s
 
+    boundary = np.zeros(mask.shape, bool)
+    if not mask.any():
+        return boundary
     extents = (1,) * (3 - axes) + (FILTER_EXTENT,) * axes
-    highest = ndimage.maximum_filter(mask, size=extents, mode="nearest")
-    lowest = ndimage.minimum_filter(mask, size=extents, mode="nearest")
-    return np.asarray(highest != lowest)
+    box = tuple(slice(max(0, start - 1), stop + 1) for start, stop in compute_bounding_box(mask))
+    highest = ndimage.maximum_filter(mask[box], size=extents, mode="nearest")
+    boundary[box] = highest != ndimage.minimum_filter(mask[box], size=extents, mode="nearest")
+    return boundary
+
+
+def has_boundary(mask: Bool[np.ndarray, "z y x"], *, axes: int) -> bool:
+    """Returns whether `find_boundary` finds any voxel, in less time."""
+    last = (-3, -2, -1)[-axes:]
+    return bool((mask.any(axis=last) & ~mask.all(axis=last)).any())
 
 
 def select_centres(

@@ -15,7 +15,7 @@ from autoseg.inference.view_disagreement import record_normalizers
 from autoseg.plan import ConfigurationPlan, Plan
 from autoseg.preprocessing.cache import open_case
 from autoseg.processes.progress import SilentProgress
-from autoseg.stages.boundary import ClassArray, find_boundary, select_centres
+from autoseg.stages.boundary import ClassArray, find_boundary, has_boundary, select_centres
 from autoseg.stages.stored_maps import open_stage_map
 from autoseg.training.data.batches import build_batch_source
 from autoseg.training.data.data_placement import DataPlacement
@@ -60,6 +60,18 @@ def test_a_boundary_is_where_a_box_of_three_voxels_is_neither_empty_nor_full():
     deep[2, 2, 2] = True
     assert find_boundary(deep, axes=3).sum() == 27
     assert find_boundary(deep, axes=2).sum() == 9
+
+
+@pytest.mark.parametrize("axes", [2, 3])
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 0.98, 1.0])
+def test_a_boundary_is_found_in_a_box_as_in_the_whole_image(axes, share):
+    mask = np.random.default_rng(0).random((3, 6, 7)) < share
+    padded = np.pad(mask, [(0, 0)] * (3 - axes) + [(1, 1)] * axes, mode="edge")
+    window = (1,) * (3 - axes) + (3,) * axes
+    sums = np.lib.stride_tricks.sliding_window_view(padded, window).sum(axis=(-3, -2, -1))
+    expected = (sums > 0) & (sums < 3**axes)
+    assert np.array_equal(find_boundary(mask, axes=axes), expected)
+    assert has_boundary(mask, axes=axes) == expected.any()
 
 
 def test_every_boundary_voxel_is_a_centre_where_overlap_has_no_limit():
