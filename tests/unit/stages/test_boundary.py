@@ -12,15 +12,21 @@ from autoseg.errors import DocumentError, ExchangeError, PredictionError, Traini
 from autoseg.exchange.nnunet_export import write_model_description
 from autoseg.inference.model import load_model
 from autoseg.inference.view_disagreement import record_normalizers
+from autoseg.networks.weights import read_weights
 from autoseg.plan import ConfigurationPlan, Plan
 from autoseg.preprocessing.cache import open_case
 from autoseg.processes.progress import SilentProgress
+from autoseg.run_folder import FoldFolder
 from autoseg.stages.boundary import ClassArray, find_boundary, has_boundary, select_centres
 from autoseg.stages.stored_maps import open_stage_map
 from autoseg.training.data.batches import build_batch_source
 from autoseg.training.data.data_placement import DataPlacement
 from autoseg.training.data.device_batches import build_device_batch_source
 from autoseg.training.data.randomness import BatchKey
+from autoseg.training.data.training_data import TrainingData
+from autoseg.training.monitoring.events import EpochDone
+from autoseg.training.options import TrainingOptions
+from autoseg.training.trainer import train as train_network
 from autoseg.workflows.cascade import find_link, prepare_stage_input
 
 FIRST, BOUNDARY = "3d_fullres", "boundary_refinement"
@@ -174,3 +180,28 @@ def test_what_does_not_go_with_placed_patches_is_refused(changes, message):
 def test_slices_across_several_axes_are_refused():
     with pytest.raises(ValueError, match=r"plane_axes must be \(0,\) where previous_stage.input is 'boundary'"):
         plan_boundary(2, plane_axes=(0, 1), spacing_mm=(1.0,) * 3, median_shape_voxels=(8,) * 3)
+
+
+def test_a_training_that_is_continued_is_that_which_was_not_interrupted(plan, run, stored, tmp_path):
+    part = plan.configurations[BOUNDARY]
+    short = {"epochs": 2, "iterations_per_epoch": 2, "validation_iterations_per_epoch": 1}
+    part = part.model_copy(update={"training": part.training.model_copy(update=short)})
+    data = TrainingData(
+        labels=part.choose_network_labels(plan.labels),
+        channels=plan.channels,
+        folder=run.preprocessed(FIRST),
+        fold=Fold(training=("a", "b"), validation=("c",)),
+        previous=stored,
+    )
+
+    def train_until(name, *, stop_after=None):
+        options = TrainingOptions(device=CPU, seed=0, workers=0)
+        for event in train_network(part, data, output=FoldFolder(tmp_path / name), options=options):
+            if isinstance(event, EpochDone) and event.record.epoch == stop_after:
+                break
+
+    train_until("whole")
+    train_until("halves", stop_after=0)
+    train_until("halves")
+    whole, halves = (read_weights(FoldFolder(tmp_path / name).final_checkpoint) for name in ("whole", "halves"))
+    assert all(torch.equal(weight, halves[name]) for name, weight in whole.items())
