@@ -46,7 +46,7 @@ def add_refinement(plan: Plan, previous: str) -> Plan:
             f"leave out --refine, or name another configuration with it"
         )
         raise PlanError(msg)
-    if base.previous_stage is not None and base.previous_stage.is_class_by_class:
+    if base.is_class_by_class:
         msg = (
             f"clicks correct a network that tells all classes apart, and {previous} sees one class at a time; leave "
             f"out --refine, or name {base.previous_configuration} with it"

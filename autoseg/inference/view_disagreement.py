@@ -54,7 +54,7 @@ def record_normalizers(model: SegmentationModel) -> SegmentationModel:
         PredictionError: The network sees one class at a time, so that there are no logits of all.
     """
     plan, part = model.plan, model.configuration_plan
-    if part.previous_stage is not None and part.previous_stage.is_class_by_class:
+    if part.is_class_by_class:
         msg = (
             f"maps of uncertainty are those of a network that tells all classes apart, and {model.configuration} sees "
             f"one at a time; predict without them, or with --configuration {part.previous_configuration}"

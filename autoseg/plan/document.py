@@ -115,6 +115,11 @@ class ConfigurationPlan(Part):
         planes = [[self.spacing_mm[axis] for axis in list_plane_order(across)[1:]] for across in self.plane_axes]
         return tuple(sum(along) / len(planes) for along in zip(*planes, strict=True))
 
+    @property
+    def is_class_by_class(self) -> bool:
+        """Whether the network sees one class at a time, around the boundaries that a previous stage predicts."""
+        return self.previous_stage is not None and self.previous_stage.is_class_by_class
+
     def choose_network_labels(self, labels: LabelScheme) -> LabelScheme:
         """Returns the labels that the network tells apart, by the labels of the plan."""
         return labels if self.previous_stage is None else self.previous_stage.choose_network_labels(labels)
@@ -142,7 +147,7 @@ class ConfigurationPlan(Part):
             msg = f"training.{unfit}"
             raise ValueError(msg)
         self._check_patch()
-        if stage is not None and stage.is_class_by_class:
+        if stage is not None and self.is_class_by_class:
             self._check_placed_patches(stage.input)
         return self
 

@@ -71,7 +71,7 @@ class BoundaryInput(PreviousStageInput):
             case: The whole case.
             stage_map: Label map of the previous stage.
             part: A name of `list_parts`.
-            key: What tells this map from others of the same name.
+            key: Folder of the map and digest of the weights that made it, for which a boundary is found once.
         """
         members = self.labels.class_labels[int(part.partition(CLASS_MARK)[2])]
         reference = ClassArray(array=case.label_map, members=members, ignored=self.labels.ignore_label)

@@ -4,9 +4,8 @@ Boundary patch refinement (Tang et al. 2021, arXiv:2104.05239): where patches of
 are averaged; outside them nothing changes.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Final
 
 import numpy as np
@@ -16,7 +15,6 @@ from torch import Tensor, nn
 
 from autoseg.geometry import IntTriple, add_slice_axis
 from autoseg.inference.sliding_window.mirroring import ChannelExchange, predict_mirrored
-from autoseg.inference.sliding_window.planes import predict_planes
 from autoseg.inference.sliding_window.prediction import (
     OnWindow,
     compute_inference_batch_size,
@@ -30,14 +28,6 @@ from autoseg.stages.boundary import build_class_masks, find_boundary, select_cen
 
 SMALLEST_PROBABILITY: Final = 1e-13
 """Below it, logarithms of probabilities are those of this number: no average over models lifts it."""
-
-
-def choose_prediction(configuration: ConfigurationPlan, labels: LabelScheme) -> Callable[..., Tensor]:
-    """Returns what predicts an image by a configuration, with the arguments of `predict_planes`."""
-    stage = configuration.previous_stage
-    return (
-        partial(refine_boundaries, labels=labels) if stage is not None and stage.is_class_by_class else predict_planes
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -95,7 +95,7 @@ def check_attention_maps(run: RunFolder, members: Sequence[MemberChoice], *, exe
     plan = read_document(run.plan, Plan)
     name = find_configuration(run, plan, members[0].configuration)
     part = plan.configurations[name]
-    if part.previous_stage is not None and part.previous_stage.is_class_by_class:
+    if part.is_class_by_class:
         msg = (
             f"attention maps are those of whole images, and {name} sees patches of one class at a time; predict "
             f"without --attention-maps, or with --configuration {part.previous_configuration}"

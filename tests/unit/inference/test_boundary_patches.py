@@ -9,11 +9,9 @@ from torch import nn
 
 from autoseg.inference.sliding_window.boundary_patches import (
     average_patches,
-    choose_prediction,
     compute_logits,
     refine_boundaries,
 )
-from autoseg.inference.sliding_window.planes import predict_planes
 from autoseg.stages.boundary import find_boundary, select_centres
 
 CPU = torch.device("cpu")
@@ -133,7 +131,3 @@ def test_finished_patches_of_all_classes_are_counted():
 def test_an_image_without_foreground_stays_as_it_is():
     logits = refine(Answers(is_opposite=True), np.zeros(SHAPE, np.int16))
     assert not logits.argmax(0).any()
-
-
-def test_other_configurations_are_predicted_as_before():
-    assert choose_prediction(build_configuration((8, 8, 8)), build_plain_labels(2)) is predict_planes

@@ -7,9 +7,10 @@ from builders.labels import build_labels, build_plain_labels
 from builders.plans import build_configuration, build_plan
 
 from autoseg.dataset.folds import Fold
-from autoseg.document import parse_part
+from autoseg.document import parse_part, write_document
 from autoseg.errors import DocumentError, ExchangeError, PredictionError, TrainingError
 from autoseg.exchange.nnunet_export import write_model_description
+from autoseg.inference.ensemble import MemberChoice
 from autoseg.inference.model import load_model
 from autoseg.inference.view_disagreement import record_normalizers
 from autoseg.networks.weights import read_weights
@@ -28,6 +29,7 @@ from autoseg.training.monitoring.events import EpochDone
 from autoseg.training.options import TrainingOptions
 from autoseg.training.trainer import train as train_network
 from autoseg.workflows.cascade import find_link, prepare_stage_input
+from autoseg.workflows.predict.attention_maps import check_attention_maps
 
 FIRST, BOUNDARY = "3d_fullres", "boundary_refinement"
 SHAPE = (10, 12, 8)
@@ -139,7 +141,11 @@ def test_a_stage_that_predicts_nothing_leaves_nothing_to_correct(plan, run, spli
         stored.list_cases(run.preprocessed(FIRST), ("a", "b"))
 
 
-def test_a_new_image_is_corrected_where_its_stage_found_boundaries(plan, run, train, grid):
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_a_new_image_is_corrected_where_its_stage_found_boundaries(plan, run, train, *, grid, dimensions):
+    parts = plan.configurations | {BOUNDARY: plan_boundary(dimensions)}
+    plan = Plan.model_validate(plan.model_copy(update={"configurations": parts}).model_dump())
+    write_document(run.plan, plan)
     for name in (FIRST, BOUNDARY):
         train(plan, name, "0", is_random=True)
     model = load_model(run, configuration=BOUNDARY, folds=("0",), device="cpu")
@@ -149,6 +155,9 @@ def test_a_new_image_is_corrected_where_its_stage_found_boundaries(plan, run, tr
     assert model.predict_volume(image, grid).shape == SHAPE
     with pytest.raises(PredictionError, match=r"boundary_refinement sees one at a time; .*--configuration 3d_fullres"):
         record_normalizers(model)
+    chosen = MemberChoice(configuration=BOUNDARY, folds=("0",))
+    with pytest.raises(PredictionError, match=r"boundary_refinement sees patches of one class at a time"):
+        check_attention_maps(run, [chosen], execution="auto")
 
 
 def test_it_is_not_exported_to_nnunet(plan, tmp_path):
