@@ -7,8 +7,10 @@ WHEEL_VENV := $(VENV)/wheel-test
 # One file of tests per core at a time; each with one thread, or the threads of all would wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+# Each process of the tests would compile all modules that it imports, which takes it a second.
+unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test check shape format bench bench-gpu faults viewer screenshots s3-test wheel-test cluster-test clean
+.PHONY: demo test check lint shape format bench bench-gpu faults viewer screenshots s3-test wheel-test cluster-test clean
 
 demo: $(INSTALLED)  ## plan, train, predict and evaluate on a small synthetic dataset
 	$(BIN)/autoseg demo autoseg-demo --overwrite
@@ -16,12 +18,13 @@ demo: $(INSTALLED)  ## plan, train, predict and evaluate on a small synthetic da
 test: $(INSTALLED)  ## all tests
 	$(PYTEST)
 
-check: $(INSTALLED)  ## the whole gate: format, lint, types, import contract, tests (doc snippets are tests)
+check: lint test  ## the whole gate: format, lint, types, import contract, tests (doc snippets are tests)
+
+lint: $(INSTALLED)  ## what needs no test: format, lint, types, import contract
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(PYTEST)
 
 format: $(INSTALLED)  ## rewrite the sources in the house format
 	$(BIN)/ruff format .
@@ -65,6 +68,7 @@ clean:
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	# torch first and alone: the pinned version is found as a plain build, a range would fetch gigabytes
-	$(PIP) install -c constraints.txt torch
-	$(PIP) install -c constraints.txt -e ".[dev]"
+	# Python compiles what is imported when it is; pip would compile everything, on one core
+	$(PIP) install --no-compile -c constraints.txt torch
+	$(PIP) install --no-compile -c constraints.txt -e ".[dev]"
 	touch $@

@@ -13,13 +13,13 @@ from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions
 from autoseg.plan.document import Plan
 from autoseg.processes.progress import Progress, SilentProgress
 from autoseg.processes.signals import CTRL_C, StopRequest
+from autoseg.remote.arguments import accept_urls
 from autoseg.workflows.evaluate import evaluation
 from autoseg.workflows.exchange import exporting, importing
 from autoseg.workflows.exchange.request import ExchangedModel, ExportRequest, ImportRequest
 from autoseg.workflows.plan import planning
-from autoseg.workflows.predict import prediction
+from autoseg.workflows.predict import model_source, prediction
 from autoseg.workflows.predict.input_images import OrientationWarning, open_input_image
-from autoseg.workflows.predict.model_source import load_model, open_model
 from autoseg.workflows.select import selection
 from autoseg.workflows.select.request import SelectionRequest
 from autoseg.workflows.select.selection_document import Selection
@@ -42,7 +42,10 @@ __all__ = [
     "train_run",
 ]
 
+load_model = accept_urls("autoseg.load_model", {"run": "read"})(model_source.load_model)
 
+
+@accept_urls("autoseg.plan_dataset", {"dataset": "read", "run": "write"})
 def plan_dataset(
     dataset: str | Path,
     run: str | Path,
@@ -91,6 +94,7 @@ def plan_dataset(
     return outcome.plan
 
 
+@accept_urls("autoseg.train_run", {"run": "write"})
 def train_run(
     run: str | Path, request: TrainingRequest | None = None, *, progress: Progress | None = None
 ) -> tuple[TrainedFold, ...]:
@@ -114,6 +118,7 @@ def train_run(
         return tuple(training.train_run(Path(run), chosen, progress=progress or SilentProgress(), stop=stop))
 
 
+@accept_urls("autoseg.select_models", {"run": "write"})
 def select_models(
     run: str | Path, request: SelectionRequest | None = None, *, progress: Progress | None = None
 ) -> Selection:
@@ -133,6 +138,7 @@ def select_models(
     return selection.select_models(Path(run), chosen, progress=progress or SilentProgress())
 
 
+@accept_urls("autoseg.predict_images", {"run": "read", "images": "read", "out": "write"})
 def predict_images(
     run: str | Path,
     images: str | Path,
@@ -147,11 +153,14 @@ def predict_images(
         AutosegError: As the command reports it.
     """
     chosen, listener = request or prediction.PredictionRequest(), progress or SilentProgress()
-    with open_model(Path(run), configuration=chosen.configuration, folds=chosen.folds, progress=listener) as model:
+    with model_source.open_model(
+        Path(run), configuration=chosen.configuration, folds=chosen.folds, progress=listener
+    ) as model:
         chosen = replace(chosen, configuration=model.configuration)
         return prediction.predict_images(model.run, Path(images), Path(out), request=chosen, progress=listener)
 
 
+@accept_urls("autoseg.import_model", {"source": "read", "run": "write"})
 def import_model(
     source: str | Path,
     run: str | Path,
@@ -167,6 +176,7 @@ def import_model(
     return importing.import_model(Path(source), Path(run), request, progress=progress or SilentProgress())
 
 
+@accept_urls("autoseg.export_model", {"run": "read", "output": "write as named"})
 def export_model(
     run: str | Path,
     output: str | Path,
@@ -182,6 +192,7 @@ def export_model(
     return exporting.export_model(Path(run), Path(output), request, progress=progress or SilentProgress())
 
 
+@accept_urls("autoseg.evaluate_folder", {"predictions": "write", "references": "read", "run": "read"})
 def evaluate_folder(
     predictions: str | Path, references: str | Path, *, run: str | Path, progress: Progress | None = None
 ) -> EvaluationSummary:
@@ -195,6 +206,7 @@ def evaluate_folder(
     )
 
 
+@accept_urls("autoseg.predict_volume", {"run": "read", "image": "read"})
 def predict_volume(
     run: str | Path | SegmentationModel,
     image: Any,

@@ -249,9 +249,11 @@ class InstanceTargets(Part):
         """The labels of the network: a core has the file value of its class, a border one that was not used."""
         names = self.labels.class_names
         values = self.labels.file_values[1 : 1 + self.class_count]
-        first = 1 + max(0, *self.labels.file_values)
+        highest = max(0, *(value for value in self.labels.file_values if value != self.labels.ignore_value))
+        further = range(highest + 1, highest + 2 + self.class_count)  # one more, as one may mean what is ignored
+        free = [value for value in further if value != self.labels.ignore_value]
         cores = [LabelClass(name=f"{name}_core", values=(value,)) for name, value in zip(names, values, strict=True)]
-        borders = [LabelClass(name=f"{name}_border", values=(first + index,)) for index, name in enumerate(names)]
+        borders = [LabelClass(name=f"{name}_border", values=(value,)) for name, value in zip(names, free, strict=False)]
         return LabelScheme(
             classes=(*cores, *borders),
             ignore_value=self.labels.ignore_value,

@@ -5,11 +5,12 @@ from typing import Final
 from planners.architectures import ARCHITECTURES
 from planners.default import DEFAULT
 from planners.further import FURTHER_CONFIGURATIONS
+from planners.heads import HEADS
 from planners.planner import Planner
 from planners.residual import RESIDUAL_L, RESIDUAL_M, RESIDUAL_XL
 from planners.timed import TimedPlanner
 
-__all__ = ["ARCHITECTURES", "FURTHER_CONFIGURATIONS", "PLANNERS", "Planner", "TimedPlanner"]
+__all__ = ["ARCHITECTURES", "FURTHER_CONFIGURATIONS", "HEADS", "PLANNERS", "Planner", "TimedPlanner"]
 
 TIMED: Final = TimedPlanner()
 PLANNERS: Final[dict[str, Planner | TimedPlanner]] = {

@@ -45,11 +45,16 @@ class Circumstances:
 
     def choose_network(self, topology: Topology) -> tuple[NetworkPlan, tuple[Reason, ...]]:
         """Chooses the network for a topology."""
-        return self.profile.choose_network(
+        network, reasons = self.profile.choose_network(
             topology,
             input_channels=len(self.fingerprint.channels),
             output_channels=self.fingerprint.labels.output_channel_count,
         )
+        head = self.profile.head
+        if head is None:
+            return network, reasons
+        network = head.choose(network)
+        return network, (*reasons, record("head", head.explain(network), network.describe()["head"]))
 
     def estimate(self, topology: Topology) -> int:
         """Estimates the feature map elements of the network for a topology."""

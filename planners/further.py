@@ -1,7 +1,7 @@
 """Configurations that are planned on request, each made of those that are planned anyway."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
@@ -13,8 +13,17 @@ from planners.rules.boundary import BOUNDARY, choose_boundary, choose_boundary_p
 from planners.rules.cascade import FULL_RESOLUTION, LOW_RESOLUTION
 from planners.rules.coarse_to_fine import COARSE, ROI, choose_coarse, choose_roi, explain_coarse, offer_roi
 from planners.rules.context_slices import CONTEXT, SLICES, choose_context, offer_context
+from planners.rules.detection import (
+    DETECT,
+    DETECTOR,
+    DETECTOR_MARGIN_VOXELS,
+    DetectorRule,
+    choose_object_edge,
+    measure_object,
+)
 from planners.rules.median_shape import ResampledDataset
-from planners.rules.topology import FEWEST_STAGES
+from planners.rules.memory import PLAIN_CALIBRATION
+from planners.rules.topology import FEWEST_STAGES, UNET_TOPOLOGY
 from planners.rules.triplanar import TRIPLANAR, choose_triplanar
 
 Configurations = dict[str, ConfigurationPlan]
@@ -49,22 +58,53 @@ def _choose_roi(planned: Configurations, dataset: ResampledDataset, shared: Circ
     if LOW_RESOLUTION in planned:
         roi, reasons = choose_roi(planned[FULL_RESOLUTION], planned[LOW_RESOLUTION], name=LOW_RESOLUTION)
         return {ROI: roi}, reasons
+    coarse = _find_coarse(ROI, dataset, shared)
+    first, first_reasons = choose_configuration(COARSE, coarse.value, shared=shared)
+    roi, reasons = choose_roi(planned[FULL_RESOLUTION], first, name=COARSE)
+    return {COARSE: first, ROI: roi}, (explain_coarse(coarse), *first_reasons, *reasons)
+
+
+def _choose_detection(planned: Configurations, dataset: ResampledDataset, shared: Circumstances) -> Chosen:
+    """Plans a detector of whole cases as first stage."""
+    edge = choose_object_edge(shared.fingerprint)
+    coarse = _find_coarse(DETECT, dataset, _with_detector(shared, DetectorRule()), object_edge_mm=edge.value)
+    detecting = _with_detector(shared, measure_object(edge, coarse.value))
+    first, first_reasons = choose_configuration(DETECTOR, coarse.value, shared=detecting)
+    roi, reasons = choose_roi(
+        planned[FULL_RESOLUTION], first, name=DETECTOR, roi=DETECT, margin_voxels=DETECTOR_MARGIN_VOXELS
+    )
+    found = Decision(coarse.value, f"{coarse.because}; {edge.because}")
+    return {DETECTOR: first, DETECT: roi}, (explain_coarse(found, DETECTOR), *first_reasons, *reasons)
+
+
+def _with_detector(shared: Circumstances, rule: DetectorRule) -> Circumstances:
+    """Returns the circumstances in which the network is a detector."""
+    profile = replace(shared.profile, choose_network=rule, topology=UNET_TOPOLOGY, calibration=PLAIN_CALIBRATION)
+    return replace(shared, profile=profile)
+
+
+def _find_coarse(
+    name: str, dataset: ResampledDataset, shared: Circumstances, *, object_edge_mm: float | None = None
+) -> Decision[ResampledDataset]:
+    """Finds the data of a first stage of which a patch holds the median case.
+
+    Raises:
+        PlanError: There are none.
+    """
     coarse = choose_coarse(
         dataset,
         case_count=len(shared.fingerprint.cases),
         choose_patch=lambda other: shared.choose_patch(other).value.patch_voxels,
         explain=lambda other: explain_missing_pooling(other, shared.profile.topology),
+        object_edge_mm=object_edge_mm,
     )
     if coarse.value is None:
         msg = (
-            f"{ROI} needs a coarser network before it, and none exists: {coarse.because}; leave out "
-            f"--configuration {ROI}"
+            f"{name} needs a coarser network before it, and none exists: {coarse.because}; leave out "
+            f"--configuration {name}"
         )
         raise PlanError(msg)
-    first, first_reasons = choose_configuration(COARSE, coarse.value, shared=shared)
-    roi, reasons = choose_roi(planned[FULL_RESOLUTION], first, name=COARSE)
-    found = Decision(coarse.value, coarse.because)
-    return {COARSE: first, ROI: roi}, (explain_coarse(found), *first_reasons, *reasons)
+    return Decision(coarse.value, coarse.because)
 
 
 def _choose_triplanar(planned: Configurations, dataset: ResampledDataset, shared: Circumstances) -> Chosen:
@@ -108,6 +148,7 @@ FURTHER_CONFIGURATIONS: Final[Mapping[str, FurtherConfiguration]] = {
         offer=lambda planned, dataset: (),
         takes_pictures=True,
     ),
+    DETECT: FurtherConfiguration(needs=(FULL_RESOLUTION,), choose=_choose_detection, offer=lambda planned, dataset: ()),
 }
 
 

@@ -14,6 +14,7 @@ from planners.architectures.architecture import Architecture
 from planners.configuration import Circumstances, choose_configuration, explain_missing_pooling
 from planners.dataset_decisions import choose_common
 from planners.further import FURTHER_CONFIGURATIONS, choose_further
+from planners.heads import Head
 from planners.profile import Profile
 from planners.reasons import format_lengths, record
 from planners.rules.cascade import CASCADE, FULL_RESOLUTION, LOW_RESOLUTION, choose_cascade
@@ -56,6 +57,11 @@ class Planner:
         if self.profile.choose_network != architecture.choose_network:
             profile = replace(profile, calibration=PLAIN_CALIBRATION)
         return replace(self, name=f"{self.name} --architecture {architecture.name}", profile=profile)
+
+    def with_head(self, head: Head) -> "Planner":
+        """Returns the planner that decides as this one, but for networks with a head in place of their last stages."""
+        profile = replace(self.profile, head=head, calibration=PLAIN_CALIBRATION)
+        return replace(self, name=f"{self.name} --head {head.name}", profile=profile)
 
     def with_configurations(self, names: Iterable[str]) -> "Planner":
         """Returns the planner that also plans these of `FURTHER_CONFIGURATIONS`."""

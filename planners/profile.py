@@ -5,6 +5,7 @@ from typing import Protocol
 
 from autoseg.plan.decisions import Reason
 from autoseg.plan.network import NetworkPlan
+from planners.heads import Head
 from planners.rules.memory import MemoryCalibration, PatchMustFit
 from planners.rules.topology import UNET_TOPOLOGY, Topology, TopologyRule
 
@@ -32,6 +33,7 @@ class Profile:
         patch_must_fit: The batch with which a patch has to fit into the memory: the smallest allowed one, so that
             the patch grows at the expense of the batch, or the reference batch.
         without_slices: Why there is no 2D network; None: there is one.
+        head: Replaces the last stages of the network; None: it stays as it is.
         dataset_fraction_limit: A batch sees at most this share of all voxels of the dataset.
     """
 
@@ -42,3 +44,4 @@ class Profile:
     dataset_fraction_limit: float
     topology: TopologyRule = UNET_TOPOLOGY
     without_slices: str | None = None
+    head: Head | None = None

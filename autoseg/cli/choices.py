@@ -66,6 +66,7 @@ def find_planner(
     *,
     loss: str = DEFAULT_LOSS,
     pretrained: Path | None = None,
+    head: str | None = None,
     configurations: Iterable[str] = (),
 ) -> "PlannerLike":
     """Finds a planner by its name, for the networks of an architecture and with another loss.
@@ -75,19 +76,22 @@ def find_planner(
         architecture: Key of `planners.ARCHITECTURES`; None: the networks that the planner chooses by itself.
         loss: Names of losses, joined by +.
         pretrained: File of first weights for the encoder of the architecture.
+        head: Key of `planners.HEADS`; None: the networks keep their own.
         configurations: Names of configurations, of which those are planned, too, that are planned on request alone.
 
     Raises:
-        PlanError: There is no such planner, architecture or loss; the message lists the existing ones. Or the file
-            does not fit the architecture, or the planner never plans a configuration that is named.
+        PlanError: There is no such planner, architecture, head or loss; the message lists the existing ones. Or the
+            file does not fit the architecture, or the planner never plans a configuration that is named.
         ExchangeError: The file is damaged, or holds anything but weights.
     """
-    from planners import FURTHER_CONFIGURATIONS, PLANNERS
+    from planners import FURTHER_CONFIGURATIONS, HEADS, PLANNERS
     from planners.losses import LossPlanner
 
     planner = find_row(name, PLANNERS, kind="planner")
     if architecture is not None or pretrained is not None:
         planner = planner.with_architecture(_find_architecture(architecture, pretrained))
+    if head is not None:
+        planner = planner.with_head(find_row(head, HEADS, kind="head"))
     further = [other for other in configurations if other in FURTHER_CONFIGURATIONS]
     if further:
         planner = planner.with_configurations(further)

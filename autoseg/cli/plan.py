@@ -11,6 +11,7 @@ from autoseg.cli.choices import DEFAULT_LOSS, find_planner
 from autoseg.cli.terminal.completion import (
     complete_architecture,
     complete_configuration,
+    complete_head,
     complete_loss,
     complete_planner,
 )
@@ -48,6 +49,15 @@ def plan(
             "[default: random]",
         ),
     ] = None,
+    head: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            autocompletion=complete_head,
+            help="Replaces the last stages of the network. point_rend: the decoder stops at half the resolution, and a "
+            "small network answers the uncertain voxels.  [default: none]",
+        ),
+    ] = None,
     loss: Annotated[
         str,
         typer.Option(autocompletion=complete_loss, help="Loss, or several joined by +; `autoseg losses` lists them."),
@@ -71,8 +81,8 @@ def plan(
         list[str] | None,
         typer.Option(
             autocompletion=complete_configuration,
-            help="Preprocess only this configuration (repeatable); 2.5d, 3d_roi, 2d_triplanar and boundary_refinement "
-            "only if named.  [default: all planned]",
+            help="Preprocess only this configuration (repeatable); 2.5d, 3d_roi, 2d_triplanar, detect_then_segment and "
+            "boundary_refinement only if named.  [default: all planned]",
         ),
     ] = None,
     group_by: Annotated[
@@ -111,7 +121,9 @@ def plan(
     from planners.refinement import add_refinement
     from planners.rules.instances import choose_border_fraction
 
-    chosen = find_planner(planner, architecture, loss=loss, pretrained=pretrained, configurations=configuration or ())
+    chosen = find_planner(
+        planner, architecture, loss=loss, pretrained=pretrained, head=head, configurations=configuration or ()
+    )
     request = PlanRequest(
         planner=chosen.name,
         machine=Machine(accelerator_memory_gb=memory_gb, budget_seconds=parse_budget(budget, planner)),

@@ -43,8 +43,9 @@ class Matches:
 
 def match_objects(prediction: Integer[np.ndarray, "*space"], reference: Integer[np.ndarray, "*space"]) -> Matches:
     """Matches the numbered objects of two images; 0 is none, and other numbers may have gaps."""
-    predicted, predicted_index, predicted_voxels = _count(prediction)
-    known, reference_index, reference_voxels = _count(reference)
+    is_object = (prediction != 0) | (reference != 0)  # the indices below take 8 bytes a voxel
+    predicted, predicted_index, predicted_voxels = _count(prediction[is_object])
+    known, reference_index, reference_voxels = _count(reference[is_object])
     pairs = predicted_index.astype(np.int64) * len(known) + reference_index
     keys, counts = np.unique(pairs, return_counts=True)
     rows, columns = np.divmod(keys, len(known))
@@ -54,10 +55,9 @@ def match_objects(prediction: Integer[np.ndarray, "*space"], reference: Integer[
     is_match = found > LOWEST_IOU
     ious = np.zeros(len(predicted))
     ious[rows[is_match]] = found[is_match]
-    is_object = predicted > 0
     return Matches(
-        predicted_voxels=predicted_voxels[is_object],
-        ious=ious[is_object],
+        predicted_voxels=predicted_voxels[predicted > 0],
+        ious=ious[predicted > 0],
         reference_voxels=reference_voxels[known > 0],
     )
 

@@ -15,7 +15,7 @@ def find_configuration(run: RunFolder, plan: Plan, wanted: str | None) -> str:
     """Returns the configuration to predict with: the wanted one or, for None, the trained one.
 
     If several are trained, the first of `PREFERRED_CONFIGURATIONS` is taken, else the first of the plan; what refines
-    its predictions, whatever the name, comes before it.
+    its predictions, whatever the name, comes before it. One that only finds boxes is taken only if it is wanted.
 
     Raises:
         PlanError: The plan does not have the wanted one.
@@ -24,7 +24,7 @@ def find_configuration(run: RunFolder, plan: Plan, wanted: str | None) -> str:
     if wanted is not None:
         plan.get_configuration(wanted)
         return wanted
-    order = sorted(plan.configurations, key=_rank)
+    order = sorted(plan.list_segmenting(), key=_rank)
     trained = [name for name in order if find_trained_folds(run, name)]
     if not trained:
         raise PredictionError(_describe_untrained(run, order))

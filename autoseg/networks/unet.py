@@ -7,11 +7,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from autoseg.networks.blocks import ConvolutionUnit, DecoderLevel, ResidualBlock, build_head
-from autoseg.networks.network import SegmentationNetwork
+from autoseg.networks.levels import LevelNetwork
 from autoseg.plan.network.unets import UNetPlan
 
 
-class UNet(SegmentationNetwork):
+class UNet(LevelNetwork):
     """A U-Net with the encoder of its family.
 
     Decoder levels and heads are numbered like the encoder's stages: level 0 has the full resolution. Every level has
@@ -28,6 +28,8 @@ class UNet(SegmentationNetwork):
         trained_output_count: All levels but the lowest (whose weight in the loss would be 0) under deep supervision,
             and at least one.
     """
+
+    plan: UNetPlan
 
     def __init__(self, plan: UNetPlan, encoder: nn.Module) -> None:
         """Builds the decoder.
@@ -64,6 +66,24 @@ class UNet(SegmentationNetwork):
             if level < output_count:
                 logits.append(self.heads[level](features))
         return tuple(reversed(logits))
+
+    def compute_levels(self, image: Float[Tensor, "batch channel *space"]) -> tuple[Tensor, list[Tensor]]:
+        """Computes the features of all levels."""
+        skips: list[Tensor] = self.encoder(image)
+        fine, decoded = skips[0], [skips.pop()]
+        for level in reversed(range(self.finest_level, len(self.levels))):
+            decoded.append(self.levels[level](decoded[-1], skips))
+        return fine, decoded[::-1]
+
+    @property
+    def level_channels(self) -> tuple[int, ...]:
+        """Those of the stages."""
+        return self.plan.features_per_stage
+
+    @property
+    def fine_channels(self) -> int:
+        """Those of the first stage."""
+        return self.plan.features_per_stage[0]
 
     @property
     def output_weights(self) -> tuple[float, ...]:

@@ -6,6 +6,7 @@ on: it would fail, or write other arrays than the rest.
 
 import contextlib
 import functools
+import os
 import platform
 import socket
 import threading
@@ -19,7 +20,7 @@ from threadpoolctl import threadpool_limits
 
 from autoseg.errors import RunError
 from autoseg.files.checksums import compute_sha256
-from autoseg.files.temporary_files import name_temporary
+from autoseg.files.temporary_files import TEMPORARY_NAME, name_temporary
 from autoseg.processes.case_pool import build_failure
 from autoseg.run_folder import RunFolder
 
@@ -114,6 +115,16 @@ def describe_caller(run_root: Path) -> Iterator[Caller]:
     finally:
         if mark != plan:
             mark.unlink(missing_ok=True)
+
+
+def keep_mark(caller: Caller) -> None:
+    """Keeps other computers from taking the mark of a caller for a leftover, after a day in the queue.
+
+    To be called now and then in the process of the caller.
+    """
+    if TEMPORARY_NAME.fullmatch(caller.mark.name):
+        with contextlib.suppress(OSError):  # that it is gone, the workers report
+            os.utime(caller.mark)
 
 
 def find_present_folder(path: Path) -> Path:

@@ -12,7 +12,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, Final, Generic, Protocol, cast, runtime_checkable
 
 from autoseg.errors import AutosegError, Problem, WorkerError
-from autoseg.places.case_worker import Caller, Refusal, run_case
+from autoseg.places.case_worker import Caller, Refusal, keep_mark, run_case
 from autoseg.places.place import Job, Result
 from autoseg.processes.case_pool import CaseEvent, CaseSize, Failure
 
@@ -145,6 +145,7 @@ class CaseQueue(Generic[Job, Result]):
     def _take(self) -> tuple[int, object]:
         """Waits for the end of a task; returns the index of its case, and what it returned or its error."""
         while True:
+            keep_mark(self.caller)
             try:
                 index = self._ended.get(timeout=SECONDS_BETWEEN_LOOKS)
             except Empty:

@@ -33,6 +33,7 @@ PREFERRED_CONFIGURATIONS: Final = (
     "3d_roi",
     "2.5d",
     "2d_triplanar",
+    "detect_then_segment",
     "boundary_refinement",
 )
 """Configurations in the order of preference where the user names none."""
@@ -264,6 +265,10 @@ class Plan(Document):
         for name, configuration in self.configurations.items():
             self._check_configuration(name, configuration)
         return self
+
+    def list_segmenting(self) -> tuple[str, ...]:
+        """Lists the configurations that segment: all but those that find boxes for others."""
+        return tuple(name for name, part in self.configurations.items() if not part.network.finds_boxes)
 
     def list_stages(self, configuration: str) -> tuple[str, ...]:
         """Lists the configurations that predict one after the other, in training order; the given one is last."""

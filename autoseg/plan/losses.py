@@ -257,9 +257,10 @@ class ObjectivePlan(Part):
 
     def find_problem(self, network: NetworkPlan) -> str | None:
         """Finds a reason why the network cannot be trained by the objective; None if it can."""
-        if network.find_label_autoencoder() is None:
+        wanted = network.required_objective
+        if wanted in {None, self.name}:
             return None
-        return f"objective must be 'latent_diffusion' for a network of the family {network.family} (got {self.name!r})"
+        return f"objective must be {wanted!r} for a network of the family {network.family} (got {self.name!r})"
 
 
 class SegmentationObjective(ObjectivePlan):

@@ -7,9 +7,11 @@ file and a row in `autoseg.training.objectives`.
 from typing import Final, Literal
 
 from autoseg.plan.losses import ObjectivePlan, SegmentationObjective
-from autoseg.plan.network.base import NetworkPlan
+from autoseg.plan.network.base import NetworkPlan, PerStageExtents
+from autoseg.plan.network.detector import DetectorPlan
 from autoseg.plan.network.label_autoencoder import LabelAutoencoderPlan
-from autoseg.plan.values import Count, Fraction, NonNegative, Positive
+from autoseg.plan.network.point_rend import PointRendPlan
+from autoseg.plan.values import ChannelCounts, Count, Fraction, NonNegative, Positive
 
 
 class ReconstructionObjective(ObjectivePlan):
@@ -50,6 +52,32 @@ class LatentDiffusionObjective(ObjectivePlan):
         return f"objective 'latent_diffusion' needs a network of the family latent_diffusion (got {network.family!r})"
 
 
+class DenoisingObjective(ObjectivePlan):
+    """The mean squared difference of what a denoiser of label maps estimates, and the loss terms (arXiv:2208.04202).
+
+    Attributes:
+        estimate_weight: Weight of the difference of the estimate, noise or bits.
+        segmentation_weight: Weight of the loss terms, which compare the logits that the estimate means with the labels.
+        last_step_fraction: Share of the samples with the noise of the last step, from which prediction begins; the
+            others have that of a random step. 0: as published.
+        image_dropout: Probability that a sample is denoised without its image, which guidance needs.
+    """
+
+    name: Literal["denoising"] = "denoising"
+    estimate_weight: Positive
+    segmentation_weight: NonNegative
+    last_step_fraction: Fraction
+    image_dropout: Fraction
+
+    def find_problem(self, network: NetworkPlan) -> str | None:
+        """Finds a network that denoises no label maps, or one that was never to see what guidance asks it for."""
+        if network.required_objective != self.name:
+            return f"objective 'denoising' needs a network of the family diffusion_unet (got {network.family!r})"
+        if network.is_guided and self.image_dropout == 0:
+            return "objective.image_dropout must be above 0, for example 0.1, for a guidance_scale other than 1 (got 0)"
+        return None
+
+
 class ShapePriorObjective(ObjectivePlan):
     """The loss terms, and the squared difference of latents of prediction and labels (arXiv:1705.08302).
 
@@ -78,9 +106,104 @@ class ShapePriorObjective(ObjectivePlan):
         return super().find_problem(network)
 
 
+class AdversarialObjective(ObjectivePlan):
+    """The loss terms, and the cross entropy of predictions that are to be taken for label maps (arXiv:1611.08408).
+
+    Attributes:
+        adversarial_weight: Weight of the cross entropy; 0: the loss terms alone.
+        discriminator_features: Channels of every convolution of the discriminator, which sees the image beside a label
+            map or a prediction.
+        discriminator_strides: Strides of every convolution, one value per axis.
+    """
+
+    name: Literal["adversarial"] = "adversarial"
+    adversarial_weight: NonNegative
+    discriminator_features: ChannelCounts
+    discriminator_strides: PerStageExtents
+
+    def find_problem(self, network: NetworkPlan) -> str | None:
+        """Finds a discriminator that does not fit the images of the network."""
+        if len(self.discriminator_strides) != len(self.discriminator_features):
+            return (
+                f"objective.discriminator_strides must describe the {len(self.discriminator_features)} convolutions of "
+                f"discriminator_features (got {len(self.discriminator_strides)})"
+            )
+        if any(len(stride) != network.dimensions for stride in self.discriminator_strides):
+            return f"objective.discriminator_strides must have {network.dimensions} values each, as the network"
+        return super().find_problem(network)
+
+
+class PointRendObjective(ObjectivePlan):
+    """The loss terms of the coarse map and of lower levels, and cross entropy of points (arXiv:1912.08193).
+
+    Attributes:
+        candidates_per_point: Voxels that are drawn, per point, for the most uncertain to be found among.
+        uncertain_fraction: Share of the points that are the most uncertain candidates; the others are drawn uniformly.
+        point_weight: Weight of the cross entropy of points.
+    """
+
+    name: Literal["point_rend"] = "point_rend"
+    candidates_per_point: Count
+    uncertain_fraction: Fraction
+    point_weight: Positive
+
+    def find_problem(self, network: NetworkPlan) -> str | None:
+        """Finds a network without a head for points."""
+        if isinstance(network, PointRendPlan):
+            return None
+        return f"objective 'point_rend' needs a network of the family point_rend (got {network.family!r})"
+
+
+class DetectionObjective(ObjectivePlan):
+    """Boxes of a detector are compared with those of the objects; the loss terms are not used (arXiv:2209.02976).
+
+    An object is a connected component of the foreground, the classes of its box are those that it holds. Its cells are
+    those with the highest products of powers of their score and of the overlap of their box with its own
+    (task-aligned assignment, Feng et al. 2021, arXiv:2108.07755).
+
+    Attributes:
+        dilation_mm: Distance by which the box of an object is larger than it, at either end of each axis.
+        cells_per_object: Cells that are assigned to each object, at most.
+        score_power: Power of the score.
+        overlap_power: Power of the overlap.
+        class_weight: Weight of the varifocal loss of scores (Zhang et al. 2021, arXiv:2008.13367).
+        negative_weight: Factor in it on cells without an object.
+        focusing_power: Power in it of the scores of these.
+        box_loss: Loss of boxes: one minus the intersection over union, or a variant of it.
+        box_weight: Weight of the loss of boxes.
+        bin_weight: Weight of the distribution focal loss of distances (Li et al. 2020, arXiv:2006.04388).
+    """
+
+    name: Literal["detection"] = "detection"
+    dilation_mm: NonNegative
+    cells_per_object: Count
+    score_power: NonNegative
+    overlap_power: NonNegative
+    class_weight: Positive
+    negative_weight: NonNegative
+    focusing_power: NonNegative
+    box_loss: Literal["iou", "giou", "diou", "ciou", "siou"]
+    box_weight: Positive
+    bin_weight: NonNegative
+
+    def find_problem(self, network: NetworkPlan) -> str | None:
+        """Finds a network that is no detector, or that gives no bins."""
+        if not isinstance(network, DetectorPlan):
+            return f"objective 'detection' needs a network of the family detector (got {network.family!r})"
+        if self.bin_weight > 0 and network.distance_bins == 1:
+            return (
+                "objective.bin_weight must be 0 for a detector with distance_bins 1, which gives distances themselves"
+            )
+        return None
+
+
 OBJECTIVE_PLANS: Final[dict[str, type[ObjectivePlan]]] = {
     "segmentation": SegmentationObjective,
     "reconstruction": ReconstructionObjective,
     "latent_diffusion": LatentDiffusionObjective,
+    "denoising": DenoisingObjective,
     "shape_prior": ShapePriorObjective,
+    "adversarial": AdversarialObjective,
+    "point_rend": PointRendObjective,
+    "detection": DetectionObjective,
 }

@@ -64,20 +64,24 @@ def _find_cores(
     from scipy import ndimage  # imported here because it takes 0.3 s
 
     is_core = np.zeros(parts.shape, dtype=bool)
+    across = [mm for mm, extent in zip(spacing_mm, parts.shape, strict=True) if extent > 1]  # a slice has no depth
+    least_mm = min(across or spacing_mm)
     for index, box in enumerate(ndimage.find_objects(parts)):
         around = tuple(slice(max(0, place.start - 1), place.stop + 1) for place in box)
         is_part = parts[around] == index + 1
-        is_core[around] |= is_part if is_part.all() else _find_core(is_part, spacing_mm, border_fraction)
+        is_core[around] |= (
+            is_part if is_part.all() else _find_core(is_part, spacing_mm, border_fraction, least_mm=least_mm)
+        )
     return is_core
 
 
 def _find_core(
-    is_part: Bool[np.ndarray, "z y x"], spacing_mm: FloatTriple, border_fraction: float
+    is_part: Bool[np.ndarray, "z y x"], spacing_mm: FloatTriple, border_fraction: float, *, least_mm: float
 ) -> Bool[np.ndarray, "z y x"]:
     from scipy import ndimage  # imported here because it takes 0.3 s
 
     distances_mm = ndimage.distance_transform_edt(is_part, sampling=spacing_mm)
     largest_mm = distances_mm.max()
-    width_mm = max(border_fraction * largest_mm, min(spacing_mm))
+    width_mm = max(border_fraction * largest_mm, least_mm)
     core: Bool[np.ndarray, "z y x"] = distances_mm > width_mm if largest_mm > width_mm else distances_mm == largest_mm
     return core

@@ -79,7 +79,7 @@ class Learner:
         self.network.train(is_training)
         self.objective.train(is_training)
 
-    def call_network(self, image: Tensor, *further: Tensor) -> tuple[Tensor, ...]:
+    def call_network(self, image: Tensor, *further: Tensor | bool) -> tuple[Tensor, ...]:
         """Calls the network as it is executed in training or evaluation mode, with tensors on the device."""
         adapt_threads()
         network = self.replica if self.network.training else self.network

@@ -247,6 +247,7 @@ class TrainingLoop:
             mean_pseudo_dice=mean,
             moving_average=update_moving_average(history[-1].moving_average if history else None, mean),
             volume_dice=volume_dice,
+            **self.state.learner.objective.summarize_epoch(),
             seconds=timer.seconds,
             seconds_per_iteration=seconds_per_iteration,
             data_wait_seconds=timer.waited_seconds,

@@ -6,6 +6,7 @@ from planners.architectures.architecture import Architecture
 from planners.architectures.attention_unets import ATTENTION_UNET, SAU_NET
 from planners.architectures.attentions import CBAM_UNET, SCSE_UNET, SE_UNET
 from planners.architectures.contexts import ASPP_UNET, DUAL_ATTENTION_UNET, GRAPH_UNET, NON_LOCAL_UNET
+from planners.architectures.diffusion_unet import DIFFUSION_UNET
 from planners.architectures.dilated import DANET, DEEPLAB_V3_PLUS
 from planners.architectures.efficient_unets import MOBILE_UNET, REP_UNET
 from planners.architectures.encoder_u import (
@@ -98,6 +99,7 @@ ARCHITECTURES: Final[dict[str, Architecture]] = {
         H_DENSE_UNET,
         SAU_NET,
         LATENT_DIFFUSION,
+        DIFFUSION_UNET,
     )
 }
 """By the names that `autoseg plan --architecture` takes."""

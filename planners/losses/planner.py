@@ -123,7 +123,8 @@ def find_rules(names: str) -> tuple[LossRule, ...]:
     """Finds the rules of losses by their names, joined by "+".
 
     Raises:
-        PlanError: There is no such loss, or one is named twice; the message suggests what to name instead.
+        PlanError: There is no such loss, one is named twice, or two need objectives of their own; the message suggests
+            what to name instead.
     """
     listed = names.split("+")
     repeated = [name for name in dict.fromkeys(listed) if listed.count(name) > 1]
@@ -138,6 +139,13 @@ def find_rules(names: str) -> tuple[LossRule, ...]:
             hint = suggest_key(name, list(LOSS_RULES))
             msg = f"no loss is called {name!r}{hint}; choose one, or several joined by +, of: {', '.join(LOSS_RULES)}"
             raise PlanError(msg)
+    objectives = [name for name in listed if LOSS_RULES[name].choose_objective is not None]
+    if len(objectives) > 1:
+        msg = (
+            f"the loss {names!r} names {' and '.join(objectives)}, of which each is an objective of its own; "
+            f"choose one of them"
+        )
+        raise PlanError(msg)
     return tuple(LOSS_RULES[name] for name in listed)
 
 

@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from planners.losses.adversarial import choose_adversarial, choose_adversarial_terms
 from planners.losses.entropy import (
     choose_balanced_cross_entropy,
     choose_border_weighted_cross_entropy,
@@ -107,5 +108,12 @@ LOSS_RULES: Final[dict[str, LossRule]] = {
         year=2018,
         choose=choose_shape_prior_terms,
         choose_objective=choose_shape_prior,
+    ),
+    "adversarial": LossRule(
+        description="Dice, cross entropy, and a discriminator that learns to tell predictions from label maps.",
+        source="Luc et al.",
+        year=2016,
+        choose=choose_adversarial_terms,
+        choose_objective=choose_adversarial,
     ),
 }

@@ -19,30 +19,45 @@ COARSE = "3d_coarse"
 
 COARSE_REDUCTION: Final = 8.0
 """Fewer voxels by this factor, twice coarser along each axis, cost the first stage little beside the second (guess)."""
+MOST_EDGE_VOXELS: Final = 16.0
+"""Voxels along an edge of an object with which a detector finds it: eight cells at strides of two (guess)."""
 MARGIN_VOXELS: Final = 4.0
 """Margin of the box in voxels of the coarse spacing: about what its border may be wrong by (guess; `box_recall` of a
 validation tells whether it suffices)."""
 
 
 def choose_roi(
-    full: ConfigurationPlan, coarse: ConfigurationPlan, *, name: str
+    full: ConfigurationPlan,
+    coarse: ConfigurationPlan,
+    *,
+    name: str,
+    roi: str = ROI,
+    margin_voxels: float = MARGIN_VOXELS,
 ) -> tuple[ConfigurationPlan, tuple[Reason, ...]]:
-    """Chooses the configuration that is trained and predicts in the box of a coarse one; all else is as in `full`."""
+    """Chooses the configuration that is trained and predicts in the box of a coarse one; all else is as in `full`.
+
+    Args:
+        full: The configuration for whole images.
+        coarse: The first stage.
+        name: Name of the first stage.
+        roi: Name of the configuration that is chosen.
+        margin_voxels: Margin of the box, in voxels of the first stage.
+    """
     spacing_mm = max(coarse.spacing_mm)
     margin = Decision(
-        round(MARGIN_VOXELS * spacing_mm, 3),
-        f"{MARGIN_VOXELS:g} times the coarsest spacing of {name}, {spacing_mm:.4g}; a validation measures whether "
+        round(margin_voxels * spacing_mm, 3),
+        f"{margin_voxels:g} times the coarsest spacing of {name}, {spacing_mm:.4g}; a validation measures whether "
         f"every case lies in its box",
     )
     previous = BoxOfPreviousStage(configuration=name, margin_mm=margin.value)
     exists = Decision(
-        ROI,
+        roi,
         f"asked for; it is trained and predicts only in the box of what {name} finds, all else is as in "
         f"{FULL_RESOLUTION}",
     )
     return full.model_copy(update={"previous_stage": previous, "data_of": FULL_RESOLUTION}), (
-        record(ROI, exists, "planned"),
-        record(f"{ROI}: box margin", margin, f"{margin.value:g} at either end of each axis"),
+        record(roi, exists, "planned"),
+        record(f"{roi}: box margin", margin, f"{margin.value:g} at either end of each axis"),
     )
 
 
@@ -52,14 +67,19 @@ def choose_coarse(
     case_count: int,
     choose_patch: ChoosePatch,
     explain: Callable[[ResampledDataset], str | None],
+    object_edge_mm: float | None = None,
 ) -> Decision[ResampledDataset | None]:
     """Chooses the spacing of the first stage: twice coarser, and so coarse that one patch holds the median case.
+
+    Objects, where their size is stated, have at most as many voxels along an edge as a detector needs, unless no
+    network exists at such a spacing.
 
     Args:
         full: The dataset at full resolution.
         case_count: Training cases.
         choose_patch: The patch that a network at another spacing would get.
         explain: Explains why there is no network at another spacing; None if there is one.
+        object_edge_mm: Edge of the objects that are looked for; None: it does not matter.
     """
     spacing_mm, full_voxels = np.array(full.spacing_mm), math.prod(full.median_shape_voxels)
     while True:
@@ -68,20 +88,33 @@ def choose_coarse(
         missing = explain(coarse)
         if missing is not None:
             return Decision(None, missing)
+        next_one, _ = compute_coarser(full, coarsen(spacing_mm), case_count=case_count)
+        is_too_fine = _count_edge_voxels(object_edge_mm, coarse) > MOST_EDGE_VOXELS and explain(next_one) is None
+        if is_too_fine or full_voxels < COARSE_REDUCTION * voxels:
+            continue
         patch = choose_patch(coarse)
-        is_whole = all(extent >= size for extent, size in zip(patch, coarse.median_shape_voxels, strict=True))
-        if is_whole and full_voxels >= COARSE_REDUCTION * voxels:
+        if all(extent >= size for extent, size in zip(patch, coarse.median_shape_voxels, strict=True)):
             break
-    return Decision(
-        coarse,
+    because = (
         f"the first spacing at which the median case has at least {COARSE_REDUCTION:g} times fewer voxels "
-        f"({format_count(voxels)}) and one patch of {format_extents(patch)} holds it",
+        f"({format_count(voxels)}) and one patch of {format_extents(patch)} holds it"
     )
+    if object_edge_mm is not None:
+        because += (
+            f", and an edge of the median object has {_count_edge_voxels(object_edge_mm, coarse):.3g} voxels, where "
+            f"{MOST_EDGE_VOXELS:g} suffice"
+        )
+    return Decision(coarse, because)
 
 
-def explain_coarse(coarse: Decision[ResampledDataset]) -> Reason:
+def _count_edge_voxels(edge_mm: float | None, dataset: ResampledDataset) -> float:
+    """Counts the voxels along an edge of a cube, the mean of all axes."""
+    return 0.0 if edge_mm is None else edge_mm / math.prod(dataset.spacing_mm) ** (1 / len(dataset.spacing_mm))
+
+
+def explain_coarse(coarse: Decision[ResampledDataset], name: str = COARSE) -> Reason:
     """Explains the first stage that is planned for the box alone."""
-    return record(COARSE, coarse, format_lengths(coarse.value.spacing_mm, coarse.value.distance_unit))
+    return record(name, coarse, format_lengths(coarse.value.spacing_mm, coarse.value.distance_unit))
 
 
 def offer_roi(configurations: dict[str, ConfigurationPlan]) -> tuple[Reason, ...]:

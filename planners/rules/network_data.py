@@ -5,7 +5,7 @@ from typing import Literal
 
 from autoseg.labels import LabelScheme
 from autoseg.plan.decisions import Decision, Reason
-from autoseg.plan.network import HybridPlan, NetworkPlan
+from autoseg.plan.network import DetectorPlan, HybridPlan, NetworkPlan, PointRendPlan
 from autoseg.plan.preprocessing import ChannelPlan, are_colours
 from planners.reasons import record
 
@@ -25,10 +25,18 @@ def adapt_network(
         kernels = choose_first_kernels(channels, network.input_channels)
         network = network.with_pretrained(pretrained.model_copy(update={"first_kernels": kernels.value}))
         reasons.append(record("first kernels", kernels, kernels.value.replace("_", " ")))
-    if isinstance(network, HybridPlan):
+    if isinstance(network, DetectorPlan):
         function = choose_probabilities(labels)
         network = network.model_copy(update={"probabilities": function.value})
-        reasons.append(record("probabilities of slices", function, function.value))
+        reasons.append(record("probabilities of boxes", function, function.value))
+    if isinstance(network, HybridPlan | PointRendPlan):
+        function = choose_probabilities(labels)
+        network = network.model_copy(update={"probabilities": function.value})
+        reasons.append(
+            record("probabilities of slices", function, function.value)
+            if isinstance(network, HybridPlan)
+            else record("probabilities of points", function, function.value)
+        )
     return network, tuple(reasons)
 
 

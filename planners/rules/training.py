@@ -4,11 +4,13 @@ from typing import Final
 
 from autoseg.plan.augmentation import TransformPlan
 from autoseg.plan.decisions import Decision, Reason
-from autoseg.plan.network import LatentDiffusionPlan, NetworkPlan
-from autoseg.plan.objectives import LatentDiffusionObjective
+from autoseg.plan.losses import ObjectivePlan
+from autoseg.plan.network import DetectorPlan, DiffusionUNetPlan, LatentDiffusionPlan, NetworkPlan, PointRendPlan
+from autoseg.plan.objectives import DenoisingObjective, LatentDiffusionObjective, PointRendObjective
 from autoseg.plan.reference import build_reference_training
 from autoseg.plan.training import TrainingPlan
 from planners.reasons import record
+from planners.rules.detection import choose_detection
 
 SCHEDULE_REASON: Final = Reason(
     subject="training",
@@ -21,7 +23,9 @@ SCHEDULE_REASON: Final = Reason(
 
 AUTOENCODER_ITERATIONS: Final = 1000
 LAST_STEP_FRACTION: Final = 0.5  # guess
-LATENT_LEARNING_RATE: Final = 3e-4  # guess; 1e-5 as published, for the weights of Stable Diffusion
+DIFFUSION_LEARNING_RATE: Final = 3e-4  # guess; 1e-5 as published, for the weights of Stable Diffusion
+CANDIDATES_PER_POINT: Final = 3  # as published, as is the next
+UNCERTAIN_FRACTION: Final = 0.75
 SUFFICIENT_ITERATIONS: Final = 2000
 """Measured: between the 545 that are clearly too few and the 8,900 that are enough on Hippocampus; harder data need
 more, so this is a least."""
@@ -48,8 +52,18 @@ def build_training(*, batch_size: int, batch_dice: bool, transforms: tuple[Trans
 
 def choose_objective(training: TrainingPlan, network: NetworkPlan) -> Decision[TrainingPlan]:
     """Chooses the objective that a network needs, with the optimizer of its paper."""
-    if not isinstance(network, LatentDiffusionPlan):
-        return Decision(training, "logits are compared with labels")
+    if isinstance(network, LatentDiffusionPlan):
+        return _choose_latent_estimation(training)
+    if isinstance(network, DiffusionUNetPlan):
+        return _choose_denoising(training)
+    if isinstance(network, PointRendPlan):
+        return _choose_points(training)
+    if isinstance(network, DetectorPlan):
+        return choose_detection(training)
+    return Decision(training, "logits are compared with labels")
+
+
+def _choose_latent_estimation(training: TrainingPlan) -> Decision[TrainingPlan]:
     objective = LatentDiffusionObjective(
         latent_weight=1.0,
         noise_weight=1.0,
@@ -57,23 +71,51 @@ def choose_objective(training: TrainingPlan, network: NetworkPlan) -> Decision[T
         segmentation_weight=1.0,
         autoencoder_iterations=AUTOENCODER_ITERATIONS,
     )
+    because = (
+        f"a label autoencoder is trained first, from label maps alone, in {AUTOENCODER_ITERATIONS:,} iterations or a "
+        f"fifth of a budget; then the difference of latents is trained as in SDSeg, and that of the decoded latents by "
+        f"the loss; half of the samples have the noise of the last step, from which prediction begins (guess)"
+    )
+    return Decision(_change_to_diffusion(training, objective), because)
+
+
+def _choose_denoising(training: TrainingPlan) -> Decision[TrainingPlan]:
+    objective = DenoisingObjective(
+        estimate_weight=1.0, segmentation_weight=1.0, last_step_fraction=LAST_STEP_FRACTION, image_dropout=0.0
+    )
+    because = (
+        f"the squared difference of the bits is trained as in diffusion, and that of their logits by the loss (weights "
+        f"are guesses); a share of {LAST_STEP_FRACTION:g} of the samples has the noise of the last step, from which "
+        f"prediction begins (guess)"
+    )
+    return Decision(_change_to_diffusion(training, objective), because)
+
+
+def _change_to_diffusion(training: TrainingPlan, objective: ObjectivePlan) -> TrainingPlan:
+    """Changes the objective, and the optimizer of the reference to that of the papers."""
     changes: dict[str, object] = {"objective": objective}
     if training.optimizer == "sgd_nesterov":
         changes |= {
             "optimizer": "adamw",
-            "initial_learning_rate": LATENT_LEARNING_RATE,
+            "initial_learning_rate": DIFFUSION_LEARNING_RATE,
             "momentum": 0.9,
             "second_moment_decay": 0.999,
             "weight_decay": 0.01,
             "weight_average_decay": 0.999,
             "warmup_iterations": 1000,
         }
-    because = (
-        f"a label autoencoder is trained first, from label maps alone, in {AUTOENCODER_ITERATIONS:,} iterations or a "
-        f"fifth of a budget; then the difference of latents is trained as in SDSeg, and that of the decoded latents by "
-        f"the loss; half of the samples have the noise of the last step, from which prediction begins (guess)"
+    return training.model_copy(update=changes)
+
+
+def _choose_points(training: TrainingPlan) -> Decision[TrainingPlan]:
+    objective = PointRendObjective(
+        candidates_per_point=CANDIDATES_PER_POINT, uncertain_fraction=UNCERTAIN_FRACTION, point_weight=1.0
     )
-    return Decision(training.model_copy(update=changes), because)
+    because = (
+        f"as published: the loss of the coarse map, and the cross entropy of points: {UNCERTAIN_FRACTION:.0%} are the "
+        f"most uncertain of {CANDIDATES_PER_POINT} times as many voxels, the others are drawn uniformly"
+    )
+    return Decision(training.model_copy(update={"objective": objective}), because)
 
 
 def list_objective_reasons(name: str, training: Decision[TrainingPlan]) -> tuple[Reason, ...]:

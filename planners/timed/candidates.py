@@ -13,6 +13,7 @@ from autoseg.network_cost import MeasureCost
 from autoseg.plan.decisions import Decision, Reason
 from autoseg.plan.network import NetworkPlan, PlainUNetPlan
 from planners.architectures.architecture import Architecture
+from planners.heads import Head
 from planners.reasons import format_amount, format_count, format_extents, format_lengths, format_share
 from planners.rules.low_resolution import coarsen
 from planners.rules.median_shape import ResampledDataset
@@ -52,6 +53,7 @@ class Situation:
         training_seconds: Time to train one fold.
         measure_cost: Measures the cost of a network.
         architecture: The networks to choose from; None: small plain U-Nets.
+        head: Replaces the last stages of these networks; None: they stay as they are.
     """
 
     fingerprint: Fingerprint
@@ -60,6 +62,7 @@ class Situation:
     training_seconds: float
     measure_cost: MeasureCost
     architecture: Architecture | None
+    head: Head | None = None
 
     @property
     def topology(self) -> TopologyRule:
@@ -68,6 +71,10 @@ class Situation:
 
     def build_network(self, topology: Topology, width: int) -> NetworkPlan:
         """Builds the network with `width` features in its first stage."""
+        network = self._build_skeleton(topology, width)
+        return network if self.head is None else self.head.choose(network)
+
+    def _build_skeleton(self, topology: Topology, width: int) -> NetworkPlan:
         if self.architecture is None:
             return build_small_unet(topology, width, self.fingerprint)
         network, _ = self.architecture.choose_network(

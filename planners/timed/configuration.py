@@ -61,6 +61,7 @@ def build_configuration(
         network=chosen.network,
         training=training.value,
     )
+    head = None if situation.head is None else situation.head.explain(chosen.network)
     halved = " x ".join(str(divisor) for divisor in topology.divisors)
     pooling = situation.topology.explain(topology, chosen.dataset.spacing_mm, chosen.dataset.distance_unit)
     reasons = (
@@ -68,6 +69,7 @@ def build_configuration(
         record(f"{name}: batch", chosen.batch, str(chosen.batch.value)),
         record(f"{name}: topology", pooling, f"{topology.stage_count} stages, divided by {halved}"),
         record(f"{name}: deep supervision", supervision, "yes" if supervision.value else "no"),
+        *([] if head is None else [record(f"{name}: head", head, chosen.network.describe()["head"])]),
         *([] if border.value == "zeros" else [record(f"{name}: border", border, border.value)]),
         explain_training(chosen.iterations),
         record(f"{name}: batch Dice", batch_dice, "yes" if batch_dice.value else "no"),

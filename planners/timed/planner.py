@@ -11,6 +11,7 @@ from autoseg.plan.document import Plan
 from planners.architectures.architecture import Architecture
 from planners.configuration import explain_missing_pooling
 from planners.dataset_decisions import CommonDecisions, choose_common
+from planners.heads import Head
 from planners.rules.cascade import FULL_RESOLUTION, LOW_RESOLUTION
 from planners.rules.context_slices import SLICES
 from planners.rules.dimensionality import choose_dimensionality
@@ -27,6 +28,7 @@ class TimedPlanner:
 
     Attributes:
         architecture: The networks that it chooses from; None: small plain U-Nets.
+        head: Replaces the last stages of these networks; None: they stay as they are.
     """
 
     name: str = "timed"
@@ -35,10 +37,15 @@ class TimedPlanner:
     )
     measures_throughput: bool = True
     architecture: Architecture | None = None
+    head: Head | None = None
 
     def with_architecture(self, architecture: Architecture) -> "TimedPlanner":
         """Returns the planner that decides as this one, but for networks of an architecture."""
         return replace(self, name=f"{self.name} --architecture {architecture.name}", architecture=architecture)
+
+    def with_head(self, head: Head) -> "TimedPlanner":
+        """Returns the planner that decides as this one, but for networks with a head in place of their last stages."""
+        return replace(self, name=f"{self.name} --head {head.name}", head=head)
 
     def with_configurations(self, names: Iterable[str]) -> "TimedPlanner":
         """Refuses configurations that other planners plan on request.
@@ -79,6 +86,7 @@ class TimedPlanner:
             training_seconds=TRAINING_SHARE * find_budget(machine),
             measure_cost=measure_cost,
             architecture=self.architecture,
+            head=self.head,
         )
         name, dataset = _choose_dimensions(common, situation.topology)
         missing = explain_missing_pooling(dataset, situation.topology)

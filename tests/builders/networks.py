@@ -132,6 +132,32 @@ FAMILIES: Final[dict[str, dict[str, Any]]] = {
         "has_attention": False,
     },
     "latent_diffusion": {"input_channels": 2, "output_channels": 3, "estimate": "latent"},
+    "diffusion_unet": {
+        "input_channels": 2,
+        "output_channels": 3,
+        "estimate": "bits",
+        "sampler_steps": 1,
+        "samples": 1,
+    },
+    "point_rend": {
+        "input_channels": 2,
+        "output_channels": 3,
+        "coarse_level": 1,
+        "hidden_features": 6,
+        "hidden_layers": 2,
+        "training_fraction": 0.25,
+        "prediction_fraction": 0.25,
+        "output_weights": (1.0, 0.5),
+    },
+    "detector": {
+        **COMMON,
+        "blocks_per_stage": (0, 1, 1),
+        "neck_blocks": 1,
+        "levels": 2,
+        "distance_bins": 4,
+        "least_score": 0.3,
+        "largest_overlap": 0.6,
+    },
 }
 BLOCKS: Final[dict[str, dict[str, Any]]] = {
     "plain": {"first_width": "half"},
@@ -252,11 +278,18 @@ VARIANTS: Final[tuple[tuple[str, str, dict[str, Any]], ...]] = (
             "layers": {"normalization": "none", "activation": "relu"},
         },
     ),
+    ("detector", "of regions", {"levels": 1, "distance_bins": 1, "probabilities": "sigmoid"}),
+    (
+        "point_rend",
+        "of the lowest level for regions",
+        {"skeleton": "u_shaped", "coarse_level": 2, "output_weights": (1.0,), "probabilities": "sigmoid"},
+    ),
     (
         "label_autoencoder",
         "of Stable Diffusion",
         {"latents": "gaussian", "latent_noise": 0.0, "has_attention": True, "blocks_per_stage": 2},
     ),
+    ("diffusion_unet", "of noise with guidance", {"estimate": "noise", "sampler_steps": 2, "guidance_scale": 2.0}),
 )
 """Networks of other families by what else is special about them: the family, words, fields."""
 SMALL_NETWORKS: Final[dict[str, dict[str, Any]]] = {
@@ -290,6 +323,27 @@ def build_hybrid_fields(dimensions: int) -> dict[str, Any]:
     }
 
 
+def build_denoiser_fields(dimensions: int) -> dict[str, Any]:
+    """A denoiser of two stages, on the grid of the image."""
+    space = {name: extents[:2] for name, extents in SPACE[dimensions].items()}
+    return {
+        "denoiser": {
+            **space,
+            "dimensions": dimensions,
+            "input_channels": 5,
+            "output_channels": 3,
+            "features_per_stage": (4, 8),
+            "form": "ddpm",
+            "heads": 2,
+            "blocks_per_stage": 1,
+            "attention_stages": (1,),
+            "dropout": 0.0,
+        },
+        "diffusion": {"schedule": "linear", "steps": 10, "first_variance": 0.01, "last_variance": 0.2},
+        "noise_grid": (3, 4, 4)[-dimensions:],
+    }
+
+
 def build_diffusion_fields(dimensions: int) -> dict[str, Any]:
     """An autoencoder of two stages, and a denoiser of two."""
     space, common = SPACE[dimensions], {"dimensions": dimensions, "features_per_stage": (4, 8)}
@@ -318,6 +372,12 @@ def build_diffusion_fields(dimensions: int) -> dict[str, Any]:
     }
 
 
+def build_skeleton_fields(small: dict[str, Any], dimensions: int) -> dict[str, Any]:
+    """The network below a head, with the space of the others."""
+    family = small.get("skeleton", "plain_unet")
+    return {"family": family, "dimensions": dimensions, **SPACE[dimensions], **FAMILIES[family]}
+
+
 def build_small_network_plan(name: str, dimensions: int, **changes: Any) -> NetworkPlan:
     """Builds one of `SMALL_NETWORKS`; keyword arguments replace its fields."""
     small = SMALL_NETWORKS[name]
@@ -327,6 +387,11 @@ def build_small_network_plan(name: str, dimensions: int, **changes: Any) -> Netw
         fields = build_hybrid_fields(dimensions)
     if fields["family"] == "latent_diffusion":
         fields = {"dimensions": dimensions, **small, **build_diffusion_fields(dimensions)}
+    if fields["family"] == "diffusion_unet":
+        fields = {"dimensions": dimensions, **small, **build_denoiser_fields(dimensions)}
+    if fields["family"] == "point_rend":
+        fields = {"dimensions": dimensions, **small, "skeleton": build_skeleton_fields(small, dimensions) | changes}
+        changes = {}
     if "stem_features" in fields:
         fields |= STEMS[dimensions]
     fields |= changes

@@ -193,10 +193,22 @@ def test_what_is_missing_is_made_again_and_old_tables_go_with_their_images(
     one = tmp_path / "images"
     one.mkdir()
     shutil.copy(dataset / "imagesTr" / "case4_0000.nii.gz", one)
-    (out / "instances" / "old.nii.gz").write_bytes(b"")
+    (out / "instances" / "mine.nii.gz").write_bytes(b"corrected by hand")
+    (out / "instances" / "mine.csv").write_text("rows of another table\n")
     again = PredictionRequest(device="cpu", execution="eager", precision="float32", overwrite=True)
     autoseg.predict_images(run, one, out, again)
-    assert not (out / "instances" / "old.nii.gz").exists()
+    assert (out / "instances" / "mine.nii.gz").read_bytes() == b"corrected by hand"
+    assert "another table" not in (out / "objects.csv").read_text()
+
+
+def test_numbers_of_a_bmp_are_written_as_png(run: Path, tmp_path: Path) -> None:
+    finder = build_object_finder(read_plan(run), None, tmp_path, formats=())
+    assert finder is not None
+    numbers = np.arange(300, dtype=np.int32).reshape(1, 1, -1)
+    grid = Grid(shape_voxels=(1, 1, 300), spacing_mm=(1.0, 1.0, 1.0))
+    finder.write("gland.bmp", (np.zeros(numbers.shape, np.uint8), numbers, ()), grid)
+    assert read_label_map(tmp_path / "instances" / "gland.png").array.tolist() == numbers.tolist()
+    assert (tmp_path / "instances" / "gland.bmp.csv").is_file()
 
 
 def test_other_rules_are_not_mixed_in_one_folder(run: Path, dataset: Path, predicted: Path, tmp_path: Path) -> None:

@@ -66,7 +66,9 @@ ARCHITECTURES = (
     "h_dense_unet",
     "sau_net",
     "latent_diffusion",
+    "diffusion_unet",
 )
+HEADS = ("point_rend",)
 LOSSES = (
     "dice",
     "cross_entropy",
@@ -82,6 +84,7 @@ LOSSES = (
     "boundary",
     "cldice",
     "shape_prior",
+    "adversarial",
 )
 LAYOUTS = (
     "synapse",
@@ -106,14 +109,8 @@ LAYOUTS = (
     "coco",
 )
 CONFIGURATIONS = (
-    "2d",
-    "3d_fullres",
-    "3d_lowres",
-    "3d_cascade_fullres",
-    "2.5d",
-    "3d_roi",
-    "2d_triplanar",
-    "boundary_refinement",
+    *("2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres"),
+    *("2.5d", "3d_roi", "2d_triplanar", "detect_then_segment", "boundary_refinement"),
 )
 FOLDS = ("0", "1", "2", "3", "4")
 CASE_PLACES = ("here", "dask", "slurm")
@@ -130,6 +127,11 @@ def complete_planner(incomplete: str) -> list[str]:
 def complete_architecture(incomplete: str) -> list[str]:
     """Completes `--architecture`."""
     return _select(ARCHITECTURES, incomplete)
+
+
+def complete_head(incomplete: str) -> list[str]:
+    """Completes `--head`."""
+    return _select(HEADS, incomplete)
 
 
 def complete_loss(incomplete: str) -> list[str]:

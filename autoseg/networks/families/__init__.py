@@ -5,6 +5,8 @@ from typing import Final
 import torch
 
 from autoseg.networks.families.additive_u import AdditiveUNetwork
+from autoseg.networks.families.detector import Detector
+from autoseg.networks.families.diffusion_unet import DiffusionUNet
 from autoseg.networks.families.dilated import DilatedNetwork
 from autoseg.networks.families.encoder_u import EncoderUNetwork
 from autoseg.networks.families.fcn import Fcn
@@ -15,6 +17,7 @@ from autoseg.networks.families.nested_u import NestedUNetwork
 from autoseg.networks.families.parallel import ParallelNetwork
 from autoseg.networks.families.plain_transformer import PlainTransformer
 from autoseg.networks.families.plain_unet import PlainUNet
+from autoseg.networks.families.point_rend import PointRendNetwork
 from autoseg.networks.families.residual_encoder_unet import ResidualEncoderUNet
 from autoseg.networks.families.u_shaped import UShapedNetwork
 from autoseg.networks.families.unext import UNextNetwork
@@ -36,6 +39,9 @@ FAMILIES: Final[dict[str, type[SegmentationNetwork]]] = {
     "hybrid_2d_3d": HybridNetwork,
     "label_autoencoder": LabelAutoencoder,
     "latent_diffusion": LatentDiffusion,
+    "diffusion_unet": DiffusionUNet,
+    "point_rend": PointRendNetwork,
+    "detector": Detector,
 }
 """Built from the plans of the same names in `autoseg.plan.network.NETWORK_PLANS`."""
 

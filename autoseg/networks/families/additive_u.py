@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from autoseg.networks.blocks import build_head
 from autoseg.networks.initialization import CONVOLUTION_KINDS
-from autoseg.networks.network import SegmentationNetwork
+from autoseg.networks.levels import LevelNetwork
 from autoseg.networks.parts.additive_u import build_unit
 from autoseg.networks.parts.additive_u.unit import Step, UnitSite
 from autoseg.plan.network.additive_u import AdditiveUPlan
@@ -17,7 +17,7 @@ from autoseg.plan.network.additive_u import AdditiveUPlan
 UNIFORM_SLOPE: Final = 5**0.5  # of the distribution from which PyTorch draws the weights of its layers
 
 
-class AdditiveUNetwork(SegmentationNetwork):
+class AdditiveUNetwork(LevelNetwork):
     """An encoder and a decoder of residual units; features of both are added at every resolution.
 
     `stages`, `levels` and `heads` are numbered by resolution; 0 is that of the image.
@@ -40,15 +40,36 @@ class AdditiveUNetwork(SegmentationNetwork):
 
     def forward(self, image: Float[Tensor, "batch channel *space"]) -> tuple[Float[Tensor, "batch output ..."], ...]:
         """Computes logits, the most important output first."""
+        decoded = self._decode(self._encode(image))
+        return tuple(self.heads[level](decoded[level]) for level in range(len(self.output_weights)))
+
+    def compute_levels(self, image: Float[Tensor, "batch channel *space"]) -> tuple[Tensor, list[Tensor]]:
+        """Computes the features of all levels."""
+        encoded = self._encode(image)
+        return encoded[0], self._decode(encoded)
+
+    @property
+    def level_channels(self) -> tuple[int, ...]:
+        """Those of the stages."""
+        return self.plan.features_per_stage
+
+    @property
+    def fine_channels(self) -> int:
+        """Those of the first stage."""
+        return self.plan.features_per_stage[0]
+
+    def _encode(self, image: Tensor) -> list[Tensor]:
         encoded: list[Tensor] = []
         for stage in self.stages:
             image = stage(image)
             encoded.append(image)
+        return encoded
+
+    def _decode(self, encoded: list[Tensor]) -> list[Tensor]:
         decoded = [encoded.pop()]
-        for level in reversed(self.levels):
-            decoded.append(level(decoded[-1], encoded.pop()))
-        decoded.reverse()
-        return tuple(self.heads[level](decoded[level]) for level in range(len(self.output_weights)))
+        for level in reversed(range(self.finest_level, len(self.levels))):
+            decoded.append(self.levels[level](decoded[-1], encoded.pop()))
+        return decoded[::-1]
 
     def initialize_weights(self, generator: torch.Generator | None = None) -> None:
         """Draws the weights of convolutions with a sixth of the usual variance, as PyTorch does and both papers' code.

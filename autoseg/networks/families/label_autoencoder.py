@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from autoseg.networks.network import SegmentationNetwork
-from autoseg.networks.parts.denoising_blocks import (
+from autoseg.networks.parts.diffusion.denoising_blocks import (
     DenoisingBlock,
     MiddleBlocks,
     build_enlargement,

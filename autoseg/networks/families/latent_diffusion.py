@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from autoseg.networks.families.label_autoencoder import LabelAutoencoder, LatentEncoder
 from autoseg.networks.network import SegmentationNetwork
-from autoseg.networks.parts.denoiser import Denoiser
-from autoseg.networks.parts.denoising_blocks import zero_last_convolutions
-from autoseg.networks.parts.diffusion import Diffusion, compute_variances
+from autoseg.networks.parts.diffusion.denoiser import Denoiser
+from autoseg.networks.parts.diffusion.denoising_blocks import zero_last_convolutions
+from autoseg.networks.parts.diffusion.process import Diffusion, compute_variances
 from autoseg.plan.network.latent_diffusion import LatentDiffusionPlan
 
 

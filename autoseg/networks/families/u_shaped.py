@@ -11,7 +11,8 @@ from torch.nn import functional
 
 from autoseg.geometry import locate_centre
 from autoseg.networks.blocks import LINEAR, build_head
-from autoseg.networks.network import SegmentationNetwork, TargetKind
+from autoseg.networks.levels import LevelNetwork
+from autoseg.networks.network import TargetKind
 from autoseg.networks.parts.attentions import build_attention
 from autoseg.networks.parts.blocks import build_stage
 from autoseg.networks.parts.contexts import build_context
@@ -26,7 +27,7 @@ from autoseg.plan.network.u_shaped import UShapedPlan
 DROPOUTS: Mapping[int, type[nn.Module]] = {2: nn.Dropout2d, 3: nn.Dropout3d}
 
 
-class UShapedNetwork(SegmentationNetwork):
+class UShapedNetwork(LevelNetwork):
     """An encoder and a decoder of stages, joined by a skip connection at every resolution.
 
     `levels` and `heads` are numbered like the encoder's stages: level 0 has the full resolution.
@@ -43,8 +44,7 @@ class UShapedNetwork(SegmentationNetwork):
             for stage, (below, above) in enumerate(pairwise(channels))
         )
         self.bottleneck = Bottleneck(plan, channels_in=encoded[-1])
-        decoded = tuple(plan.decoder_block.count_channels(wide) for wide in reversed(plan.decoder_features_per_stage))
-        sources = (*decoded, self.bottleneck.channels_out)
+        sources = self.level_channels
         self.levels = nn.ModuleList(
             DecoderStage(plan, level, channels=encoded[level], channels_below=sources[level + 1])
             for level in range(plan.stage_count - 1)
@@ -68,16 +68,27 @@ class UShapedNetwork(SegmentationNetwork):
         image = self._crop(image)
         skips = self._encode(image)
         edges = None if self.shape_stream is None else self.shape_stream(skips)
-        features = self.bottleneck(skips.pop())
-        decoded = [features]
-        for level in reversed(range(len(self.levels))):
-            features = self.levels[level](features, skips.pop())
-            decoded.append(features)
-        decoded.reverse()
+        decoded = self._decode(skips)
         if self.shape_stream is not None and edges is not None:
             decoded[0] = self.shape_stream.fuse(decoded[0], edges)
         outputs = self._compute_logits(decoded, decoded[0].shape[2:])
         return outputs if edges is None or not self.deep_supervision else (*outputs, edges)
+
+    def compute_levels(self, image: Float[Tensor, "batch channel *space"]) -> tuple[Tensor, list[Tensor]]:
+        """Computes the features of all levels."""
+        skips = self._encode(self._crop(image))
+        return skips[0], self._decode(skips)
+
+    @property
+    def level_channels(self) -> tuple[int, ...]:
+        """Those of the decoder's stages and of the bottleneck."""
+        wide = reversed(self.plan.decoder_features_per_stage)
+        return (*map(self.plan.decoder_block.count_channels, wide), self.bottleneck.channels_out)
+
+    @property
+    def fine_channels(self) -> int:
+        """Those of the encoder's first stage."""
+        return self.plan.block.count_channels(self.plan.features_per_stage[0])
 
     @property
     def output_weights(self) -> tuple[float, ...]:
@@ -124,6 +135,14 @@ class UShapedNetwork(SegmentationNetwork):
             image = stage(image)
             features.append(image)
         return features
+
+    def _decode(self, skips: list[Tensor]) -> list[Tensor]:
+        features = self.bottleneck(skips.pop())
+        decoded = [features]
+        for level in reversed(range(self.finest_level, len(self.levels))):
+            features = self.levels[level](features, skips.pop())
+            decoded.append(features)
+        return decoded[::-1]
 
     def _compute_logits(self, decoded: list[Tensor], extents: torch.Size) -> tuple[Tensor, ...]:
         if self.plan.supervision == "fused":

@@ -4,6 +4,7 @@ The folder of the command holds the work, which all jobs read, and for each case
 So a job that is queued again continues where it was stopped.
 """
 
+import logging
 import os
 import pickle
 import re
@@ -19,7 +20,7 @@ from typing import Any, Final
 
 from autoseg.errors import AutosegError, Problem, WorkerError
 from autoseg.files.temporary_files import name_temporary
-from autoseg.places.case_worker import Caller, Refusal, find_present_folder, run_case
+from autoseg.places.case_worker import Caller, Refusal, find_present_folder, keep_mark, run_case
 from autoseg.places.place import Resources, States, Task, TaskState
 from autoseg.places.slurm.jobs import cancel_jobs
 from autoseg.processes.case_pool import (
@@ -48,6 +49,8 @@ NETWORK_BYTES: Final = 16 * 2**30  # guess: networks, an image of 512 x 512 x 80
 ANY_GPU: Final = 1  # byte of its memory: windows are small, and batches fit themselves to the GPU
 SECONDS_BETWEEN_LOOKS: Final = 1.0
 SECONDS_FOR_FILES: Final = 60.0  # a network drive may show a file so much later
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,34 +121,44 @@ def build_tasks(folder: Path, work: CaseWork, *, label: str, count: int) -> tupl
 
 
 def iterate_cases(
-    folder: Path, names: Sequence[str], tasks: Sequence[Task], steps: Iterable[States]
+    folder: Path, given: CaseWork, tasks: Sequence[Task], steps: Iterable[States]
 ) -> Iterator[CaseEvent[Any]]:
     """Yields the end of every case; jobs that still run when this is closed early are cancelled.
 
     Args:
         folder: Folder of the command.
-        names: Names of the cases.
+        given: The work on the cases.
         tasks: The tasks, in the order of their parts.
         steps: States of the tasks, now and then, until all have ended.
 
     Raises:
         WorkerError: A job cannot work on the cases, or Slurm does not answer.
     """
-    left, states = set(range(len(names))), dict[str, TaskState]()
+    left, states = set(range(len(given.jobs))), dict[str, TaskState]()
     try:
         for step in steps:
             states = dict(step)
             os.utime(folder)  # otherwise another computer would take it for a leftover after a day in the queue
+            keep_mark(given.caller)
             yield from _collect(folder, left)
     finally:
-        cancel_jobs(folder)
+        _cancel(folder)
     ends = [states.get(task.name, UNKNOWN) for task in tasks]
     deadline = time.monotonic() + SECONDS_FOR_FILES
     while time.monotonic() < deadline and any(ends[index % len(ends)].phase == "finished" for index in left):
         time.sleep(SECONDS_BETWEEN_LOOKS)
         yield from _collect(folder, left)
     for index in sorted(left):
-        yield CaseEvent(index, _explain_missing(names[index], tasks[index % len(ends)], ends[index % len(ends)]))
+        name, _ = given.jobs[index]
+        yield CaseEvent(index, _explain_missing(name, tasks[index % len(ends)], ends[index % len(ends)]))
+
+
+def _cancel(folder: Path) -> None:
+    """Cancels jobs; those of a Slurm that does not answer end by themselves, once the folder is removed."""
+    try:
+        cancel_jobs(folder)
+    except WorkerError as error:
+        logger.warning("jobs could not be cancelled, and end after their present case: %s", error)
 
 
 def run_part(folder: Path, part: int, count: int) -> None:
@@ -153,6 +166,7 @@ def run_part(folder: Path, part: int, count: int) -> None:
 
     Raises:
         AutosegError: All cases need something that is out of reach.
+        WorkerError: The command that has submitted the job has ended meanwhile; no further case was begun.
     """
     given: CaseWork = pickle.loads((folder / WORK_NAME).read_bytes())
     indices = range(part, len(given.jobs), count)
@@ -166,6 +180,9 @@ def run_part(folder: Path, part: int, count: int) -> None:
         progress=SilentProgress(),
         sizes={str(index): given.sizes[name] for index in left if (name := given.jobs[index][0]) in given.sizes},
     )
+    if not _is_wanted(folder):
+        msg = f"{folder} is gone: the command that has submitted this job has ended"
+        raise WorkerError(msg)
     for failure in outcome.failures:  # its process was killed
         index = int(failure.case)
         name = given.jobs[index][0]
@@ -195,7 +212,15 @@ def _finish_case(
     given: tuple[int, str, Any], *, folder: Path, work: Callable[[Any], object], caller: Caller, runs_networks: bool
 ) -> None:
     index, name, job = given
-    _write_result(folder, index, run_case(work, name, job, caller, runs_networks=runs_networks))
+    if _is_wanted(folder):
+        outcome = run_case(work, name, job, caller, runs_networks=runs_networks)
+        if _is_wanted(folder):
+            _write_result(folder, index, outcome)
+
+
+def _is_wanted(folder: Path) -> bool:
+    """Returns whether the command still waits, which removes the folder at its end, as others do after its death."""
+    return (folder / WORK_NAME).exists()
 
 
 def _find_result(folder: Path, index: int) -> Path:

@@ -26,6 +26,9 @@ GROWTH: Final = 1.2
 SECONDS_FOR_OTHERS: Final = 300.0  # another command may submit hundreds of jobs
 PAUSES_SECONDS: Final = (15.0, 30.0, 60.0, 120.0, 240.0)
 """Pauses after which squeue is asked again: a controller may be busy, or is started again."""
+AFTER_SILENCE_OF_CASES: Final = (
+    "jobs that were submitted end after their present case; what is written stays, and the same command continues"
+)
 
 logger = logging.getLogger(__name__)
 
@@ -38,11 +41,13 @@ class Slurm:
         run_root: Run folder.
         folder: Folder for its jobs.
         settings: Settings of the site.
+        after_silence: Fate of jobs that were submitted, in words, for when Slurm stops answering.
     """
 
     run_root: Path
     folder: Path
     settings: SlurmSettings
+    after_silence: str = "the jobs that were submitted continue, and the same command shows them again"
 
     @property
     def is_detached(self) -> bool:
@@ -73,8 +78,8 @@ class Slurm:
         with describe_caller(self.run_root) as caller, open_case_folder(self.run_root) as folder:
             given = CaseWork(work=work, jobs=jobs, caller=caller, runs_networks=runs_networks, sizes=sizes or {})
             tasks = build_tasks(folder, given, label=label, count=min(self.settings.case_jobs, len(jobs)))
-            steps = replace(self, folder=folder).run_tasks(tasks)
-            events = iterate_cases(folder, [name for name, _ in jobs], tasks, steps)
+            steps = replace(self, folder=folder, after_silence=AFTER_SILENCE_OF_CASES).run_tasks(tasks)
+            events = iterate_cases(folder, given, tasks, steps)
             return gather_outcome(progress.track(events, label=label, total=len(jobs), unit="case"), keep=keep)
 
     def run_tasks(self, tasks: Sequence[Task]) -> Generator[States, None, None]:
@@ -123,7 +128,7 @@ class Slurm:
         try:
             return read_task_states(self.folder)
         except WorkerError as error:
-            msg = f"{error}; the jobs that were submitted continue, and the same command shows them again"
+            msg = f"{error}; {self.after_silence}"
             raise WorkerError(msg) from error
 
     def _submit_missing(self, tasks: Sequence[Task]) -> None:
@@ -161,10 +166,13 @@ def open_slurm(address: str, run_root: Path, settings: Sequence[str]) -> Iterato
     """Opens the Slurm of this computer.
 
     Raises:
-        OptionError: There is an address, or a setting that does not exist.
+        OptionError: There is an address, a setting that does not exist, or a % in the path of the run.
         DocumentError: The file of settings breaks the schema.
     """
     if address:
         msg = f"--on slurm takes no address, found {address!r}; give settings with --slurm KEY=VALUE"
+        raise OptionError(msg)
+    if "%" in str(run_root.absolute()):
+        msg = f"--on slurm: Slurm replaces what follows % in the names of logs, found {run_root.absolute()}; rename it"
         raise OptionError(msg)
     yield Slurm(run_root=run_root, folder=find_jobs_folder(run_root), settings=find_settings(run_root, settings))

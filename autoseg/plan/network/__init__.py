@@ -4,6 +4,8 @@ from typing import Final
 
 from autoseg.plan.network.additive_u import AdditiveUPlan
 from autoseg.plan.network.base import NetworkPlan, StagedNetworkPlan
+from autoseg.plan.network.detector import DetectorPlan
+from autoseg.plan.network.diffusion_unet import DiffusionUNetPlan
 from autoseg.plan.network.dilated import DilatedPlan
 from autoseg.plan.network.encoder_u import EncoderUPlan
 from autoseg.plan.network.fcn import FcnPlan
@@ -13,6 +15,7 @@ from autoseg.plan.network.latent_diffusion import LatentDiffusionPlan
 from autoseg.plan.network.nested_u import NestedUPlan
 from autoseg.plan.network.parallel import ParallelPlan
 from autoseg.plan.network.plain_transformer import PlainTransformerPlan
+from autoseg.plan.network.point_rend import PointRendPlan
 from autoseg.plan.network.u_shaped import UShapedPlan
 from autoseg.plan.network.unets import PlainUNetPlan, ResidualEncoderUNetPlan, UNetFamily, UNetPlan
 from autoseg.plan.network.unext import UNextPlan
@@ -20,6 +23,8 @@ from autoseg.plan.network.unext import UNextPlan
 __all__ = [
     "NETWORK_PLANS",
     "AdditiveUPlan",
+    "DetectorPlan",
+    "DiffusionUNetPlan",
     "DilatedPlan",
     "EncoderUPlan",
     "FcnPlan",
@@ -31,6 +36,7 @@ __all__ = [
     "ParallelPlan",
     "PlainTransformerPlan",
     "PlainUNetPlan",
+    "PointRendPlan",
     "ResidualEncoderUNetPlan",
     "StagedNetworkPlan",
     "UNetFamily",
@@ -54,4 +60,7 @@ NETWORK_PLANS: Final[dict[str, type[NetworkPlan]]] = {
     "hybrid_2d_3d": HybridPlan,
     "label_autoencoder": LabelAutoencoderPlan,
     "latent_diffusion": LatentDiffusionPlan,
+    "diffusion_unet": DiffusionUNetPlan,
+    "point_rend": PointRendPlan,
+    "detector": DetectorPlan,
 }

@@ -60,6 +60,21 @@ class NetworkPlan(Part):
         """The number of voxels per axis by which the first output is smaller than the input at either end."""
         return (0,) * self.dimensions
 
+    @property
+    def required_objective(self) -> str | None:
+        """Name of the only objective that trains the network; None for most families: any that compares logits."""
+        return None
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether prediction also estimates without the image, which training must then have shown to the network."""
+        return False
+
+    @property
+    def prediction_calls(self) -> int:
+        """How often a prediction computes what a training step computes once; 1 for most families."""
+        return 1
+
     @abstractmethod
     def describe(self) -> Mapping[str, str]:
         """Describes the parameters of the family in a few words each, by short headings, for a table about the plan.
@@ -75,6 +90,11 @@ class NetworkPlan(Part):
         """Returns the plan with other first weights; itself where the family has no encoder of the literature."""
         del pretrained
         return self
+
+    @property
+    def finds_boxes(self) -> bool:
+        """Whether logits tell the boxes of objects, not their voxels: good for a first stage alone."""
+        return False
 
     def find_label_autoencoder(self) -> "NetworkPlan | None":
         """Finds the label autoencoder that the network contains, which is trained before it; None for most families."""

@@ -11,6 +11,7 @@ from autoseg.plan.network.label_autoencoder import LabelAutoencoderPlan
 from autoseg.plan.values import MOST_STAGES, BlockCount, ChannelCounts, Extents
 
 MOST_STEPS: Final = 100_000
+MOST_HEADS: Final = 64
 NoiseSchedule = Literal["linear", "scaled_linear", "cosine"]
 Variance = Annotated[float, Field(gt=0, lt=1)]
 
@@ -36,9 +37,14 @@ class DiffusionPlan(Part):
 class DenoiserPlan(StagedNetworkPlan):
     """The U-Net of Ho et al. 2020, arXiv:2006.11239, on the grid of the latents; its first stage is that of latents.
 
-    Its inputs are noisy latents and the features of an image; its output has the channels of the latents.
+    Its inputs are noisy latents and the features of an image; its output has the channels of the latents. Without
+    latents, its inputs are a noisy label map and the image.
 
     Attributes:
+        form: Form of the blocks. "ddpm": as in that paper, where the number of the step is added to the features, and
+            convolutions change the resolution. "guided": it scales and shifts them, and blocks change the resolution
+            (Dhariwal and Nichol 2021, arXiv:2105.05233).
+        heads: Heads of every attention.
         blocks_per_stage: Residual blocks of every stage of the encoder; the decoder has one more.
         attention_stages: Indices of the stages whose voxels attend to each other; if there are any, those of the
             bottleneck do, too.
@@ -46,9 +52,21 @@ class DenoiserPlan(StagedNetworkPlan):
     """
 
     family: Literal["denoiser"] = "denoiser"
+    form: Literal["guided", "ddpm"] = "guided"
+    heads: Annotated[int, Field(ge=1, le=MOST_HEADS)] = 1
     blocks_per_stage: BlockCount
     attention_stages: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(max_length=MOST_STAGES)]
     dropout: Annotated[float, Field(ge=0, lt=1)]
+
+    @model_validator(mode="after")
+    def _check_heads(self) -> "DenoiserPlan":
+        attending = {self.features_per_stage[stage] for stage in self.attention_stages if stage < self.stage_count}
+        if self.attention_stages:
+            attending.add(self.features_per_stage[-1])
+        if any(features % self.heads for features in attending):
+            msg = f"heads must divide the features of the stages with attention, {sorted(attending)} (got {self.heads})"
+            raise ValueError(msg)
+        return self
 
 
 class LatentDiffusionPlan(NetworkPlan):
@@ -89,6 +107,11 @@ class LatentDiffusionPlan(NetworkPlan):
             "latents": self.autoencoder.describe()["latents"],
             "estimate": self.estimate,
         }
+
+    @property
+    def required_objective(self) -> str:
+        """The objective of latents."""
+        return "latent_diffusion"
 
     def find_label_autoencoder(self) -> LabelAutoencoderPlan:
         """Returns the autoencoder."""

@@ -97,6 +97,7 @@ def list_scalars(record: EpochRecord, class_names: Sequence[str]) -> dict[str, f
         "loss/validation": record.validation_loss,
         "pseudo_dice/mean": record.mean_pseudo_dice,
         "pseudo_dice/moving_average": record.moving_average,
+        "discriminator_accuracy": record.discriminator_accuracy,
         "learning_rate": record.learning_rate,
         "seconds/epoch": record.seconds,
         "seconds/data_wait": record.data_wait_seconds,

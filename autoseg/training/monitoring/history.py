@@ -24,6 +24,7 @@ class EpochRecord(Part):
         mean_pseudo_dice: Mean over the classes whose pseudo Dice is defined.
         moving_average: Moving average of the mean: 0.9 old + 0.1 new.
         volume_dice: Mean Dice of held-out cases as whole volumes; None if it was not measured after this epoch.
+        discriminator_accuracy: Share of a discriminator's decisions in training that were right; None without one.
         learning_rate: Learning rate of the first iteration.
         seconds: Duration of the epoch with validation, without saving.
         data_wait_seconds: The part of `seconds` in which the network waited for patches.
@@ -37,6 +38,7 @@ class EpochRecord(Part):
     mean_pseudo_dice: float | None
     moving_average: float | None
     volume_dice: float | None = None
+    discriminator_accuracy: float | None = None
     seconds: float
     seconds_per_iteration: float
     data_wait_seconds: float

@@ -6,8 +6,12 @@ from autoseg.labels import LabelScheme
 from autoseg.networks.network import SegmentationNetwork
 from autoseg.plan.document import ConfigurationPlan
 from autoseg.runtime.distributed import BatchPart
+from autoseg.training.objectives.adversarial import Adversarial
+from autoseg.training.objectives.denoising import Denoising
+from autoseg.training.objectives.detection import Detection
 from autoseg.training.objectives.latent_estimation import LatentEstimation
 from autoseg.training.objectives.objective import Objective
+from autoseg.training.objectives.point_rendering import PointRendering
 from autoseg.training.objectives.reconstruction import Reconstruction
 from autoseg.training.objectives.segmentation import Segmentation
 from autoseg.training.objectives.shape_prior import ShapePrior
@@ -27,7 +31,11 @@ OBJECTIVES: Final[dict[str, ObjectiveBuilder]] = {
     "segmentation": Segmentation,
     "reconstruction": Reconstruction,
     "latent_diffusion": LatentEstimation,
+    "denoising": Denoising,
     "shape_prior": ShapePrior,
+    "adversarial": Adversarial,
+    "point_rend": PointRendering,
+    "detection": Detection,
 }
 """By the names of `autoseg.plan.OBJECTIVE_PLANS`."""
 

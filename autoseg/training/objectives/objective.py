@@ -54,6 +54,13 @@ class Objective(nn.Module, ABC):
         """Takes the weights of the label autoencoder that was trained before; most objectives have none."""
         del weights
 
+    def summarize_epoch(self) -> dict[str, float]:
+        """Returns figures of the epoch that ends, by their fields in its record, and begins to count anew.
+
+        Every process calls it, once an epoch has been trained and validated; most objectives have none.
+        """
+        return {}
+
     @abstractmethod
     def forward(
         self, network: NetworkCall, batch: Batch

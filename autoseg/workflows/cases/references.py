@@ -50,6 +50,12 @@ def find_reference_objects(folder: Path, case_name: str) -> Path:
     return folder / OBJECTS_FOLDER / f"{case_name}{NUMBERS_ENDING}"
 
 
+def name_objects(label_map: str) -> str:
+    """Returns the name of the map of numbers of a label map; BMP holds 8 bits only, so that of a .bmp is a .png."""
+    stem = strip_ending(label_map)
+    return f"{stem}.png" if label_map[len(stem) :].lower() == ".bmp" else label_map
+
+
 def _write_targets(case: Case, folder: Path) -> None:
     assert case.targets is not None, "the caller asked"
     assert case.label_path is not None, "every training case has a label map"

@@ -28,7 +28,7 @@ from autoseg.processes.case_pool import list_problems, write_failure_log
 from autoseg.processes.progress import Progress
 from autoseg.run_folder import open_run, write_text
 from autoseg.volume_io import check_same_grid, read_label_map, turn_like_image
-from autoseg.workflows.cases.references import OBJECTS_FOLDER
+from autoseg.workflows.cases.references import OBJECTS_FOLDER, name_objects
 from autoseg.workflows.evaluate.evaluation import (
     EvaluationJob,
     count_evaluation_workers,
@@ -137,7 +137,7 @@ def _list_jobs(predictions: Path, references: Path, instances: Path, *, labels: 
     expected = {case: path for case, _, path in pair_label_maps(predictions, instances)}
     jobs: list[ObjectJob] = []
     for case, prediction, reference in pair_label_maps(predictions, references):
-        numbers = prediction.parent / OBJECTS_FOLDER / prediction.name
+        numbers = prediction.parent / OBJECTS_FOLDER / name_objects(prediction.name)
         job = EvaluationJob(case=case, prediction=prediction, reference=reference, labels=labels)
         jobs.append((job, numbers if numbers.is_file() else None, expected[case]))
     lacking = [job for job, numbers, _ in jobs if numbers is None]

@@ -16,6 +16,7 @@ from autoseg.errors import PredictionError
 from autoseg.file_endings import find_ending, label_map_ending
 from autoseg.geometry import WORLD_LETTERS, Grid, compute_reorientation
 from autoseg.inference.model import SegmentationModel
+from autoseg.remote.local_files import use_local
 from autoseg.volume_io import build_label_map, build_label_map_like, convert_images, find_image_library, read_image
 from autoseg.volume_io.formats.volumes import Volume, convert_to_float32, is_planar
 
@@ -117,14 +118,16 @@ def _open_files(parts: Sequence[Any], model: SegmentationModel) -> InputImage:
         plan = model.plan
         cases, _ = find_images(paths[0], channel_count=len(plan.channels), file_ending=plan.file_ending)
         paths = list(cases[0].image_paths)
-    volume = read_image(paths, channel_count=len(model.plan.channels))
+    with use_local(*paths):
+        volume = read_image(paths, channel_count=len(model.plan.channels))
     ending = find_ending(paths[0].name)
     assert ending is not None, "other files are not read"
     written = label_map_ending(ending)
     place = paths[0] if written == ending else paths[0].with_name(f"label_map{written}")
 
     def convert_result(label_map: NDArray[np.integer]) -> Any:
-        return build_label_map(place, label_map, grid=volume.grid, like=paths[0])
+        with use_local(paths[0]):
+            return build_label_map(place, label_map, grid=volume.grid, like=paths[0])
 
     return InputImage(array=volume.array, grid=volume.grid, convert_result=convert_result)
 

@@ -1,6 +1,6 @@
 """Objects of predicted images: a map of their numbers, and a table with a row for each."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -19,7 +19,7 @@ from autoseg.postprocessing.object_table import ObjectRow, describe_objects, for
 from autoseg.preprocessing.case import CaseGeometry
 from autoseg.run_folder import write_text
 from autoseg.volume_io import write_label_map
-from autoseg.workflows.cases.references import OBJECTS_FOLDER
+from autoseg.workflows.cases.references import OBJECTS_FOLDER, name_objects
 from autoseg.workflows.select.selection_document import Selection
 
 TABLE_NAME: Final = "objects.csv"
@@ -44,8 +44,7 @@ class ObjectFinder:
 
     def find_paths(self, name: str) -> tuple[Path, Path]:
         """Returns the map of numbers and the table of an image, whose label map has this name."""
-        folder = self.out / OBJECTS_FOLDER
-        return folder / name, folder / f"{name}.csv"
+        return find_objects_files(self.out, name)
 
     def find(
         self, case: str, model: Ensemble, logits: Sequence[Tensor], *, geometries: Sequence[CaseGeometry]
@@ -95,21 +94,26 @@ def build_object_finder(
     return ObjectFinder(out=out, targets=plan.instances, rules=rules)
 
 
-def remove_old_objects(out: Path, *, kept: Collection[str]) -> None:
-    """Removes maps and tables of an earlier prediction, but for those of the label maps that are kept."""
+def find_objects_files(out: Path, name: str) -> tuple[Path, Path]:
+    """Returns the map of numbers and the table that belong to a label map of this name in a folder."""
     folder = out / OBJECTS_FOLDER
-    for path in folder.iterdir() if folder.is_dir() else ():
-        if path.name.removesuffix(".csv") not in kept:
-            path.unlink()
+    return folder / name_objects(name), folder / f"{name}.csv"
 
 
-def merge_tables(out: Path) -> None:
-    """Writes the rows of all images of a folder into one table.
+def remove_old_objects(out: Path, *, removed: Iterable[str]) -> None:
+    """Removes maps and tables of label maps that were removed, by the names of these."""
+    for name in removed:
+        for path in find_objects_files(out, name):
+            path.unlink(missing_ok=True)
+
+
+def merge_tables(out: Path, names: Iterable[str]) -> None:
+    """Writes the rows of all label maps of these names in a folder into one table.
 
     Raises:
         RunError: The file cannot be written.
     """
-    tables = sorted((out / OBJECTS_FOLDER).glob("*.csv"))
+    tables = [table for _, table in (find_objects_files(out, name) for name in sorted(names)) if table.is_file()]
     if tables:
         parts = [path.read_text(encoding="utf-8").split("\n", 1) for path in tables]
         write_text(out / TABLE_NAME, f"{parts[0][0]}\n{''.join(rows for _, rows in parts)}")

@@ -215,7 +215,8 @@ def _predict_images(
     finally:
         with lock_record(out):
             complete_record(out)
-            merge_tables(out)
+            if finder is not None:
+                merge_tables(out, (read_record(out) or record).outputs)
             quality = merge_quality(out, estimator, model=record.model)
     for line in describe_quality(quality):
         progress.note(line)
@@ -273,7 +274,7 @@ def _open_folder(
             removed, others = ({strip_ending(name) for name in names} for names in (made - kept, kept))
             for folder in (MAPS_FOLDER, UNCERTAINTY_FOLDER):
                 remove_old_maps(out / folder, removed=removed, kept=others)
-            remove_old_objects(out, kept=kept)
+            remove_old_objects(out, removed=made - kept)
     return record
 
 

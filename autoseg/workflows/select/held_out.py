@@ -70,7 +70,8 @@ def find_held_out(
     Raises:
         PlanError: The plan does not have a wanted configuration.
         TrainingError: There is no such fold.
-        SelectionError: Nothing, or something that is wanted, is not trained and validated, or labels differ.
+        SelectionError: Nothing, or something that is wanted, is not trained and validated, or only finds boxes; or
+            labels differ.
         PredictionError: The folds of a configuration follow different plans.
     """
     if not run.splits.is_file():
@@ -80,9 +81,7 @@ def find_held_out(
         )
         raise SelectionError(msg)
     plan, splits = read_document(run.plan, Plan), read_document(run.splits, Splits)
-    for name in configurations or ():
-        plan.get_configuration(name)
-    names = [name for name in plan.configurations if configurations is None or name in configurations]
+    names = list_compared(plan, configurations)
     wanted = _check_folds(folds, splits)
     found = {name: [fold for fold in wanted if _is_finished(run, name, fold, splits)] for name in names}
     lacking = [name for name in names if not found[name]]
@@ -93,6 +92,25 @@ def find_held_out(
     result = tuple(_describe(run, name, found[name], splits) for name in names if found[name])
     _check_labels(result)
     return result
+
+
+def list_compared(plan: Plan, configurations: Sequence[str] | None) -> tuple[str, ...]:
+    """Lists the wanted configurations in the order of the plan; None: all that segment.
+
+    Raises:
+        PlanError: The plan does not have a wanted configuration.
+        SelectionError: One only finds boxes.
+    """
+    segmenting = plan.list_segmenting()
+    for name in configurations or ():
+        plan.get_configuration(name)
+        if name not in segmenting:
+            msg = (
+                f"{name} finds boxes and segments nothing, so it is not compared; name configurations out of "
+                f"{', '.join(segmenting)}, or none"
+            )
+            raise SelectionError(msg)
+    return tuple(name for name in segmenting if configurations is None or name in configurations)
 
 
 def complete_validations(
@@ -115,6 +133,8 @@ def complete_validations(
         progress: Progress display.
 
     Raises:
+        PlanError: The plan does not have a wanted configuration.
+        SelectionError: A wanted configuration only finds boxes.
         TrainingError: There is no such fold, or somebody trains it.
         RunError: A preprocessed case or reference is missing.
     """
@@ -122,7 +142,7 @@ def complete_validations(
         return False
     is_changed = False
     plan, splits = read_document(run.plan, Plan), read_document(run.splits, Splits)
-    names = plan.configurations if configurations is None else configurations
+    names = list_compared(plan, configurations)
     for name, fold in ((name, fold) for name in names for fold in _check_folds(folds, splits)):
         folder, cases = run.fold(name, fold), select_fold(splits, fold).validation
         found = read_validation(folder, cases) if has_final_model(folder) else None
@@ -183,7 +203,7 @@ def describe_left_out(
     """Lines for the user: folds that could have been used, had their training or validation been finished."""
     splits = read_document(run.splits, Splits)
     used = {(entry.configuration, fold) for entry in held_out for fold in entry.folds}
-    names = configurations or tuple(read_document(run.plan, Plan).configurations)
+    names = list_compared(read_document(run.plan, Plan), configurations)
     statuses = [
         read_fold_status(run, name, fold, cases=select_fold(splits, fold).validation)
         for name in names

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Int16, Int64, Integer
 
 from autoseg.errors import RunError
 from autoseg.evaluation.crossvalidation import Table
 from autoseg.evaluation.gain import Gain, compute_gain
 from autoseg.evaluation.instances import Matches, ObjectScores, match_objects, score_objects
+from autoseg.geometry import Grid
 from autoseg.inference.ensemble import Ensemble
 from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions
 from autoseg.labels import InstanceTargets
@@ -206,6 +207,27 @@ def _find_in_case(run: RunFolder, case: str, outputs: Sequence[CaseOutput], targ
     maps = build_core_maps(ensemble.iterate_probabilities(logits, geometries), grid.shape_voxels, targets)
     classes = targets.merge(targets.target_labels.encode(read_label_map(find_reference(run, case)).array))
     numbers = read_label_map(find_reference_objects(run.references, case)).array
+    return match_case(maps, classes, numbers, targets=targets, grid=grid)
+
+
+def match_case(
+    maps: CoreMaps,
+    classes: Int16[np.ndarray, "z y x"],
+    numbers: Integer[np.ndarray, "z y x"],
+    *,
+    targets: InstanceTargets,
+    grid: Grid,
+) -> FoundInCase:
+    """Matches the objects of all rules with those of the reference; ignored voxels belong to none of them.
+
+    Args:
+        maps: Answer of the network.
+        classes: Reference of the classes.
+        numbers: Numbers of the objects of the reference.
+        targets: Labels by which objects are told apart.
+        grid: Grid of all.
+    """
+    is_scored = classes != (-1 if targets.labels.ignore_label is None else targets.labels.ignore_label)
     labels = range(1, 1 + targets.class_count)
     references = [number_reference(numbers, classes == label) for label in labels]
     return FoundInCase(
@@ -213,13 +235,13 @@ def _find_in_case(run: RunFolder, case: str, outputs: Sequence[CaseOutput], targ
         unit=find_size_unit([grid]),
         grown=tuple(
             tuple(
-                match_objects(_grow(maps, label, threshold, grid.spacing_mm), reference)
+                match_objects(_grow(maps, label, threshold, grid.spacing_mm) * is_scored, reference)
                 for label, reference in zip(labels, references, strict=True)
             )
             for threshold in THRESHOLDS
         ),
         components=tuple(
-            match_objects(number_components(maps.classes == label), reference)
+            match_objects(number_components((maps.classes == label) & is_scored), reference)
             for label, reference in zip(labels, references, strict=True)
         ),
     )

@@ -6,6 +6,7 @@ from dataclasses import replace
 from math import prod
 from typing import Final
 
+from autoseg.dataset.folds import Splits
 from autoseg.document import read_document
 from autoseg.errors import OptionError
 from autoseg.fingerprint import Fingerprint
@@ -19,11 +20,13 @@ from autoseg.network_cost import (
 from autoseg.places.local import ThisComputer
 from autoseg.places.place import Place, Resources, Task
 from autoseg.plan.document import Plan
+from autoseg.plan.training import TrainingPlan
 from autoseg.preprocessing.pipeline import compute_preprocessed_shape
 from autoseg.processes.fold_lock import lock_fold
 from autoseg.remote.cache_folder import is_in_cache
 from autoseg.run_folder import RunFolder, remove_folder
 from autoseg.training.checkpoint import read_description
+from autoseg.training.monitoring.history import read_last_record
 from autoseg.workflows.plan.planning import find_network_cost
 from autoseg.workflows.train.fold_options import MOST_WORKERS
 from autoseg.workflows.train.queue import TrainingQueue, build_task
@@ -34,6 +37,8 @@ CPU_CORES: Final = 8  # guess: for a training without a GPU
 LOGITS_IN_MEMORY: Final = 3  # of a validated case: the sum, its weights and mirrored views, the restored grid
 BYTES_PER_LOGIT: Final = 4
 MARGIN: Final = 1.5  # of the estimated RAM, which a job must not exceed by a byte
+TIME_MARGIN: Final = 2.0  # guess: of the time of another fold, for a slower node and the validation of the fold
+LONGEST_SECONDS: Final = 23.75 * 3600  # guess: most sites refuse more than a day; what takes longer is queued again
 
 
 def build_detached_queue(
@@ -136,10 +141,22 @@ def estimate_resources(run: RunFolder, plan: Plan, name: str, request: TrainingR
         gpu_bytes=round(plan.accelerator_memory_gb * 1e9) if uses_gpu else 0,
         cores=1 + workers if uses_gpu else CPU_CORES,
         ram_bytes=round(MARGIN * (ram + logits)),
-        seconds=request.budget_seconds or (training.budget_seconds if plans_time else None),
+        seconds=request.budget_seconds
+        or (training.budget_seconds if plans_time else forecast_seconds(run, name, training, request)),
         nodes=request.nodes,
         is_parallel=request.parallel,
     )
+
+
+def forecast_seconds(run: RunFolder, name: str, training: TrainingPlan, request: TrainingRequest) -> float | None:
+    """Forecasts the time of a fold from the pace of those that were trained here; None where there are none."""
+    iterations = (request.length.epochs or training.epochs) * training.iterations_per_epoch
+    count = len(read_document(run.splits, Splits).folds)
+    last = [read_last_record(run.fold(name, str(fold)).training_log) for fold in range(count)]
+    paces = [record.seconds_per_iteration for record in last if record is not None]
+    if not paces or request.length.more_epochs is not None:
+        return None
+    return min(LONGEST_SECONDS, TIME_MARGIN * iterations * max(paces))
 
 
 def make_repeatable(run: RunFolder, unit: Unit, request: TrainingRequest) -> TrainingRequest:

@@ -52,11 +52,13 @@ def describe_epoch(record: EpochRecord, epochs: int | None) -> str:
     total = "" if epochs is None else f"/{epochs}"
     volumes = "" if record.volume_dice is None else f", Dice of whole volumes {record.volume_dice:.3f}"
     dice = "-" if record.mean_pseudo_dice is None else f"{record.mean_pseudo_dice:.3f}"
+    accuracy = record.discriminator_accuracy
+    further = volumes if accuracy is None else f"{volumes}, discriminator accuracy {accuracy:.3f}"
     average = "-" if record.moving_average is None else f"{record.moving_average:.3f}"
     losses = " / ".join("-" if x is None else f"{x:.3f}" for x in (record.train_loss, record.validation_loss))
     return (
         f"epoch {record.epoch + 1}{total}: loss {losses} (training / validation), pseudo Dice {dice} "
-        f"(moving average {average}){volumes}, {record.seconds:.0f} s, {record.seconds_per_iteration:.2f} s/iteration"
+        f"(moving average {average}){further}, {record.seconds:.0f} s, {record.seconds_per_iteration:.2f} s/iteration"
     )
 
 

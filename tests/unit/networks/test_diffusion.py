@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from autoseg.networks.parts.diffusion import Diffusion, compute_variances
+from autoseg.networks.parts.diffusion.process import Diffusion, compute_variances, space_steps
 from autoseg.plan.network.latent_diffusion import DiffusionPlan
 
 
@@ -83,6 +83,56 @@ def test_implicit_sampling_with_all_noise_has_the_variance_of_the_posterior() ->
     for step in (2, 10, 500, 1000):
         _, variance = diffusion.compute_posterior(anything, anything, step)
         assert diffusion.compute_implicit_deviation(step, step - 1, 1.0) ** 2 == pytest.approx(variance, rel=1e-9)
+
+
+def test_the_posterior_has_the_coefficients_of_its_formula() -> None:
+    """Two steps with variances of 0.5 and 0.5: alpha bar is 1, 0.5, 0.25."""
+    diffusion = Diffusion(torch.tensor([0.5, 0.5], dtype=torch.float64))
+    of_start, variance = diffusion.compute_posterior(torch.ones(()), torch.zeros(()), 2)
+    of_noisy, _ = diffusion.compute_posterior(torch.zeros(()), torch.ones(()), 2)
+    assert float(of_start) == pytest.approx(0.5**0.5 * 0.5 / 0.75, rel=1e-6)
+    assert float(of_noisy) == pytest.approx(0.5**0.5 * 0.5 / 0.75, rel=1e-6)
+    assert variance == pytest.approx(0.5 / 0.75 * 0.5)
+    last, no_variance = diffusion.compute_posterior(torch.tensor(3.0), torch.tensor(7.0), 1)
+    assert (float(last), no_variance) == (3, 0)
+
+
+def test_implicit_sampling_of_all_steps_with_all_noise_is_that_of_the_posterior() -> None:
+    """Whatever the network; and the noise of a perfect one leads back to the data."""
+    diffusion, start, noise = build(steps=30), draw(2, 1, 3).tanh(), draw(2, 1, 3, seed=1)
+
+    def be_wrong(noisy: torch.Tensor, step: int) -> torch.Tensor:
+        return (noisy * 0.7 + step / 100).tanh()
+
+    def know_the_noise(noisy: torch.Tensor, step: int) -> torch.Tensor:
+        numbers = torch.full((len(noisy),), step)
+        return diffusion.predict_start(noisy, numbers, diffusion.predict_noise(noisy, numbers, start))
+
+    for estimate in (be_wrong, know_the_noise):
+        first, second = (torch.Generator().manual_seed(3) for _ in range(2))
+        drawn = diffusion.sample(estimate, noise, first)
+        implicit = diffusion.sample_implicitly(
+            estimate, noise, steps=tuple(range(30, 0, -1)), eta=1.0, generator=second
+        )
+        torch.testing.assert_close(implicit, drawn, rtol=0, atol=1e-10)
+    torch.testing.assert_close(drawn, start, rtol=0, atol=1e-10)
+
+
+def test_estimates_are_clipped_before_a_step_is_taken() -> None:
+    diffusion, noise = build(steps=20), draw(1, 1, 4)
+    far = torch.tensor([[[5.0, -5.0, 0.5, -0.5]]], dtype=torch.float64)
+    expected = torch.tensor([[[1.0, -1.0, 0.5, -0.5]]], dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    drawn = diffusion.sample(lambda noisy, step: far, noise, generator, bound=1.0)
+    implicit = diffusion.sample_implicitly(lambda noisy, step: far, noise, steps=(20, 10), bound=1.0)
+    torch.testing.assert_close(drawn, expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(implicit, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("count", "expected"), [(1, (1000,)), (4, (1000, 750, 500, 250)), (3, (1000, 667, 333))])
+def test_steps_are_spaced_from_the_last_one_down(count: int, expected: tuple[int, ...]) -> None:
+    assert space_steps(1000, count) == expected
+    assert space_steps(7, 7) == (7, 6, 5, 4, 3, 2, 1)
 
 
 def test_implicit_sampling_without_noise_is_deterministic_and_needs_no_generator() -> None:

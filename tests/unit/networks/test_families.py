@@ -14,6 +14,7 @@ from autoseg.inference.execution.preparation import prepare_network
 from autoseg.networks import FAMILIES, SegmentationNetwork, build_network, read_weights, write_weights
 from autoseg.networks.blocks import InstanceNormalization
 from autoseg.networks.cost import measure_cost, measure_module_cost
+from autoseg.networks.parts.detection import DecoupledHead
 from autoseg.plan import NETWORK_PLANS, NetworkPlan
 
 CPU = torch.device("cpu")
@@ -23,12 +24,15 @@ each_dimension = pytest.mark.parametrize("dimensions", [2, 3])
 
 
 def build_random_network(plan: NetworkPlan) -> SegmentationNetwork:
-    """First weights with small changes, so that biases and normalizations matter as well."""
+    """First weights with small changes, so that biases and normalizations matter as well; detectors find boxes."""
     generator = torch.Generator().manual_seed(0)
     network = build_network(plan, generator)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+        for module in network.modules():
+            if isinstance(module, DecoupledHead):
+                module.scores.get_parameter("bias").zero_()
     return network
 
 
@@ -58,8 +62,14 @@ GLOBAL_NETWORKS: Final = {
     "plain_transformer": "attends to the whole patch",
     "additive_u mednext with response normalization": "normalizes by the norm over the whole patch",
     "latent_diffusion": "attends to the whole patch",
+    "diffusion_unet": "attends to the whole patch",
+    "diffusion_unet of noise with guidance": "attends to the whole patch",
     "label_autoencoder of Stable Diffusion": "attends to the whole patch",
     "hybrid_2d_3d": "has kernels of its own in each branch",
+    "point_rend": "chooses the most uncertain voxels of the whole patch",
+    "point_rend of the lowest level for regions": "chooses the most uncertain voxels of the whole patch",
+    "detector": "draws the boxes of the highest scores of the whole patch",
+    "detector of regions": "draws the boxes of the highest scores of the whole patch",
 }
 """Networks that see the whole patch on purpose, whatever their kernels."""
 
@@ -68,6 +78,8 @@ ROUNDING: Final = {
     "block csp_rep": 0.1,
     "block multires": 0.3,
     "block rsu": 0.3,
+    "detector": 0.1,
+    "detector of regions": 0.1,
 }
 """Networks of so many normalized layers, one after the other, that random weights amplify the rounding."""
 

@@ -11,8 +11,11 @@ PROBABILITIES = (0.9, 0.07, 0.03)
 WITHOUT_OUTPUT_LAYERS = {
     *("fcn", "fcn without fusion", "fused outputs", "shape stream of fused outputs", "hybrid_2d_3d"),
     *("label_autoencoder", "label_autoencoder of Stable Diffusion", "latent_diffusion"),
+    "diffusion_unet of noise with guidance",
+    *("detector", "detector of regions"),
 }
-"""Networks that add or fuse the logits of several layers, or whose last layer was trained with the labels alone."""
+"""Networks that add or fuse the logits of several layers, whose last layer was trained with the labels alone, or that
+draw boxes."""
 
 
 @pytest.mark.parametrize("name", SMALL_NETWORKS)

@@ -1,8 +1,10 @@
 """Cases in jobs of Slurm: the jobs themselves run in this process, and what Slurm says of them is prepared."""
 
 import os
+import shutil
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,12 +13,14 @@ import pytest
 from builders.fake_slurm import prepend_to_path, write_fake_slurm
 
 from autoseg.errors import PlanError, WorkerError
+from autoseg.files.temporary_files import ABANDONED_SECONDS
 from autoseg.places import open_place
 from autoseg.places.case_worker import Caller, describe_caller
 from autoseg.places.place import Resources, TaskState
 from autoseg.places.slurm import case_jobs
 from autoseg.places.slurm import place as slurm_place
 from autoseg.places.slurm.case_jobs import CaseWork, build_tasks, iterate_cases, open_case_folder, run_command, run_part
+from autoseg.places.slurm.jobs import read_jobs
 from autoseg.processes.case_pool import CaseSize, Failure, gather_outcome
 from autoseg.processes.progress import SilentProgress
 
@@ -62,7 +66,7 @@ def given(root):
 
 
 def gather(folder, given, steps, tasks):
-    return gather_outcome(iterate_cases(folder, [name for name, _ in given.jobs], tasks, steps))
+    return gather_outcome(iterate_cases(folder, given, tasks, steps))
 
 
 def test_the_jobs_divide_the_cases_and_results_arrive_in_their_order(root, given):
@@ -97,6 +101,60 @@ def test_a_job_that_is_queued_again_goes_on_where_it_was(root, given, tmp_path):
     assert log.read_text().splitlines() == ["", "x", "refused", "xxx", "xxxx", "xxx"]
 
 
+def remove_folder_at(text: str, *, log: Path, folder: Path) -> None:
+    """The work: while it does the second case, the command ends and removes its folder."""
+    with log.open("a") as lines:
+        lines.write(f"{text}\n")
+    if text == "x":
+        shutil.rmtree(folder)
+
+
+def test_a_job_whose_command_has_ended_begins_no_further_case(root, given, tmp_path):
+    log = tmp_path / "log"
+    with open_case_folder(root) as folder:
+        build_tasks(folder, replace(given, work=partial(remove_folder_at, log=log, folder=folder)), label="M", count=1)
+        with pytest.raises(WorkerError, match="the command that has submitted this job has ended"):
+            run_part(folder, 0, 1)
+        assert log.read_text().splitlines() == ["", "x"]
+        assert not folder.exists()
+
+
+def test_a_slurm_that_stays_away_ends_the_command_with_its_reason(given, slurm, monkeypatch, caplog):
+    root = given.caller.mark.parent
+    monkeypatch.setattr(slurm_place, "PAUSES_SECONDS", ())
+    slurm.show_queue("1|PENDING||Priority")
+    with open_place("slurm", root) as place:
+        read = slurm_place.read_task_states
+
+        def fail_later(folder):
+            if read_jobs(folder):
+                slurm.fail("squeue", "Unable to contact slurm controller")
+            return read(folder)
+
+        monkeypatch.setattr(slurm_place, "read_task_states", fail_later)
+        with pytest.raises(WorkerError, match="controller; jobs that were submitted end after their present case"):
+            place.run_over_cases(count_letters, given.jobs, workers=1, label="Measuring", progress=SilentProgress())
+    assert "jobs could not be cancelled, and end after their present case" in caplog.text
+    assert not list(root.glob(".jobs-*"))
+
+
+def test_the_mark_stays_young_while_jobs_wait(root, given):
+    with open_case_folder(root) as folder:
+        tasks = build_tasks(folder, given, label="Measuring", count=1)
+        ages = []
+
+        def run_jobs():
+            for _ in range(2):
+                os.utime(given.caller.mark, (0, 0))
+                yield {tasks[0].name: TaskState(phase="queued")}
+                ages.append(time.time() - given.caller.mark.stat().st_mtime)
+            run_part(folder, 0, 1)
+            yield {tasks[0].name: FINISHED}
+
+        gather(folder, given, run_jobs(), tasks)
+    assert max(ages) < ABANDONED_SECONDS / 2
+
+
 def test_cases_of_a_job_that_was_lost_are_failures_with_what_slurm_says(root, given, slurm):
     with open_case_folder(root) as folder:
         tasks = build_tasks(folder, given, label="Measuring", count=2)
@@ -120,7 +178,7 @@ def test_results_that_a_network_drive_shows_late_are_waited_for(root, given):
         tasks = build_tasks(folder, given, label="Measuring", count=1)
         run_part(folder, 0, 1)
         (folder / "3.result").rename(folder / "late")
-        events = iterate_cases(folder, NAMES, tasks, iter([{tasks[0].name: FINISHED}]))
+        events = iterate_cases(folder, given, tasks, iter([{tasks[0].name: FINISHED}]))
         first = [next(events).index for _ in range(4)]
         (folder / "late").rename(folder / "3.result")
         assert (*first, next(events).index) == (0, 1, 2, 4, 3)

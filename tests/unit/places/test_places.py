@@ -34,3 +34,8 @@ def test_this_computer_runs_a_function_over_cases() -> None:
 def test_another_place_is_refused(text: str, settings: tuple[str, ...], message: str) -> None:
     with pytest.raises(OptionError, match=message), open_place(text, Path("run"), settings):
         pass
+
+
+def test_a_path_in_which_slurm_would_replace_letters_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="what follows %"), open_place("slurm", tmp_path / "50%j.autoseg", ()):
+        pass

@@ -104,6 +104,32 @@ def test_a_shape_prior_adds_latents_of_an_autoencoder_to_the_usual_or_other_term
     assert "label autoencoder, which is trained first" in find_reason(alone, "2d: loss")
 
 
+def test_a_discriminator_has_the_first_strides_of_the_network_and_adds_to_the_usual_or_other_terms():
+    alone, beside = plan("adversarial"), plan("focal+adversarial")
+    for name, part in alone.configurations.items():
+        objective = part.training.objective
+        assert (objective.name, objective.adversarial_weight) == ("adversarial", 0.1)
+        assert objective.discriminator_strides == part.network.strides[1 : 1 + len(objective.discriminator_features)]
+        assert [term.name for term in part.training.losses] == ["dice", "cross_entropy"]
+        other = beside.configurations[name].training
+        assert [term.name for term in other.losses] == ["focal"]
+        assert other.objective == objective
+    assert "discriminator that learns beside the network" in find_reason(alone, "2d: loss")
+
+
+def test_two_objectives_are_refused():
+    with pytest.raises(PlanError, match="names shape_prior and adversarial, of which each is an objective of its own"):
+        plan("shape_prior+adversarial")
+
+
+@pytest.mark.parametrize("architecture", ["latent_diffusion", "diffusion_unet"])
+def test_a_discriminator_is_refused_for_networks_with_an_objective_of_their_own(architecture):
+    machine = Machine(accelerator_memory_gb=None, throughput=HOST)
+    planner = find_planner("default", architecture, loss="adversarial")
+    with pytest.raises(PlanError, match=r"the loss 'adversarial' is impossible .*objective must be"):
+        planner.plan(make_fingerprint(spacing_mm=(1.0, 1.0, 1.0)), machine, measure_cost=find_network_cost)
+
+
 @pytest.mark.parametrize("architecture", ["latent_diffusion", "primus_s"])
 def test_a_shape_prior_is_refused_for_networks_without_its_strides(architecture):
     machine = Machine(accelerator_memory_gb=None, throughput=HOST)

@@ -13,6 +13,8 @@ from autoseg.fingerprint import Machine
 from autoseg.network_cost import count_checkpoint_bytes, estimate_host_training_bytes
 from autoseg.workflows.plan.planning import find_network_cost
 from planners import PLANNERS, step_time
+from planners.architectures.diffusion_unet import choose_diffusion_unet
+from planners.rules.topology import UNET_TOPOLOGY
 from planners.step_time import SECONDS_PER_PATCH
 
 HIPPOCAMPUS = ((1.0, 1.0, 1.0), (36, 50, 35))
@@ -155,6 +157,19 @@ def test_matrix_products_take_time_as_the_widest_convolution_does(hippocampus_3d
     with_attention = replace(cost, matrix_multiply_adds=10**12)
     without, with_it = (step_time.estimate_step_seconds(each, HOST) for each in (cost, with_attention))
     assert with_it - without == pytest.approx(2 * 3 * 1e12 / 345e9)
+
+
+def test_a_prediction_takes_as_many_calls_as_the_network_says(hippocampus_2d):
+    network, _ = choose_diffusion_unet(
+        UNET_TOPOLOGY.compute((1.0, 1.0), (32, 32)), input_channels=1, output_channels=3, width=8
+    )
+    one = hippocampus_2d.model_copy(update={"network": network.model_copy(update={"sampler_steps": 1, "samples": 1})})
+    many = hippocampus_2d.model_copy(update={"network": network.model_copy(update={"sampler_steps": 5, "samples": 3})})
+    single, cost = (estimate_cost(each.model_copy(update={"patch_voxels": (32, 32)}), HOST) for each in (one, many))
+    assert cost.iteration_seconds == single.iteration_seconds
+    assert cost.memory_bytes == single.memory_bytes
+    assert cost.window_seconds == pytest.approx(15 * single.window_seconds)
+    assert cost.validation_seconds == pytest.approx(16 * single.validation_seconds)
 
 
 def test_checkpoints_hold_weights_and_meanwhile_the_state_of_the_optimizer(hippocampus_3d):

@@ -50,6 +50,13 @@ def test_border_grows_with_the_object_and_leaves_every_object_a_core() -> None:
     assert not np.any((built > 0) != (numbers[0] > 0))
 
 
+def test_border_of_a_picture_is_one_pixel_wide_whatever_the_thickness_of_its_slice() -> None:
+    numbers = draw_balls((1, 20, 20), {1: ((0, 6, 6), 3), 2: ((0, 6, 13), 3)})
+    thin = build_core_and_border((numbers > 0).astype(np.int16), numbers, spacing_mm=(0.1, 1.0, 1.0), targets=CELLS)
+    assert np.array_equal(thin, build(numbers > 0, numbers))
+    assert (thin == 2).any()
+
+
 def test_end_of_the_image_is_no_surface() -> None:
     numbers = np.full((1, 6, 9), 3, np.int32)
     assert (build(numbers > 0, numbers) == 1).all()
@@ -71,7 +78,7 @@ def test_parts_of_an_object_that_are_apart_have_cores_of_their_own() -> None:
 
 
 def test_classes_have_cores_and_borders_of_their_own_and_touch_without_a_border() -> None:
-    assert TWO_CLASSES.target_labels.file_values == (0, 3, 7, 10, 11, 9)
+    assert TWO_CLASSES.target_labels.file_values == (0, 3, 7, 8, 10, 9)
     assert TWO_CLASSES.target_labels.class_names == ("cell_core", "gland_core", "cell_border", "gland_border")
     label_map, numbers = np.zeros((1, 1, 12), np.int16), np.zeros((1, 1, 12), np.int32)
     label_map[0, 0, :4], label_map[0, 0, 4:8], label_map[0, 0, 10:] = 1, 2, 3

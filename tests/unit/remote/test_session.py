@@ -13,7 +13,7 @@ from builders.remote_files import FaultyFileSystem, Node
 from autoseg.cli.app import app
 from autoseg.cli.urls import USES, accept_urls, name_urls
 from autoseg.errors import RemoteError, UnreachableError
-from autoseg.remote import session
+from autoseg.remote import arguments, session
 
 Place = type[FaultyFileSystem]
 RUN = Path("faulty://bucket/run")
@@ -48,6 +48,14 @@ def test_a_command_gets_a_local_folder_and_what_it_writes_is_published(node: Nod
 
     wrap(train)(run=RUN, epochs=3)
     assert place().cat_file("/bucket/run/selection.json") == b"[]"
+
+
+def test_functions_take_urls_as_texts_and_by_position(place: Place) -> None:
+    place().pipe_file("/bucket/run/plan.json", b"{}")
+    predict = arguments.accept_urls("autoseg.predict", {"run": "read"})(lambda run, note: (run, note))
+    run, note = predict("faulty://bucket/run", note="faulty://a/b")
+    assert ((run / "plan.json").read_bytes(), note) == (b"{}", "faulty://a/b")
+    assert predict("local", "note") == ("local", "note")
 
 
 def test_a_command_that_only_reads_publishes_nothing(node: Node, place: Place) -> None:

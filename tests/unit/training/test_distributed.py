@@ -13,6 +13,7 @@ from builders.labels import build_labels
 
 from autoseg.errors import DeviceError, TrainingError
 from autoseg.plan import CrossEntropyTerm, DiceTerm
+from autoseg.plan.objectives import AdversarialObjective
 from autoseg.preprocessing.cache import open_case, write_case
 from autoseg.preprocessing.case import PreprocessedCase
 from autoseg.preprocessing.class_locations import ClassLocations
@@ -24,6 +25,8 @@ from autoseg.training.monitoring.events import IterationDone
 from autoseg.training.options import Length, TrainingOptions
 from autoseg.training.trainer import train
 
+ADVERSARIAL = AdversarialObjective(adversarial_weight=1.0, discriminator_features=(4,), discriminator_strides=((2, 2),))
+PARTLY = {"ignore", "adversarial"}
 RANK_SCRIPT = Path(__file__).with_name("rank.py")
 
 
@@ -66,6 +69,7 @@ def variants(plan_configuration, labels):
         "uneven": (make(batch_size=3, weight_average_decay=0.9), labels),
         "ignore": (make(), ignoring),
         "regions": (make(network=one_output), regions),
+        "adversarial": (make(objective=ADVERSARIAL, epochs=2), ignoring),
     }
 
 
@@ -109,7 +113,7 @@ def together(outcome, variants, channels, fold, *, data_folder, partly_annotated
                 for name, (plan, labels) in trainings.items()
             },
             "channels": [channel.model_dump(mode="json") for channel in channels],
-            "data": {name: str(partly_annotated if name == "ignore" else data_folder) for name in trainings},
+            "data": {name: str(partly_annotated if name in PARTLY else data_folder) for name in trainings},
             "fold": fold.model_dump(mode="json"),
             "asked": {"asked 0": [0, 1], "asked 1": [1, 1]},
         }
@@ -131,6 +135,10 @@ def test_two_processes_learn_what_one_learns_from_the_whole_batch(together, vari
             torch.testing.assert_close(found.tensors[key], value, rtol=0, atol=1e-4)
         dice = [[record.pseudo_dice for record in file.description.history] for file in (expected, found)]
         assert dice[0] == dice[1]
+        histories = [file.description.history for file in (expected, found)]
+        accuracies = [[record.discriminator_accuracy for record in history] for history in histories]
+        assert accuracies[0] == pytest.approx(accuracies[1], abs=0.01)
+        assert (accuracies[0][0] is not None) == (name == "adversarial")
         log = output.training_log.read_text().splitlines()
         assert len(log) == plan.training.epochs  # written once, by the leader
 

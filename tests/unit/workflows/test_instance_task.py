@@ -7,7 +7,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 from builders.datasets import describe_dataset, write_dataset
-from builders.objects import CELLS, draw_balls, write_cells
+from builders.labels import build_labels
+from builders.objects import CELLS, TWO_CLASSES, answer_perfectly, build_picture_grid, draw_balls, write_cells
 from builders.volumes import save_nifti
 
 from autoseg.dataset import (
@@ -21,6 +22,7 @@ from autoseg.dataset import (
 )
 from autoseg.errors import DatasetError, EvaluationError
 from autoseg.evaluation.instances import Matches
+from autoseg.labels import InstanceTargets
 from autoseg.places.local import ThisComputer
 from autoseg.processes.progress import SilentProgress
 from autoseg.run_folder import RunFolder
@@ -29,7 +31,7 @@ from autoseg.workflows.cases.reading import read_labelled_case
 from autoseg.workflows.cases.references import copy_reference, find_reference_objects
 from autoseg.workflows.evaluate.evaluation import pair_label_maps
 from autoseg.workflows.plan.measuring import measure_dataset
-from autoseg.workflows.select.objects import THRESHOLDS, FoundInCase, choose_rules
+from autoseg.workflows.select.objects import THRESHOLDS, FoundInCase, choose_rules, match_case
 
 
 @pytest.fixture
@@ -157,6 +159,26 @@ def test_threshold_and_minimum_are_learned_if_they_are_better_on_cases_that_were
         "expected": 12,
     }
     assert choice.components["cell"].matched == 0
+
+
+def test_what_is_predicted_where_the_reference_is_ignored_counts_as_no_object() -> None:
+    numbers = draw_balls((1, 20, 40), {1: ((0, 9, 9), 6.0), 2: ((0, 9, 30), 6.0)})
+    grid = build_picture_grid(numbers.shape)
+    maps = answer_perfectly(numbers > 0, numbers, spacing_mm=grid.spacing_mm, targets=TWO_CLASSES)
+    ignored = TWO_CLASSES.labels.ignore_label
+    classes = np.where(np.arange(40) < 20, numbers > 0, ignored).astype(np.int16)
+    known = np.where(np.arange(40) < 20, numbers, 0)
+    found = match_case(maps, classes, known, targets=TWO_CLASSES, grid=grid)
+    for matches in (found.components[0], *(of_classes[0] for of_classes in found.grown)):
+        assert len(matches.predicted_voxels) == len(matches.reference_voxels) == 1
+        assert matches.ious.tolist() == [1.0]
+
+
+def test_borders_get_free_values_that_eight_bits_hold_beside_the_ignored_one() -> None:
+    values = {255: (0, 1, 2, 3, 4, 255), 3: (0, 1, 2, 4, 5, 3)}
+    for ignored, expected in values.items():
+        labels = build_labels({"cell": (1,), "gland": (2,)}, ignore_value=ignored)
+        assert InstanceTargets(labels=labels, border_fraction=0.25).target_labels.file_values == expected
 
 
 def test_usual_rules_stay_where_learned_ones_fail_on_other_cases_or_there_are_too_few() -> None:

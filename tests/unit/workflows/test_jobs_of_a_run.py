@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from builders.fake_slurm import prepend_to_path, write_fake_slurm
 from builders.fingerprints import build_case, build_fingerprint
-from builders.folds import build_checkpoint_description, finish_fold
+from builders.folds import build_checkpoint_description, build_epoch_record, finish_fold
 
 from autoseg.cli.status import watch_run
 from autoseg.document import read_document, write_document
@@ -23,6 +23,7 @@ from autoseg.processes.fold_lock import lock_fold
 from autoseg.processes.progress import SilentProgress
 from autoseg.processes.signals import StopRequest
 from autoseg.run_folder import write_text
+from autoseg.training.monitoring.history import write_training_log
 from autoseg.training.options import Length
 from autoseg.workflows.folds.jobs import cancel_run_jobs, read_watched_status
 from autoseg.workflows.folds.state import read_state
@@ -119,6 +120,22 @@ def test_the_time_is_that_of_the_budget(measured, planned, request_, seconds):
     chosen = chosen.model_copy(update={"training": chosen.training.model_copy(update={"budget_seconds": planned})})
     plan = plan.model_copy(update={"configurations": {**plan.configurations, "3d_lowres": chosen}})
     assert estimate_resources(measured, plan, "3d_lowres", request_).seconds == seconds
+
+
+def test_without_a_budget_the_time_is_twice_that_of_the_slowest_fold_that_was_trained(measured):
+    plan = read_document(measured.plan, Plan)
+    training = plan.configurations["3d_lowres"].training
+    for fold, pace in (("0", 0.25), ("1", 0.5)):
+        record = build_epoch_record(0).model_copy(update={"seconds_per_iteration": pace})
+        write_training_log(measured.fold("3d_lowres", fold).training_log, [record])
+
+    def find_seconds(request):
+        return estimate_resources(measured, plan, "3d_lowres", request).seconds
+
+    assert find_seconds(TrainingRequest(length=Length(epochs=10**6))) == detached.LONGEST_SECONDS
+    assert find_seconds(TrainingRequest(length=Length(epochs=3))) == 2 * 0.5 * 3 * training.iterations_per_epoch
+    assert find_seconds(TrainingRequest(length=Length(more_epochs=3))) is None  # how many it has had, its state says
+    assert find_seconds(TrainingRequest(budget_seconds=60.0)) == 60.0
 
 
 def test_a_repeated_command_neither_restarts_nor_extends_once_more(run, monkeypatch):

@@ -89,11 +89,20 @@ class Diffusion:
         of_noisy = (1 - variance) ** 0.5 * (1 - before) / (1 - kept)
         return of_start * start + of_noisy * noisy, (1 - before) / (1 - kept) * variance
 
-    def sample(self, estimate_start: EstimateStart, noise: Tensor, generator: torch.Generator) -> Tensor:
-        """Takes all steps back, each by a draw from the posterior (DDPM); the last one adds no noise."""
+    def sample(
+        self, estimate_start: EstimateStart, noise: Tensor, generator: torch.Generator, *, bound: float | None = None
+    ) -> Tensor:
+        """Takes all steps back, each by a draw from the posterior (DDPM); the last one adds no noise.
+
+        Args:
+            estimate_start: The network.
+            noise: Data after the last step.
+            generator: Source of the noise that is added.
+            bound: Limit to which the absolute values of the estimates are clipped; None: they are not.
+        """
         noisy = noise
         for step in range(self.steps, 0, -1):
-            mean, variance = self.compute_posterior(estimate_start(noisy, step), noisy, step)
+            mean, variance = self.compute_posterior(_clip(estimate_start(noisy, step), bound), noisy, step)
             noisy = mean if step == 1 else mean + variance**0.5 * _draw_like(noise, generator)
         return noisy
 
@@ -101,6 +110,24 @@ class Diffusion:
         """Computes the standard deviation of a step of `sample_implicitly`; equation 16 of Song et al. 2021."""
         kept, after = float(self.kept[step]), float(self.kept[following])
         return float(eta * ((1 - after) / (1 - kept) * (1 - kept / after)) ** 0.5)
+
+    def list_implicit_steps(self, steps: Sequence[int], eta: float = 0.0) -> "tuple[ImplicitStep, ...]":
+        """Lists the steps back from each of some steps to the next one, and from the last one to the data.
+
+        Args:
+            steps: Numbers of the steps at which the network is called, falling.
+            eta: Share of the noise of DDPM that every step adds; 0: none.
+        """
+        kept = self.kept.tolist()
+        return tuple(
+            ImplicitStep(
+                number=step,
+                kept=kept[step],
+                kept_after=kept[following],
+                deviation=self.compute_implicit_deviation(step, following, eta),
+            )
+            for step, following in zip(steps, (*steps[1:], 0), strict=True)
+        )
 
     def sample_implicitly(
         self,
@@ -110,6 +137,7 @@ class Diffusion:
         steps: Sequence[int],
         eta: float = 0.0,
         generator: torch.Generator | None = None,
+        bound: float | None = None,
     ) -> Tensor:
         """Takes some of the steps back (DDIM, Song et al. 2021, arXiv:2010.02502).
 
@@ -119,16 +147,13 @@ class Diffusion:
             steps: Numbers of the steps at which the network is called, falling.
             eta: Share of the noise of DDPM that every step adds; 0: none, the result depends on `noise` alone.
             generator: Source of the noise; needed for an `eta` above 0.
+            bound: Limit to which the absolute values of the estimates are clipped; None: they are not.
         """
         noisy = noise
-        for step, following in zip(steps, (*steps[1:], 0), strict=True):
-            start = estimate_start(noisy, step)
-            numbers = torch.full((len(noisy),), step)
-            direction = self.predict_noise(noisy, numbers, start)
-            after, deviation = float(self.kept[following]), self.compute_implicit_deviation(step, following, eta)
-            noisy = after**0.5 * start + max(0.0, 1 - after - deviation**2) ** 0.5 * direction
-            if deviation > 0:
-                noisy = noisy + deviation * _draw_like(noise, generator)
+        for step in self.list_implicit_steps(steps, eta):
+            noisy = step.take(noisy, _clip(estimate_start(noisy, step.number), bound))
+            if step.deviation > 0:
+                noisy = noisy + step.deviation * _draw_like(noise, generator)
         return noisy
 
     @property
@@ -144,6 +169,39 @@ class Diffusion:
         """Takes one value a sample, in the shape in which it multiplies the samples."""
         taken = table.to(device=like.device, dtype=like.dtype)[steps.to(like.device)]
         return taken.reshape(-1, *(1,) * (like.ndim - 1))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImplicitStep:
+    """A step back of DDIM; equation 12 of Song et al. 2021.
+
+    Attributes:
+        number: Number of the step after which the data are as noisy as they are before this one.
+        kept: Share of the variance of the data that is left then.
+        kept_after: The share that is left after the step back.
+        deviation: Standard deviation of the noise that is added after it.
+    """
+
+    number: int
+    kept: float
+    kept_after: float
+    deviation: float
+
+    def take(self, noisy: Tensor, start: Tensor) -> Tensor:
+        """Takes the step, but for the noise that is added, to the estimated data without noise."""
+        direction = (noisy - self.kept**0.5 * start) / (1 - self.kept) ** 0.5
+        of_direction = max(0.0, 1 - self.kept_after - self.deviation**2) ** 0.5
+        taken: Tensor = self.kept_after**0.5 * start + of_direction * direction
+        return taken
+
+
+def space_steps(steps: int, count: int) -> tuple[int, ...]:
+    """Returns numbers of steps at equal distances, from the last one down."""
+    return tuple(round(steps * left / count) for left in range(count, 0, -1))
+
+
+def _clip(start: Tensor, bound: float | None) -> Tensor:
+    return start if bound is None else start.clamp(-bound, bound)
 
 
 def _draw_like(noise: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -9,11 +9,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from autoseg.networks.blocks import POOLINGS, Enlargement
-from autoseg.networks.parts.denoising_blocks import (
+from autoseg.networks.parts.diffusion.denoising_blocks import (
     DenoisingBlock,
     MiddleBlocks,
     VoxelAttention,
+    build_enlargement,
     build_group_norm,
+    build_reduction,
     embed_steps,
 )
 from autoseg.networks.parts.layers import build_kernel
@@ -28,6 +30,7 @@ class Denoiser(nn.Module):
     def __init__(self, plan: DenoiserPlan) -> None:
         super().__init__()
         self.plan = plan
+        self.is_scaled = plan.form == "guided"
         first = plan.features_per_stage[0]
         self.width = width = STEP_FACTOR * first
         self.embedding = nn.Sequential(nn.Linear(first, width), nn.SiLU(), nn.Linear(width, width))
@@ -35,7 +38,7 @@ class Denoiser(nn.Module):
         self.encoder, kept = nn.ModuleList(), [first]
         for stage, features in enumerate(plan.features_per_stage):
             if stage > 0:
-                self.encoder.append(self._build_resampling(kept[-1], stage, POOLINGS[plan.dimensions]))
+                self.encoder.append(self._build_reduction(kept[-1], stage))
                 kept.append(kept[-1])
             for _ in range(plan.blocks_per_stage):
                 self.encoder.append(self._build_block(kept[-1], features, stage))
@@ -46,7 +49,9 @@ class Denoiser(nn.Module):
             plan.kernel_sizes[-1],
             has_attention=bool(plan.attention_stages),
             step_features=width,
+            is_scaled=self.is_scaled,
             dropout=plan.dropout,
+            heads=plan.heads,
         )
         self.decoder, channels = nn.ModuleList(), kept[-1]
         for stage in range(last, -1, -1):
@@ -55,7 +60,7 @@ class Denoiser(nn.Module):
                 self.decoder.append(self._build_block(channels + kept.pop(), features, stage))
                 channels = features
             if stage > 0:
-                self.decoder.append(self._build_resampling(channels, stage, partial(Enlargement, mode="nearest")))
+                self.decoder.append(self._build_enlargement(channels, stage))
         self.norm = build_group_norm(channels)
         self.head = build_kernel(channels, plan.output_channels, plan.kernel_sizes[0])
 
@@ -80,9 +85,30 @@ class Denoiser(nn.Module):
         kernel, plan = self.plan.kernel_sizes[stage], self.plan
         has_attention = stage in plan.attention_stages
         return AttendingBlock(
-            DenoisingBlock(channels_in, channels_out, kernel, step_features=self.width, dropout=plan.dropout),
-            VoxelAttention(channels_out, len(kernel)) if has_attention else None,
+            DenoisingBlock(
+                channels_in,
+                channels_out,
+                kernel,
+                step_features=self.width,
+                is_scaled=self.is_scaled,
+                dropout=plan.dropout,
+            ),
+            VoxelAttention(channels_out, len(kernel), heads=plan.heads, is_biased=self.is_scaled)
+            if has_attention
+            else None,
         )
+
+    def _build_reduction(self, channels: int, stage: int) -> nn.Module:
+        plan = self.plan
+        if self.is_scaled:
+            return self._build_resampling(channels, stage, POOLINGS[plan.dimensions])
+        return StepIndependent(build_reduction(channels, plan.kernel_sizes[stage], plan.strides[stage]))
+
+    def _build_enlargement(self, channels: int, stage: int) -> nn.Module:
+        plan = self.plan
+        if self.is_scaled:
+            return self._build_resampling(channels, stage, partial(Enlargement, mode="nearest"))
+        return StepIndependent(build_enlargement(channels, plan.kernel_sizes[stage], plan.strides[stage]))
 
     def _build_resampling(
         self, channels: int, stage: int, resample: Callable[[tuple[int, ...]], nn.Module]
@@ -95,6 +121,22 @@ class Denoiser(nn.Module):
             dropout=self.plan.dropout,
             resampling=resample(self.plan.strides[stage]),
         )
+
+
+class StepIndependent(nn.Module):
+    """A change of resolution, which is the same in every step."""
+
+    def __init__(self, resampling: nn.Module) -> None:
+        super().__init__()
+        self.resampling = resampling
+
+    def forward(
+        self, features: Float[Tensor, "batch channel *space"], embedding: Float[Tensor, "batch step"]
+    ) -> Float[Tensor, "batch channel ..."]:
+        """Applies it."""
+        del embedding
+        resampled: Tensor = self.resampling(features)
+        return resampled
 
 
 class AttendingBlock(nn.Module):

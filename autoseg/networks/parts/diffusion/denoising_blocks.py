@@ -37,6 +37,8 @@ class DenoisingBlock(nn.Module):
         step_features: Features of the number of the step, which scale and shift the second normalization (Dhariwal and
             Nichol 2021, arXiv:2105.05233); 0: there is none.
         dropout: Probability of dropout before the second convolution.
+        is_scaled: Whether the number of the step scales and shifts; otherwise it is added before that normalization, as
+            in Ho et al. 2020.
         resampling: Change of resolution of input and result; None: there is none.
     """
 
@@ -47,6 +49,7 @@ class DenoisingBlock(nn.Module):
         kernel: Sequence[int],
         *,
         step_features: int = 0,
+        is_scaled: bool = True,
         dropout: float = 0.0,
         resampling: nn.Module | None = None,
     ) -> None:
@@ -54,7 +57,8 @@ class DenoisingBlock(nn.Module):
         self.resampling: nn.Module = resampling or nn.Identity()
         self.first_norm = build_group_norm(channels_in)
         self.first = build_kernel(channels_in, channels_out, kernel)
-        self.step = nn.Linear(step_features, 2 * channels_out) if step_features else None
+        self.is_scaled = is_scaled
+        self.step = nn.Linear(step_features, (1 + is_scaled) * channels_out) if step_features else None
         self.second_norm = build_group_norm(channels_out)
         self.dropout = nn.Dropout(dropout)
         self.second = build_kernel(channels_out, channels_out, kernel)
@@ -66,32 +70,45 @@ class DenoisingBlock(nn.Module):
         self, features: Float[Tensor, "batch channel_in *space"], embedding: Float[Tensor, "batch step"] | None = None
     ) -> Float[Tensor, "batch channel_out ..."]:
         """Convolves twice and adds the input."""
-        inner = self.second_norm(self.first(self.resampling(functional.silu(self.first_norm(features)))))
-        if self.step is not None:
+        inner: Tensor = self.first(self.resampling(functional.silu(self.first_norm(features))))
+        if self.step is None:
+            inner = self.second_norm(inner)
+        else:
             assert embedding is not None, "the block was built for numbers of steps"
-            changes: Tensor = self.step(functional.silu(embedding))
-            scale, shift = changes.reshape(*changes.shape, *(1,) * (inner.ndim - 2)).chunk(2, dim=1)
-            inner = inner * (1 + scale) + shift
+            inner = self._tell_step(inner, self.step(functional.silu(embedding)))
         inner = self.second(self.dropout(functional.silu(inner)))
         added: Tensor = self.shortcut(self.resampling(features)) + inner
         return added
 
+    def _tell_step(self, inner: Tensor, changes: Tensor) -> Tensor:
+        """Normalizes features, and changes them by the number of the step."""
+        changes = changes.reshape(*changes.shape, *(1,) * (inner.ndim - 2))
+        if not self.is_scaled:
+            added: Tensor = self.second_norm(inner + changes)
+            return added
+        scale, shift = changes.chunk(2, dim=1)
+        scaled: Tensor = self.second_norm(inner) * (1 + scale) + shift
+        return scaled
+
 
 class VoxelAttention(nn.Module):
-    """Attention of all voxels to each other, with one head, whose result is added to the input."""
+    """Attention of all voxels to each other, whose result is added to the input."""
 
-    def __init__(self, channels: int, dimensions: int) -> None:
+    def __init__(self, channels: int, dimensions: int, *, heads: int = 1, is_biased: bool = True) -> None:
         super().__init__()
         one = get_ones(range(dimensions))
+        self.heads = heads
         self.norm = build_group_norm(channels)
-        self.mixing = build_kernel(channels, 3 * channels, one)
+        self.mixing = build_kernel(channels, 3 * channels, one, bias=is_biased)
         self.output = build_kernel(channels, channels, one)
 
     def forward(self, features: Float[Tensor, "batch channel *space"]) -> Float[Tensor, "batch channel *space"]:
         """Averages the values of all voxels for each and adds the input."""
-        mixed = self.mixing(self.norm(features)).flatten(2).transpose(1, 2)[:, None]
-        query, key, value = (part.contiguous() for part in mixed.chunk(3, dim=-1))
-        attended = attend_without_map(query, key, value)[:, 0].transpose(1, 2).reshape(features.shape)
+        mixed = self.mixing(self.norm(features)).flatten(2).transpose(1, 2)
+        query, key, value = (
+            part.unflatten(2, (self.heads, -1)).transpose(1, 2).contiguous() for part in mixed.chunk(3, dim=-1)
+        )
+        attended = attend_without_map(query, key, value).transpose(2, 3).reshape(features.shape)
         added: Tensor = features + self.output(attended)
         return added
 
@@ -116,13 +133,20 @@ class MiddleBlocks(nn.Module):
         *,
         has_attention: bool,
         step_features: int = 0,
+        is_scaled: bool = True,
         dropout: float = 0.0,
+        heads: int = 1,
     ) -> None:
         super().__init__()
         self.first, self.second = (
-            DenoisingBlock(channels, channels, kernel, step_features=step_features, dropout=dropout) for _ in range(2)
+            DenoisingBlock(
+                channels, channels, kernel, step_features=step_features, is_scaled=is_scaled, dropout=dropout
+            )
+            for _ in range(2)
         )
-        self.attention: nn.Module = VoxelAttention(channels, len(kernel)) if has_attention else nn.Identity()
+        self.attention: nn.Module = nn.Identity()
+        if has_attention:
+            self.attention = VoxelAttention(channels, len(kernel), heads=heads, is_biased=is_scaled)
 
     def forward(
         self, features: Float[Tensor, "batch channel *space"], embedding: Float[Tensor, "batch step"] | None = None

@@ -1,0 +1,100 @@
+"""Arithmetic of boxes. A box is its lower and its upper corner: a tensor of shape (..., 2, axes)."""
+
+from collections.abc import Sequence
+from typing import Final
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+SMALLEST: Final = 1e-9
+"""Keeps quotients of empty boxes finite."""
+
+BOXES_AT_ONCE: Final = 8
+"""Boxes that are drawn in one step, each into an array of the size of the map."""
+
+Boxes = Float[Tensor, "*boxes 2 axes"]
+
+
+def compute_volumes(boxes: Boxes) -> Float[Tensor, " *boxes"]:
+    """Computes volumes (in 2D areas); a box whose upper corner lies below the lower one is empty."""
+    return (boxes[..., 1, :] - boxes[..., 0, :]).clamp(min=0).prod(dim=-1)
+
+
+def compute_unions(boxes: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+    """Computes the intersection over union of boxes and others, which are broadcast, and the volumes of the unions."""
+    lower = torch.maximum(boxes[..., 0, :], others[..., 0, :])
+    upper = torch.minimum(boxes[..., 1, :], others[..., 1, :])
+    common = (upper - lower).clamp(min=0).prod(dim=-1)
+    unions = compute_volumes(boxes) + compute_volumes(others) - common
+    return common / unions.clamp(min=SMALLEST), unions
+
+
+def compute_pairwise_overlaps(
+    boxes: Float[Tensor, "*batch own 2 axes"], others: Float[Tensor, "*batch other 2 axes"]
+) -> Float[Tensor, "*batch own other"]:
+    """Computes the intersection over union of every box with every other one."""
+    return compute_unions(boxes[..., :, None, :, :], others[..., None, :, :, :])[0]
+
+
+def suppress_boxes(boxes: Float[Tensor, "batch box 2 axes"], largest_overlap: float) -> Bool[Tensor, "batch box"]:
+    """Tells which boxes remain, from those of the highest score, which are first, to those of the lowest.
+
+    A box does not remain whose intersection over union with one that remains is larger than `largest_overlap`.
+    """
+    conflicts = compute_pairwise_overlaps(boxes, boxes) > largest_overlap
+    kept = torch.ones((len(boxes), 0), dtype=torch.bool, device=boxes.device)
+    for box in range(boxes.shape[1]):
+        is_suppressed = (kept & conflicts[:, :box, box]).any(dim=1, keepdim=True)
+        kept = torch.cat((kept, ~is_suppressed), dim=1)
+    return kept
+
+
+def decode_boxes(
+    centres: Float[Tensor, "cell axes"],
+    strides: Float[Tensor, "cell axes"],
+    distances: Float[Tensor, "batch cell 2 axes"],
+) -> Float[Tensor, "batch cell 2 axes"]:
+    """Decodes boxes, in voxels, from the distances of their faces from the centres of cells, in strides."""
+    signs = torch.tensor([-1.0, 1.0], device=distances.device)[:, None]
+    return centres[:, None] + signs * distances * strides[:, None]
+
+
+def list_cells(
+    extents: Sequence[int], stride: Sequence[int], device: torch.device
+) -> tuple[Float[Tensor, "cell axes"], Float[Tensor, "cell axes"]]:
+    """Lists the centres of the cells of a level in voxels, in the order of its features, and their extents."""
+    places = [(torch.arange(count, device=device) + 0.5) * step for count, step in zip(extents, stride, strict=True)]
+    centres = torch.stack(torch.meshgrid(*places, indexing="ij"), dim=-1).flatten(0, -2)
+    return centres, torch.tensor([float(step) for step in stride], device=device).expand_as(centres)
+
+
+def draw_boxes(
+    boxes: Float[Tensor, "batch box 2 axes"], heights: Float[Tensor, "batch box class"], extents: Sequence[int]
+) -> Float[Tensor, "batch class *space"]:
+    """Draws boxes: every voxel gets the largest height of the boxes that hold it, of each class, or 0.
+
+    A voxel of which a box covers a part along an axis gets that part of its height.
+
+    Args:
+        boxes: Their corners are in voxels.
+        heights: Numbers of at least 0.
+        extents: Voxels of the map.
+    """
+    *covered, last = (_cover(boxes[..., axis], extent) for axis, extent in enumerate(extents))
+    high = heights
+    for along in covered:
+        high = high[..., None] * along[:, :, *(None,) * (high.ndim - 2)]
+    drawn = heights.new_zeros((*heights.shape[::2], *extents))
+    for some, along in zip(torch.split(high, BOXES_AT_ONCE, 1), torch.split(last, BOXES_AT_ONCE, 1), strict=True):
+        if some.shape[1]:
+            inside = some[..., None] * along[:, :, *(None,) * (high.ndim - 2)]
+            drawn = torch.maximum(drawn, inside.amax(dim=1))
+    return drawn
+
+
+def _cover(faces: Float[Tensor, "batch box 2"], extent: int) -> Float[Tensor, "batch box voxel"]:
+    """Computes the part of every voxel along an axis that lies between two faces."""
+    voxels = torch.arange(extent, device=faces.device)
+    upper = torch.minimum(faces[..., 1:], voxels + 1)
+    return (upper - torch.maximum(faces[..., :1], voxels)).clamp(min=0, max=1)

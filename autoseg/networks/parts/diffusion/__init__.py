@@ -1,0 +1,1 @@
+"""Diffusion: the process that adds noise, and the network that removes it."""

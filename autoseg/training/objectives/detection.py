@@ -1,0 +1,107 @@
+"""Training of a detector: scores, boxes and distances of cells against the boxes of objects (arXiv:2209.02976)."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from autoseg.labels import LabelScheme
+from autoseg.networks.network import SegmentationNetwork
+from autoseg.plan.document import ConfigurationPlan
+from autoseg.plan.objectives import DetectionObjective
+from autoseg.runtime.distributed import BatchPart
+from autoseg.training.data.batch import Batch
+from autoseg.training.losses.targets import find_valid_voxels
+from autoseg.training.objectives.box_targets import find_box_targets
+from autoseg.training.objectives.detection_losses import (
+    BOX_LOSSES,
+    compute_distribution_loss,
+    compute_varifocal_loss,
+)
+from autoseg.training.objectives.objective import NetworkCall, Objective
+from autoseg.training.objectives.task_alignment import assign_cells
+
+
+class Detection(Objective):
+    """The varifocal loss of all cells, and the losses of the boxes and distances of those that have an object.
+
+    Each is a sum, divided by the sum of the wanted scores over the batch. Cells in ignored voxels do not count.
+    """
+
+    def __init__(
+        self, plan: ConfigurationPlan, labels: LabelScheme, network: SegmentationNetwork, *, part: BatchPart, seed: int
+    ) -> None:
+        super().__init__()
+        del network, seed
+        assert isinstance(plan.training.objective, DetectionObjective), "the table of objectives says so"
+        self.plan, self.labels, self.part = plan.training.objective, labels, part
+        self.spacing_mm = plan.spacing_mm
+        self.margins_voxels = tuple(self.plan.dilation_mm / spacing for spacing in plan.spacing_mm)
+
+    def find_capture_problem(self) -> str | None:
+        """Finds that objects are found on the CPU."""
+        return "the objects of a detection are found on the CPU"
+
+    def forward(self, network: NetworkCall, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Calls the network once."""
+        logits, *cells, centres, strides = network(batch.image, True)
+        usable = find_usable_cells(batch.label_map, centres, self.labels)
+        sums = [
+            self._add_losses(label_map, centres, strides, own, is_usable=is_usable)
+            for label_map, is_usable, *own in zip(batch.label_map, usable, *cells, strict=True)
+        ]
+        loss, wanted = (self.part.add_up(torch.stack(parts).sum()) for parts in zip(*sums, strict=True))
+        return loss / wanted.clamp(min=1), logits
+
+    def _add_losses(
+        self,
+        label_map: Tensor,
+        centres: Tensor,
+        strides: Tensor,
+        cells: list[Tensor],
+        *,
+        is_usable: Bool[Tensor, " cell"],
+    ) -> tuple[Tensor, Tensor]:
+        """Computes the sums of the losses and of the wanted scores of a sample."""
+        scores, bins, boxes = cells
+        targets = find_box_targets(label_map, self.labels, margins_voxels=self.margins_voxels)
+        assigned = assign_cells(
+            self.plan,
+            targets,
+            scores=scores.detach().sigmoid(),
+            boxes=boxes.detach(),
+            centres=centres,
+            is_usable=is_usable,
+        )
+        qualities, wanted = torch.zeros_like(scores), boxes.detach()
+        if len(targets):
+            qualities = assigned.qualities[:, None] * targets.classes[assigned.objects]
+            wanted = targets.boxes[assigned.objects]
+        varifocal = compute_varifocal_loss(
+            scores, qualities, negative_weight=self.plan.negative_weight, focusing_power=self.plan.focusing_power
+        )
+        loss = self.plan.class_weight * varifocal[is_usable].sum()
+        loss = loss + (assigned.qualities * self._compare(bins, boxes, wanted, centres, strides)).sum()
+        return loss, assigned.qualities.sum()
+
+    def _compare(self, bins: Tensor, boxes: Tensor, wanted: Tensor, *cells: Tensor) -> Float[Tensor, " cell"]:
+        """Computes the losses of the boxes of cells, and of their distances."""
+        spacing_mm = boxes.new_tensor(self.spacing_mm)
+        loss = self.plan.box_weight * BOX_LOSSES[self.plan.box_loss](boxes * spacing_mm, wanted * spacing_mm)
+        if self.plan.bin_weight == 0:
+            return loss
+        centres, strides = (values[:, None] for values in cells)
+        signs = boxes.new_tensor([-1.0, 1.0])[:, None]
+        distances = compute_distribution_loss(bins, signs * (wanted - centres) / strides)
+        return loss + self.plan.bin_weight * distances.mean(dim=(-2, -1))
+
+
+def find_usable_cells(
+    label_map: Tensor, centres: Float[Tensor, "cell axes"], labels: LabelScheme
+) -> Bool[Tensor, "batch cell"]:
+    """Finds the cells whose centre lies in no voxel of the ignore label."""
+    valid = find_valid_voxels(label_map, labels)
+    if valid is None:
+        return torch.ones((len(label_map), len(centres)), dtype=torch.bool, device=centres.device)
+    places = centres.long().unbind(dim=-1)
+    usable: Tensor = valid[(slice(None), 0, *places)]  # type: ignore[index]
+    return usable

@@ -1,0 +1,83 @@
+"""Training of a head that answers uncertain points (PointRend, Kirillov et al. 2020, arXiv:1912.08193)."""
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from autoseg.labels import LabelScheme
+from autoseg.networks.network import SegmentationNetwork
+from autoseg.plan.document import ConfigurationPlan
+from autoseg.plan.losses import CrossEntropyTerm
+from autoseg.plan.network.point_rend import PointRendPlan
+from autoseg.plan.objectives import PointRendObjective
+from autoseg.runtime.distributed import BatchPart
+from autoseg.training.data.batch import Batch
+from autoseg.training.losses.cross_entropy import compute_cross_entropy
+from autoseg.training.losses.targets import build_target, find_valid_voxels
+from autoseg.training.losses.weighted_sum import WeightedLoss
+from autoseg.training.objectives.objective import NetworkCall, Objective
+
+
+class PointRendering(Objective):
+    """The loss terms of the coarse map and lower levels, and cross entropy of points; in validation, the loss terms of
+    the prediction and lower levels.
+    """
+
+    def __init__(
+        self, plan: ConfigurationPlan, labels: LabelScheme, network: SegmentationNetwork, *, part: BatchPart, seed: int
+    ) -> None:
+        super().__init__()
+        del seed
+        assert isinstance(plan.training.objective, PointRendObjective), "the table of objectives says so"
+        assert isinstance(plan.network, PointRendPlan), "plans are checked"
+        self.plan, self.network, self.labels, self.part = plan.training.objective, plan.network, labels, part
+        self.loss = WeightedLoss(terms=plan.training.losses, labels=labels, spacing_mm=plan.spacing_mm, part=part)
+        self.term = CrossEntropyTerm(weight=self.plan.point_weight)
+        self.output_weights = network.output_weights
+
+    def find_capture_problem(self) -> str | None:
+        """Finds that the points are drawn on the CPU."""
+        return "the points of PointRend are drawn on the CPU"
+
+    def forward(self, network: NetworkCall, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Calls the network once, in validation as prediction does."""
+        if not self.training:
+            outputs = network(batch.image)
+            return self._compare(outputs, batch.label_map), outputs[0]
+        found = network(batch.image, *self._draw(batch.label_map))
+        outputs, answered, points = found[:-2], found[-2], found[-1]
+        wanted = batch.label_map.flatten(1).gather(1, points)
+        target = build_target(wanted, self.labels, spacing_mm=self.loss.spacing_mm)
+        entropy = compute_cross_entropy(self.term, answered.float(), target, self.part)
+        return self._compare(outputs, batch.label_map) + self.term.weight * entropy, outputs[0]
+
+    def _compare(self, outputs: tuple[Tensor, ...], label_map: Tensor) -> Tensor:
+        return self.loss(outputs, label_map, self.output_weights, progress=self.progress)
+
+    def _draw(self, label_map: Tensor) -> tuple[Tensor, Tensor]:
+        """Draws candidates, and the points that are taken whatever the logits."""
+        count = self.network.count_points(label_map.shape[1:], self.network.training_fraction)
+        uniform = count - round(self.plan.uncertain_fraction * count)
+        candidates = max(count, self.plan.candidates_per_point * count)
+        drawn = draw_voxels(label_map, find_valid_voxels(label_map, self.labels), candidates + uniform)
+        return drawn[:, :candidates], drawn[:, candidates:]
+
+
+def draw_voxels(
+    label_map: Int[Tensor, " batch *space"], valid: Bool[Tensor, " batch 1 *space"] | None, count: int
+) -> Int[Tensor, "batch {count}"]:
+    """Draws voxels uniformly, with replacement, by torch's global generator.
+
+    Args:
+        label_map: Label map of the patches.
+        valid: The voxels to draw from; None: all. Of a patch that has none, any are drawn.
+        count: Number of voxels of every patch.
+    """
+    # Double precision tells all voxels of a patch apart; the numbers are equal on every device.
+    drawn = torch.rand((len(label_map), count), dtype=torch.float64).to(label_map.device)
+    voxels = label_map[0].numel()
+    if valid is None:
+        return (drawn * voxels).long()
+    ranks = valid.flatten(1).long().cumsum(dim=1)
+    wanted = (drawn * ranks[:, -1:]).long() + 1
+    return torch.searchsorted(ranks, wanted).clamp(max=voxels - 1)
