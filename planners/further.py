@@ -9,6 +9,7 @@ from autoseg.errors import PlanError
 from autoseg.plan.decisions import Decision, Reason
 from autoseg.plan.document import ConfigurationPlan
 from planners.configuration import Circumstances, choose_configuration, explain_missing_pooling
+from planners.rules.boundary import BOUNDARY, choose_boundary, choose_boundary_patch
 from planners.rules.cascade import FULL_RESOLUTION, LOW_RESOLUTION
 from planners.rules.coarse_to_fine import COARSE, ROI, choose_coarse, choose_roi, explain_coarse, offer_roi
 from planners.rules.context_slices import CONTEXT, SLICES, choose_context, offer_context
@@ -22,7 +23,7 @@ from planners.rules.detection import (
 )
 from planners.rules.median_shape import ResampledDataset
 from planners.rules.memory import PLAIN_CALIBRATION
-from planners.rules.topology import UNET_TOPOLOGY
+from planners.rules.topology import FEWEST_STAGES, UNET_TOPOLOGY
 from planners.rules.triplanar import TRIPLANAR, choose_triplanar
 
 Configurations = dict[str, ConfigurationPlan]
@@ -34,14 +35,16 @@ class FurtherConfiguration:
     """A configuration that is planned on request.
 
     Attributes:
-        needs: The planned configuration that it is made of.
+        needs: The planned configurations of which it is made of one: of the first that is planned.
         choose: Chooses it, and others that it needs itself, with their reasons.
         offer: Offers it, with the reason, where the dataset speaks for it; some are never offered.
+        takes_pictures: Whether it may be planned for images of one slice.
     """
 
-    needs: str
+    needs: tuple[str, ...]
     choose: Callable[[Configurations, ResampledDataset, Circumstances], Chosen]
     offer: Callable[[Configurations, ResampledDataset], tuple[Reason, ...]]
+    takes_pictures: bool = False
 
 
 def _choose_context(planned: Configurations, dataset: ResampledDataset, shared: Circumstances) -> Chosen:
@@ -114,15 +117,38 @@ def _choose_triplanar(planned: Configurations, dataset: ResampledDataset, shared
     return {TRIPLANAR: configuration}, reasons
 
 
+def _choose_boundary(planned: Configurations, dataset: ResampledDataset, shared: Circumstances) -> Chosen:
+    """Corrects 3d_fullres where it is planned, else 2d."""
+    name = FULL_RESOLUTION if FULL_RESOLUTION in planned else SLICES
+    base, seen = planned[name], dataset if name == FULL_RESOLUTION else dataset.in_plane
+    topology = shared.profile.topology.compute(seen.spacing_mm, choose_boundary_patch(base))
+    if topology.stage_count < FEWEST_STAGES:
+        topology = shared.profile.topology.compute(seen.spacing_mm, base.patch_voxels)
+    configuration, reasons = choose_boundary(
+        base,
+        name=name,
+        topology=topology,
+        choose_network=shared.profile.choose_network,
+        batch_size=shared.choose_batch_size(topology, seen),
+    )
+    return {BOUNDARY: configuration}, reasons
+
+
 FURTHER_CONFIGURATIONS: Final[Mapping[str, FurtherConfiguration]] = {
     CONTEXT: FurtherConfiguration(
-        needs=SLICES, choose=_choose_context, offer=lambda planned, dataset: offer_context(dataset)
+        needs=(SLICES,), choose=_choose_context, offer=lambda planned, dataset: offer_context(dataset)
     ),
     ROI: FurtherConfiguration(
-        needs=FULL_RESOLUTION, choose=_choose_roi, offer=lambda planned, dataset: offer_roi(planned)
+        needs=(FULL_RESOLUTION,), choose=_choose_roi, offer=lambda planned, dataset: offer_roi(planned)
     ),
-    TRIPLANAR: FurtherConfiguration(needs=SLICES, choose=_choose_triplanar, offer=lambda planned, dataset: ()),
-    DETECT: FurtherConfiguration(needs=FULL_RESOLUTION, choose=_choose_detection, offer=lambda planned, dataset: ()),
+    TRIPLANAR: FurtherConfiguration(needs=(SLICES,), choose=_choose_triplanar, offer=lambda planned, dataset: ()),
+    BOUNDARY: FurtherConfiguration(
+        needs=(FULL_RESOLUTION, SLICES),
+        choose=_choose_boundary,
+        offer=lambda planned, dataset: (),
+        takes_pictures=True,
+    ),
+    DETECT: FurtherConfiguration(needs=(FULL_RESOLUTION,), choose=_choose_detection, offer=lambda planned, dataset: ()),
 }
 
 
@@ -143,11 +169,12 @@ def choose_further(
     configurations: Configurations = {}
     reasons: list[Reason] = []
     for name, row in FURTHER_CONFIGURATIONS.items():
-        is_possible = row.needs in planned and dataset.median_shape_voxels[0] > 1
+        is_flat = dataset.median_shape_voxels[0] <= 1
+        is_possible = any(name in planned for name in row.needs) and (row.takes_pictures or not is_flat)
         if name in names and not is_possible:
             msg = (
-                f"{name} is made of {row.needs} for volumes, but planned are {', '.join(planned)} for a median case "
-                f"of {dataset.median_shape_voxels[0]:g} slices; leave out --configuration {name}"
+                f"{name} is made of {' or '.join(row.needs)} for volumes, but planned are {', '.join(planned)} for a "
+                f"median case of {dataset.median_shape_voxels[0]:g} slices; leave out --configuration {name}"
             )
             raise PlanError(msg)
         if name in names:

@@ -30,7 +30,8 @@ def add_refinement(plan: Plan, previous: str) -> Plan:
     """Adds the configuration that corrects another one; a plan that has it stays as it is.
 
     Raises:
-        PlanError: There is no such configuration, its slices lie across several axes, or the plan tells objects apart.
+        PlanError: There is no such configuration, its slices lie across several axes, it sees one class at a time, or
+            the plan tells objects apart.
     """
     base = plan.get_configuration(previous)
     if plan.instances is not None:
@@ -43,6 +44,12 @@ def add_refinement(plan: Plan, previous: str) -> Plan:
         msg = (
             f"clicks are seen in slices across one axis, but those of {previous} lie across {len(base.plane_axes)}; "
             f"leave out --refine, or name another configuration with it"
+        )
+        raise PlanError(msg)
+    if base.is_class_by_class:
+        msg = (
+            f"clicks correct a network that tells all classes apart, and {previous} sees one class at a time; leave "
+            f"out --refine, or name {base.previous_configuration} with it"
         )
         raise PlanError(msg)
     name = f"{previous}{ENDING}"

@@ -81,8 +81,8 @@ def plan(
         list[str] | None,
         typer.Option(
             autocompletion=complete_configuration,
-            help="Preprocess only this configuration (repeatable); 2.5d, 3d_roi, 2d_triplanar and detect_then_segment "
-            "are planned only if named.  [default: all planned]",
+            help="Preprocess only this configuration (repeatable); 2.5d, 3d_roi, 2d_triplanar, detect_then_segment and "
+            "boundary_refinement only if named.  [default: all planned]",
         ),
     ] = None,
     group_by: Annotated[

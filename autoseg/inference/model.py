@@ -26,6 +26,7 @@ from autoseg.inference.restoring.restore_grid import (
     restore_label_map,
     restore_probabilities,
 )
+from autoseg.inference.sliding_window.boundary_patches import refine_boundaries
 from autoseg.inference.sliding_window.box import predict_in_box
 from autoseg.inference.sliding_window.mirroring import find_channel_exchange
 from autoseg.inference.sliding_window.planes import predict_planes
@@ -159,20 +160,21 @@ class SegmentationModel:
         on_window: OnWindow | None = None,
     ) -> Float32[Tensor, "class z y x"]:
         """Computes the mean logits of all folds for an image with all channels that the network gets, also those from
-        the previous stage, on its grid, in its box or everywhere; see `predict_planes` and `predict_in_box`."""
-        training = self.configuration_plan.training
+        the previous stage, on its grid, in its box or everywhere; see `predict_planes`, `refine_boundaries` and
+        `predict_in_box`."""
+        part, labels = self.configuration_plan, self.plan.labels
         predict = partial(
-            predict_planes,
+            partial(refine_boundaries, labels=labels) if part.is_class_by_class else predict_planes,
             self.networks,
-            configuration=self.configuration_plan,
-            mirror_axes=training.mirror_axes if options.mirroring else (),
-            exchange=find_channel_exchange(training, self.plan.labels),
+            configuration=part,
+            mirror_axes=part.training.mirror_axes if options.mirroring else (),
+            exchange=find_channel_exchange(part.training, labels),
             device=self.device,
             step_fraction=options.step_fraction,
             inference_batch_size=self.inference_batch_size,
             on_window=on_window,
         )
-        return predict_in_box(image, box, predict, labels=self.plan.labels)
+        return predict_in_box(image, box, predict, labels=labels)
 
     def restore_label_map(
         self, logits: Float32[Tensor, "class z y x"], geometry: CaseGeometry, *, decoding: Decoding = "argmax"

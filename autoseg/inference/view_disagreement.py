@@ -17,6 +17,7 @@ from jaxtyping import Float, Float16, Float32
 from torch import Tensor, nn
 from torch.nn import functional
 
+from autoseg.errors import PredictionError
 from autoseg.inference.model import SegmentationModel
 from autoseg.labels import LabelScheme
 
@@ -47,8 +48,18 @@ def compute_normalizer(logits: Tensor, *, has_regions: bool, axis: int) -> Tenso
 
 
 def record_normalizers(model: SegmentationModel) -> SegmentationModel:
-    """Returns a model that predicts one more channel, the mean normalizer, and the same logits bit for bit."""
+    """Returns a model that predicts one more channel, the mean normalizer, and the same logits bit for bit.
+
+    Raises:
+        PredictionError: The network sees one class at a time, so that there are no logits of all.
+    """
     plan, part = model.plan, model.configuration_plan
+    if part.is_class_by_class:
+        msg = (
+            f"maps of uncertainty are those of a network that tells all classes apart, and {model.configuration} sees "
+            f"one at a time; predict without them, or with --configuration {part.previous_configuration}"
+        )
+        raise PredictionError(msg)
     has_regions = plan.labels.has_regions
     wide = part.network.model_copy(update={"output_channels": part.network.output_channels + 1})
     configurations = plan.configurations | {model.configuration: part.model_copy(update={"network": wide})}

@@ -34,6 +34,7 @@ PREFERRED_CONFIGURATIONS: Final = (
     "2.5d",
     "2d_triplanar",
     "detect_then_segment",
+    "boundary_refinement",
 )
 """Configurations in the order of preference where the user names none."""
 IMPORTED_PLANNER: Final = "nnU-Net"
@@ -116,6 +117,15 @@ class ConfigurationPlan(Part):
         return tuple(sum(along) / len(planes) for along in zip(*planes, strict=True))
 
     @property
+    def is_class_by_class(self) -> bool:
+        """Whether the network sees one class at a time, around the boundaries that a previous stage predicts."""
+        return self.previous_stage is not None and self.previous_stage.is_class_by_class
+
+    def choose_network_labels(self, labels: LabelScheme) -> LabelScheme:
+        """Returns the labels that the network tells apart, by the labels of the plan."""
+        return labels if self.previous_stage is None else self.previous_stage.choose_network_labels(labels)
+
+    @property
     def previous_configuration(self) -> str | None:
         """The configuration that is the previous stage; None if there is none."""
         return None if self.previous_stage is None else self.previous_stage.configuration
@@ -138,7 +148,20 @@ class ConfigurationPlan(Part):
             msg = f"training.{unfit}"
             raise ValueError(msg)
         self._check_patch()
+        if stage is not None and self.is_class_by_class:
+            self._check_placed_patches(stage.input)
         return self
+
+    def _check_placed_patches(self, stage_input: str) -> None:
+        """Checks that patches can be placed anywhere."""
+        wanted = {"context_slices": 0, "plane_axes": (0,), "border": "zeros"}
+        for field, value in wanted.items():
+            if getattr(self, field) != value:
+                msg = f"{field} must be {value!r} where previous_stage.input is {stage_input!r}"
+                raise ValueError(msg)
+        if any(self.network.margin_voxels):
+            msg = f"the network must have no margin where previous_stage.input is {stage_input!r}; choose another one"
+            raise ValueError(msg)
 
     def _check_axes(self) -> None:
         resampled, patch = self.resampled_axis_count, self.dimensions
@@ -269,19 +292,20 @@ class Plan(Document):
 
     def _check_configuration(self, name: str, chosen: ConfigurationPlan) -> None:
         self.list_stages(name)
-        misplaced = find_content_problems(chosen.training.transforms, self.channels, self.labels)
+        labels = chosen.choose_network_labels(self.labels)
+        misplaced = find_content_problems(chosen.training.transforms, self.channels, labels)
         if misplaced:
             raise ValueError("; ".join(f"configurations.{name}.{problem}" for problem in misplaced))
         extra = 0 if chosen.previous_stage is None else chosen.previous_stage.count_channels(self.labels)
         expected = {
             "input_channels": (len(self.channels) + extra) * chosen.slice_count,
-            "output_channels": self.labels.output_channel_count,
+            "output_channels": labels.output_channel_count,
         }
         for field, count in expected.items():
             if getattr(chosen.network, field) != count:
                 msg = f"configurations.{name}.network.{field} must be {count}, as channels and labels demand"
                 raise ValueError(msg)
-        problems = list_loss_problems(chosen.training.losses, self.labels)
+        problems = list_loss_problems(chosen.training.losses, labels)
         if problems:
             msg = f"configurations.{name}.training.losses: {'; '.join(problems)}"
             raise ValueError(msg)

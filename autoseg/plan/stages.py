@@ -1,10 +1,12 @@
 """Input that a configuration gets from another one, which is trained before it."""
 
 from abc import abstractmethod
-from typing import ClassVar, Final, Literal
+from typing import Annotated, ClassVar, Final, Literal
+
+from pydantic import Field
 
 from autoseg.document import Part
-from autoseg.labels import LabelScheme
+from autoseg.labels import LabelClass, LabelScheme
 from autoseg.plan.values import ConfigurationName, NonNegative, Positive
 
 
@@ -16,10 +18,12 @@ class PreviousStagePlan(Part):
         configuration: The previous stage. It may have a previous stage itself.
         has_channels: Whether the network gets channels, which transforms of masks change.
         is_in_plane: Whether channels of slices depend on the axis across which they lie.
+        is_class_by_class: Whether the network sees one class at a time, and tells only what belongs to it.
     """
 
     has_channels: ClassVar[bool] = True
     is_in_plane: ClassVar[bool] = False
+    is_class_by_class: ClassVar[bool] = False
 
     input: str
     configuration: ConfigurationName
@@ -33,6 +37,10 @@ class PreviousStagePlan(Part):
     def box_margin_mm(self) -> float | None:
         """Margin of the box that is made of a prediction; None where no box is made."""
         return None
+
+    def choose_network_labels(self, labels: LabelScheme) -> LabelScheme:
+        """Returns the labels that the network tells apart: those of the dataset, or one class and all else."""
+        return build_class_labels(labels) if self.is_class_by_class else labels
 
     @abstractmethod
     def count_channels(self, labels: LabelScheme) -> int:
@@ -78,6 +86,24 @@ class ClicksOfPreviousStage(PreviousStagePlan):
         return 2 * len(labels.foreground_labels) + 1
 
 
+class BoundaryOfPreviousStage(PreviousStagePlan):
+    """The mask of one class at a time, around whose boundary the network corrects it ("boundary patch refinement").
+
+    Attributes:
+        overlap_limit: Patches are placed around voxels of the boundary one after the other; none is placed whose
+            intersection with an earlier one is more than this fraction of their union. 1: one around each voxel.
+    """
+
+    is_class_by_class: ClassVar[bool] = True
+
+    input: Literal["boundary"] = "boundary"
+    overlap_limit: Annotated[float, Field(gt=0, le=1)]
+
+    def count_channels(self, labels: LabelScheme) -> int:
+        """Returns the mask of the class."""
+        return 1
+
+
 class BoxOfPreviousStage(PreviousStagePlan):
     """No channel: the network is trained and predicts only in a box around the foreground that is predicted before.
 
@@ -104,4 +130,16 @@ PREVIOUS_STAGE_PLANS: Final[dict[str, type[PreviousStagePlan]]] = {
     "masks": MasksOfPreviousStage,
     "clicks": ClicksOfPreviousStage,
     "box": BoxOfPreviousStage,
+    "boundary": BoundaryOfPreviousStage,
 }
+
+
+def build_class_labels(labels: LabelScheme) -> LabelScheme:
+    """Builds the labels of a network that sees one class at a time: outside, inside, and what is to be ignored."""
+    ignore = None if labels.ignore_value is None else 2
+    return LabelScheme(
+        classes=(LabelClass(name="inside", values=(1,)),),
+        ignore_value=ignore,
+        region_write_values=None,
+        declared_count=2 if ignore is None else 3,
+    )

@@ -49,7 +49,7 @@ def find_class_locations(label_map: Int16[np.ndarray, "z y x"], labels: LabelSch
     boxes = _find_label_boxes(label_map, len(labels.file_values) - 1)
     found = [_draw_class(label_map, members, boxes, generator) for members in labels.class_labels]
     if labels.ignore_label is not None:
-        found.append(_draw(label_map != labels.ignore_label, generator))
+        found.append(draw_locations(label_map != labels.ignore_label, generator))
     ends = np.cumsum([0, *(len(part) for part in found)]).tolist()
     ranges = tuple(itertools.pairwise(ends))
     class_count = len(labels.class_labels)
@@ -82,12 +82,12 @@ def _draw_class(
     z, y, x = ((min(box[axis][0] for box in present), max(box[axis][1] for box in present)) for axis in range(3))
     region = label_map[slice_box((z, y, x))]
     is_member = region == members[0] if len(members) == 1 else np.isin(region, members)
-    locations = _draw(is_member, generator)
+    locations = draw_locations(is_member, generator)
     locations += np.array([z[0], y[0], x[0]], dtype=np.int32)
     return locations
 
 
-def _draw(mask: Bool[np.ndarray, "z y x"], generator: np.random.Generator) -> Int32[np.ndarray, "location 3"]:
+def draw_locations(mask: Bool[np.ndarray, "z y x"], generator: np.random.Generator) -> Int32[np.ndarray, "location 3"]:
     """Draws true voxels slice by slice, as a list of all of them would be eight times the size of the mask."""
     slice_counts = np.count_nonzero(mask, axis=(1, 2))
     ends = np.cumsum(slice_counts)

@@ -8,6 +8,7 @@ from jaxtyping import Float32
 
 from autoseg.nonzero_region import Box
 from autoseg.plan.document import Plan
+from autoseg.stages.boundary import BoundaryInput
 from autoseg.stages.box import BoxInput
 from autoseg.stages.clicks import ClickInput
 from autoseg.stages.masks import MaskInput
@@ -20,6 +21,7 @@ PREVIOUS_STAGE_INPUTS: Final[dict[str, type[PreviousStageInput]]] = {
     "masks": MaskInput,
     "clicks": ClickInput,
     "box": BoxInput,
+    "boundary": BoundaryInput,
 }
 
 

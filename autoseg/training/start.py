@@ -60,7 +60,8 @@ def _read_own_description(
 def _has_followed(path: Path, identity: TrainingIdentity) -> bool:
     """Returns whether a fold's copy of the plan equals the present plan in all that affects the training."""
     plan = read_document(path, Plan)
-    digests = {digest_plan(part, plan.labels, plan.channels) for part in plan.configurations.values()}
+    parts = plan.configurations.values()
+    digests = {digest_plan(part, part.choose_network_labels(plan.labels), plan.channels) for part in parts}
     return identity.plan_digest in digests
 
 

@@ -110,7 +110,7 @@ LAYOUTS = (
 )
 CONFIGURATIONS = (
     *("2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres"),
-    *("2.5d", "3d_roi", "2d_triplanar", "detect_then_segment"),
+    *("2.5d", "3d_roi", "2d_triplanar", "detect_then_segment", "boundary_refinement"),
 )
 FOLDS = ("0", "1", "2", "3", "4")
 CASE_PLACES = ("here", "dask", "slurm")

@@ -111,7 +111,7 @@ def predict_logits(
         device=device,
         on_window=on_window,
     )
-    with torch.inference_mode(), _switch_to_evaluation(members), adaptive_cpu_threads(device):
+    with torch.inference_mode(), switch_to_evaluation(members), adaptive_cpu_threads(device):
         padded = _blend_in_memory(job)
         _check_finite_output(job, padded)
     return _remove_padding(padded, job.window_plan)
@@ -377,7 +377,8 @@ def _explain_broken_output(job: _Job) -> str:
 
 
 @contextmanager
-def _switch_to_evaluation(networks: Sequence[nn.Module]) -> Iterator[None]:
+def switch_to_evaluation(networks: Sequence[nn.Module]) -> Iterator[None]:
+    """Puts networks into evaluation mode, and back at the end."""
     modes = [network.training for network in networks]
     for network in networks:
         network.eval()

@@ -142,6 +142,10 @@ def build_batch_source(
     transforms, patch = plan.training.transforms, plan.sample_voxels
     lasting = tuple(transform for transform in transforms if transform.lasts)
     masked = tuple(index for index, channel in enumerate(channels) if channel.inside_nonzero_only)
+    training, validation = (
+        cases if previous is None else previous.list_cases(data_folder, cases)
+        for cases in (fold.training, fold.validation)
+    )
     samplers = [
         PatchSampler(
             case_names=cases,
@@ -158,9 +162,9 @@ def build_batch_source(
             part=part,
         )
         for cases, cut in (
-            (fold.training, compute_enlarged_patch(patch, transforms)),
-            (fold.training, patch),
-            (fold.validation, patch),
+            (training, compute_enlarged_patch(patch, transforms)),
+            (training, patch),
+            (validation, patch),
         )
     ]
     is_2d = len(patch) == 2
@@ -176,14 +180,15 @@ def build_batch_source(
         # Not masked, as in prediction and in the reference implementation.
         SampleAugmentation(transforms=(), masked_channels=(), stage_input=stage_input),
     )
-    training, plain, validation = (
+    sources = (
         PatchSource(sampler=sampler, augmentation=augmentation, is_2d=is_2d, stacks_slices=len(patch) > plan.dimensions)
         for sampler, augmentation in zip(samplers, augmentations, strict=True)
     )
     batch_bytes = (
         len(samplers[0].indices) * math.prod(plan.patch_voxels) * count_voxel_bytes(plan.network.input_channels)
     )
-    return BatchSource(training=training, plain=plain, validation=validation, seed=seed, batch_bytes=batch_bytes)
+    changed, plain, unchanged = sources
+    return BatchSource(training=changed, plain=plain, validation=unchanged, seed=seed, batch_bytes=batch_bytes)
 
 
 def _choose_opening(data_folder: Path, previous: StoredStageInput | None) -> Callable[[str], CachedCase]:

@@ -208,14 +208,14 @@ def time_on_gpu(plan: Plan, gpu: Gpu, name: str) -> StepCost:
         torch=version("torch"),
         autoseg=autoseg.__version__,
         dtype=dtype,
-        labels=plan.labels,
+        labels=configuration.choose_network_labels(plan.labels),
         configuration=configuration,
     )
     path = find_measurement(find_measurement_cache("gpu_steps"), circumstances)
     record = read_measurement(path, TimingRecord)
     if record is not None and record.circumstances == circumstances:
         return record.cost
-    cost = time_network(configuration, plan.labels, device=gpu.device, dtype=dtype)
+    cost = time_network(configuration, circumstances.labels, device=gpu.device, dtype=dtype)
     write_measurement(path, TimingRecord(circumstances=circumstances, cost=cost), what="the time of a step on the GPU")
     return cost
 

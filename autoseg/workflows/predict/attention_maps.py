@@ -94,7 +94,14 @@ def check_attention_maps(run: RunFolder, members: Sequence[MemberChoice], *, exe
         raise PredictionError(msg)
     plan = read_document(run.plan, Plan)
     name = find_configuration(run, plan, members[0].configuration)
-    network = plan.configurations[name].network
+    part = plan.configurations[name]
+    if part.is_class_by_class:
+        msg = (
+            f"attention maps are those of whole images, and {name} sees patches of one class at a time; predict "
+            f"without --attention-maps, or with --configuration {part.previous_configuration}"
+        )
+        raise PredictionError(msg)
+    network = part.network
     with META:
         found = find_attention_maps(build_network(network))
     if not found:

@@ -107,7 +107,8 @@ def load_model(
     Args:
         run: Folder of a run, a model that `autoseg export` wrote to one file, or a model of nnU-Net.
         configuration: Name of the configuration; None for the trained one, or if several are trained for the first of
-            3d_fullres, 3d_cascade_fullres, 3d_lowres, 2d, 3d_roi, 2.5d, 2d_triplanar.
+            3d_fullres, 3d_cascade_fullres, 3d_lowres, 2d, 3d_roi, 2.5d, 2d_triplanar,
+            boundary_refinement.
         folds: Names of the folds; None for every trained one ("all" only if no numbered fold is trained). A previous
             stage predicts with the same folds, or with every trained one for "all".
         device: "auto", "cpu", "cuda", "cuda:1" or "mps".

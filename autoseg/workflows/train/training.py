@@ -182,7 +182,7 @@ def start_training(job: FoldJob, options: TrainingOptions) -> Iterator[Event]:
     """
     check_same_recipe(job.folder, job.plan, job.configuration)
     data = TrainingData(
-        labels=job.plan.labels,
+        labels=job.configuration_plan.choose_network_labels(job.plan.labels),
         channels=job.plan.channels,
         folder=job.run.preprocessed(job.configuration_plan.data_of),
         fold=job.cases,
@@ -211,7 +211,8 @@ def train_fold(
     start = describe_start(job.folder, checkpoint)
     if start is not None:
         progress.note(f"{job.name}: {start}")
-    tracked = trackers.follow(start_training(job, options), job.plan.labels.class_names)
+    names = job.configuration_plan.choose_network_labels(job.plan.labels).class_names
+    tracked = trackers.follow(start_training(job, options), names)
     events = state_writer.follow(tracked)
     first = next(events, None)
     if first is None:
