@@ -7,6 +7,8 @@ WHEEL_VENV := $(VENV)/wheel-test
 # One file of tests per core at a time; each with one thread, or the threads of all would wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+# Each process of the tests would compile all modules that it imports, which takes it a second.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test check shape format bench bench-gpu faults viewer screenshots s3-test wheel-test cluster-test clean
 
