@@ -132,6 +132,13 @@ def cascade(planned: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolde
     return run_folder
 
 
+def find_seconds_per_iteration(cascade: RunFolder) -> float:
+    """The least of all folds: a fold that others disturbed more than usual would make a training that ends too soon."""
+    folds = [(name, str(fold)) for name in (LOW_RESOLUTION, CASCADE) for fold in range(len(SPLITS.folds))]
+    records = [read_last_record(cascade.fold(*fold).training_log) for fold in folds]
+    return min(record.seconds_per_iteration for record in records if record is not None)
+
+
 def test_all_folds_of_a_cascade_are_trained_and_models_are_selected(cascade: RunFolder) -> None:
     statuses, notes = read_watched_status(cascade)
     states = {(status.configuration, status.fold): status.state for status in statuses}
@@ -175,13 +182,9 @@ def test_two_computers_train_a_fold_together(planned: Path, tmp_path: Path) -> N
 def test_a_training_outlives_its_time_limit_and_its_node_and_ends_as_if_nothing_had_happened(
     cluster: Cluster, planned: Path, cascade: RunFolder, tmp_path: Path
 ) -> None:
-    record = read_last_record(cascade.fold(LOW_RESOLUTION, "0").training_log)
-    assert record is not None
     # Slurm looks twice a minute whether the warning is due, on fast computers and slow ones.
-    length = {
-        "epochs": EPOCHS,
-        "iterations": max(3, round(SECONDS_OF_TRAINING / EPOCHS / record.seconds_per_iteration)),
-    }
+    iterations = max(3, round(SECONDS_OF_TRAINING / EPOCHS / find_seconds_per_iteration(cascade)))
+    length = {"epochs": EPOCHS, "iterations": iterations}
     disturbed = make_run(planned, tmp_path / "disturbed", **length)
     undisturbed = make_run(planned, tmp_path / "undisturbed", **length)
     submit(disturbed, *FOLD_0, "--slurm", "time_minutes=60", "--slurm", "signal_seconds=90")

@@ -61,7 +61,7 @@ def build_wheel(folder: Path) -> Path:
 def check_content(wheel: Path) -> None:
     """Fails unless the wheel holds every file of both packages as it is in the sources."""
     files = {path for package in PACKAGES for path in (ROOT / package).rglob("*") if path.is_file()}
-    sources = {str(path.relative_to(ROOT)): path for path in files if path.suffix != ".pyc"}
+    sources = {str(path.relative_to(ROOT)): path for path in files if path.parent.name != "__pycache__"}
     with zipfile.ZipFile(wheel) as content:
         held = {name: content.read(name) for name in content.namelist() if name.partition("/")[0] in PACKAGES}
     wrong = [
