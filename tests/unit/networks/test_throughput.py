@@ -16,8 +16,13 @@ from autoseg.networks.throughput import (
 )
 
 
-def test_the_cpu_is_measured_at_every_width():
-    host = measure_host()
+@pytest.fixture(scope="module")
+def host():
+    """The CPU of these tests, measured once."""
+    return measure_host()
+
+
+def test_the_cpu_is_measured_at_every_width(host):
     assert set(host.convolution_flops) == set(WIDTHS)
     assert host.number_type in {"float32", "bfloat16"}
     # Any CPU that runs these tests manages a billion operations and a million elements, none a thousand times
@@ -117,8 +122,7 @@ def test_repetitions_with_another_number_of_threads_do_not_count(monkeypatch):
     assert seconds == pytest.approx(0.02)
 
 
-def test_rates_that_no_cpu_has_are_said(caplog):
-    host = measure_host()
+def test_rates_that_no_cpu_has_are_said(host, caplog):
     plausible = host.model_copy(
         update={"cores": 2, "convolution_flops": dict.fromkeys(WIDTHS, 1e11), "elementwise_rate": 1e9}
     )
