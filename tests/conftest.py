@@ -1,5 +1,6 @@
 """Options and markers that several tests share."""
 
+import gc
 import locale
 import os
 from collections.abc import Iterator
@@ -46,6 +47,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files of slow tests go first, so that none of them is left to one core at the end."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Loads all tests without searching for garbage, and keeps what they are out of every search to come.
+
+    Else each takes most of a second, and tests of what frees memory ask for several.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
