@@ -37,7 +37,7 @@ ADVICE: Final = {
 """Advice for objects of other libraries."""
 
 DIRECTION_WORDS: Final = {"R": "right", "L": "left", "A": "front", "P": "back", "S": "head", "I": "feet"}
-CALLER_OF_PREDICT_VOLUME: Final = 5  # stack frames from the warning to the caller, both included
+CALLER_OF_PREDICT_VOLUME: Final = 6  # stack frames from the warning to the caller, both included
 
 ConvertResult = Callable[[NDArray[np.integer]], Any]
 

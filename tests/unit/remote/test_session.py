@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from builders.remote_files import FaultyFileSystem, Node
 
+from autoseg import api
 from autoseg.cli.app import app
 from autoseg.cli.urls import USES, accept_urls, name_urls
 from autoseg.errors import RemoteError, UnreachableError
@@ -56,6 +57,14 @@ def test_functions_take_urls_as_texts_and_by_position(place: Place) -> None:
     run, note = predict("faulty://bucket/run", note="faulty://a/b")
     assert ((run / "plan.json").read_bytes(), note) == (b"{}", "faulty://a/b")
     assert predict("local", "note") == ("local", "note")
+
+
+def test_every_function_of_the_api_that_takes_a_run_takes_its_url() -> None:
+    functions = [getattr(api, name) for name in api.__all__ if inspect.isfunction(getattr(api, name))]
+    assert len(functions) > 5
+    for function in functions:
+        with pytest.raises(RemoteError, match="Protocol not known: nowhere"):
+            function(**dict.fromkeys(inspect.signature(function).parameters, "nowhere://bucket/x"))
 
 
 def test_a_command_that_only_reads_publishes_nothing(node: Node, place: Place) -> None:
