@@ -78,8 +78,10 @@ def _choose_detection(planned: Configurations, dataset: ResampledDataset, shared
 
 
 def _with_detector(shared: Circumstances, rule: DetectorRule) -> Circumstances:
-    """Returns the circumstances in which the network is a detector."""
-    profile = replace(shared.profile, choose_network=rule, topology=UNET_TOPOLOGY, calibration=PLAIN_CALIBRATION)
+    """Returns the circumstances in which the network is a detector, which has heads of its own."""
+    profile = replace(
+        shared.profile, choose_network=rule, topology=UNET_TOPOLOGY, calibration=PLAIN_CALIBRATION, head=None
+    )
     return replace(shared, profile=profile)
 
 

@@ -5,7 +5,7 @@ Boundary patch refinement (Tang et al. 2021, arXiv:2104.05239), in slices and vo
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,6 +27,8 @@ from autoseg.stages.staged_case import StagedCase
 FILTER_EXTENT: Final = 3  # of the box of voxels that a boundary voxel finds neither empty nor full (the paper)
 SEED: Final = 1234
 CLASS_MARK: Final = ":class "  # no name of a file holds a colon
+MOST_BOUNDARIES: Final = 2048
+"""Boundaries that a process keeps, of 0.1 MB or more each; others are found again (guess)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,9 @@ class BoundaryInput(PreviousStageInput):
         members = self.labels.class_labels[int(part.partition(CLASS_MARK)[2])]
         reference = ClassArray(array=case.label_map, members=members, ignored=self.labels.ignore_label)
         mask = ClassArray(array=stage_map, members=members, ignored=None)
-        found = _find_locations(_Boundary(key=(*key, part), mask=mask, axes=self.filtered_axes))
+        boundary = _Boundary(key=(*key, part), mask=mask, axes=self.filtered_axes)
+        found = _find_locations(boundary)
+        boundary.mask = None
         locations = ClassLocations(coordinates=found, class_ranges=((0, len(found)),), annotated_range=None)
         return replace(case, name=part, label_map=reference, further_maps=(mask,), locations=locations)
 
@@ -143,24 +147,40 @@ def select_centres(
 
     The overlap of two patches is their intersection as a fraction of their union.
     """
-    waiting = np.argwhere(boundary).astype(np.int32)
+    places = np.argwhere(boundary).astype(np.int32)
     if overlap_limit >= 1:
-        return waiting
+        return places
+    is_apart = _find_apart(patch_voxels, overlap_limit)
+    later, *around = (extent - 1 for extent in patch_voxels)  # along the first axis, earlier voxels have been seen
+    waiting = np.pad(boundary, ((0, later), *((extent, extent) for extent in around)))
     selected = []
-    while len(waiting):
-        selected.append(waiting[0])
-        apart = np.abs(waiting - waiting[0]) / np.asarray(patch_voxels)
-        shared = np.clip(1 - apart, 0, None).prod(axis=1)
-        waiting = waiting[(shared <= overlap_limit * (2 - shared)) & (apart.any(axis=1))]
-    return np.reshape(selected, (-1, 3)).astype(np.int32)
+    for index, (z, y, x) in enumerate(places):
+        if waiting[z, y + around[0], x + around[1]]:
+            selected.append(index)
+            near = tuple(slice(start, start + size) for start, size in zip((z, y, x), is_apart.shape, strict=True))
+            waiting[near] &= is_apart
+    return places[selected]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+def _find_apart(patch_voxels: tuple[int, int, int], overlap_limit: float) -> Bool[np.ndarray, "z y x"]:
+    """Finds the moves by which a patch overlaps its old place by no more than the limit, from 0 along the first axis
+    and from all but one voxel below 0 along the others."""
+    later, *around = (np.arange(1 - extent, extent) for extent in patch_voxels)
+    moves = np.stack(np.meshgrid(later[patch_voxels[0] - 1 :], *around, indexing="ij"), axis=-1)
+    shared = (1 - np.abs(moves) / np.asarray(patch_voxels)).prod(axis=-1)
+    return np.asarray(shared <= overlap_limit * (2 - shared))
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
 class _Boundary:
-    """A boundary to find once in a process; two of one key are equal."""
+    """A boundary to find once in a process; two of one key are equal.
+
+    Attributes:
+        mask: The class; None once its boundary is found, since the file of a map is open while anything refers to it.
+    """
 
     key: tuple[Path, str, str]
-    mask: ClassArray
+    mask: ClassArray | None
     axes: int
 
     def __hash__(self) -> int:
@@ -170,8 +190,9 @@ class _Boundary:
         return isinstance(other, _Boundary) and self.key == other.key
 
 
-@cache
+@lru_cache(maxsize=MOST_BOUNDARIES)
 def _find_locations(boundary: _Boundary) -> Int32[np.ndarray, "location 3"]:
+    assert boundary.mask is not None, "it was not found before"
     found = find_boundary(boundary.mask[:] == 1, axes=boundary.axes)
     return draw_locations(found, np.random.default_rng(SEED))
 

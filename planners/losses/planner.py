@@ -73,7 +73,7 @@ class LossPlanner:
             PlanError: No plan exists, or the loss is impossible for the labels of the dataset.
         """
         plan = self.planner.plan(fingerprint, machine, measure_cost=measure_cost)
-        chosen = {name: self._choose(fingerprint, part) for name, part in plan.configurations.items()}
+        chosen = {name: self._choose(fingerprint, name, part) for name, part in plan.configurations.items()}
         configurations = {
             name: self._change_objective(_change_training(part, losses=chosen[name].value))
             for name, part in plan.configurations.items()
@@ -84,7 +84,7 @@ class LossPlanner:
         )
         return plan.model_copy(update={"planner": self.name, "configurations": configurations, "reasons": reasons})
 
-    def _choose(self, fingerprint: Fingerprint, configuration: ConfigurationPlan) -> Decision[Terms]:
+    def _choose(self, fingerprint: Fingerprint, name: str, configuration: ConfigurationPlan) -> Decision[Terms]:
         rules = find_rules(self.loss)
         decisions = {rule: rule.choose(fingerprint, configuration) for rule in rules}
         sources = [rule for rule in rules if rule.choose_objective is None] or rules
@@ -94,6 +94,14 @@ class LossPlanner:
             msg = (
                 f"the loss {self.loss!r} is impossible for the labels of {fingerprint.dataset_name}: "
                 f"{'; '.join(problems)}; choose another one with --loss (`autoseg losses` lists them)"
+            )
+            raise PlanError(msg)
+        labels = configuration.choose_network_labels(fingerprint.labels)
+        if list_loss_problems(terms, labels):
+            msg = (
+                f"the loss {self.loss!r} has a weight or a probability for each class, but {name} sees one class at a "
+                f"time; choose another one with --loss (`autoseg losses` lists them), or leave out --configuration "
+                f"{name}"
             )
             raise PlanError(msg)
         reasons = "; ".join(decision.because for decision in decisions.values())

@@ -59,7 +59,10 @@ def choose_boundary(
         )
         raise PlanError(msg)
     if base.training.objective.name != "segmentation":
-        msg = f"{BOUNDARY} needs a network that is trained by its logits alone; choose another --architecture"
+        msg = (
+            f"{BOUNDARY} needs a network that is trained by its logits alone, but that of {name} is trained by the "
+            f"objective {base.training.objective.name!r}; leave out --head, or choose another --architecture"
+        )
         raise PlanError(msg)
     augmentation = choose_augmentation(topology.patch_voxels)
     training = base.training.model_copy(

@@ -21,9 +21,9 @@ LABELS = build_labels({"organ": (1,), "lesion": (2,)})
 REGIONS = build_labels({"organ": (1, 2), "lesion": (2,)}, region_write_values=(1, 2))
 
 
-def plan(planner="default", architecture=None, *, labels=LABELS, **options):
-    cases = (build_case(SPACING, SHAPE, voxel_counts=(1500, 100)),) * 4
-    fingerprint = build_fingerprint(SPACING, SHAPE, cases=cases, labels=labels)
+def plan(planner="default", architecture=None, *, labels=LABELS, size=SHAPE, **options):
+    cases = (build_case(SPACING, size, voxel_counts=(1500, 100)),) * 4
+    fingerprint = build_fingerprint(SPACING, size, cases=cases, labels=labels)
     machine = Machine(accelerator_memory_gb=None, throughput=HOST)
     chosen = find_planner(planner, architecture, head="point_rend", **options)
     return chosen.plan(fingerprint, machine, measure_cost=find_network_cost)
@@ -75,3 +75,14 @@ def test_what_does_not_go_with_it_is_refused_by_name():
     with pytest.raises(PlanError, match=r"no head is called 'point'.*choose one of: point_rend"):
         find_planner("default", head="point")
     assert list(HEADS) == ["point_rend"]
+
+
+def test_a_detector_keeps_its_own_heads_and_corrected_boundaries_are_refused():
+    planned = plan(configurations=["detect_then_segment"], size=(48, 56, 64))
+    families = {name: part.network.family for name, part in planned.configurations.items()}
+    assert (families["3d_detector"], families["detect_then_segment"]) == ("detector", "point_rend")
+    assert parse_part(planned.model_dump(mode="json"), Plan, where="plan.json") == planned
+    with pytest.raises(
+        PlanError, match=r"that of 3d_fullres is trained by the objective 'point_rend'; leave out --head"
+    ):
+        plan(configurations=["boundary_refinement"])

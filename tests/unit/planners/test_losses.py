@@ -304,3 +304,12 @@ def test_border_weights_take_cores_as_objects_where_these_are_told_apart():
     content["configurations"]["2d"]["training"]["losses"][0]["objects"] = "instances"
     with pytest.raises(ValueError, match="must tell objects apart by components: cores and borders leave"):
         Plan.model_validate(content)
+
+
+@pytest.mark.parametrize("loss", ["weighted_cross_entropy", "focal", "tversky"])
+def test_a_number_for_each_class_is_refused_where_one_is_seen_at_a_time(loss):
+    planner = find_planner("default", loss=loss, configurations=["boundary_refinement"])
+    machine = Machine(accelerator_memory_gb=None, throughput=HOST)
+    message = r"boundary_refinement sees one class at a time; .*leave out --configuration boundary_refinement"
+    with pytest.raises(PlanError, match=message):
+        planner.plan(make_fingerprint(), machine, measure_cost=find_network_cost)

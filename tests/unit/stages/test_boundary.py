@@ -1,5 +1,8 @@
 """A configuration that corrects the boundaries of another one: its patches, and its place in a run."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -93,6 +96,43 @@ def test_centres_are_as_close_as_the_overlap_allows(overlap_limit, places):
     # Patches of 4 that are moved by 1, 2 and 3 have 3/5, 2/6 and 1/7 of their union in common.
     centres = select_centres(np.ones((1, 1, 7), bool), (1, 1, 4), overlap_limit=overlap_limit)
     assert centres[:, 2].tolist() == places
+
+
+def select_one_after_the_other(boundary, patch, overlap_limit):
+    waiting, selected = [tuple(place) for place in np.argwhere(boundary)], []
+    while waiting:
+        first, *waiting = waiting
+        selected.append(first)
+        shared = [
+            np.prod([max(0, 1 - abs(a - b) / extent) for a, b, extent in zip(first, other, patch, strict=True)])
+            for other in waiting
+        ]
+        waiting = [
+            other for other, part in zip(waiting, shared, strict=True) if part <= overlap_limit * (2 - part) + 1e-12
+        ]
+    return selected
+
+
+@pytest.mark.parametrize("patch", [(1, 4, 3), (3, 2, 5), (8, 8, 8)])
+@pytest.mark.parametrize("overlap_limit", [0.1, 0.25, 0.55])
+def test_centres_of_volumes_are_those_that_all_earlier_ones_leave(patch, overlap_limit):
+    boundary = np.random.default_rng(0).random((5, 6, 7)) < 0.4
+    centres = select_centres(boundary, patch, overlap_limit=overlap_limit)
+    assert list(map(tuple, centres)) == select_one_after_the_other(boundary, patch, overlap_limit)
+    assert select_centres(boundary & False, patch, overlap_limit=overlap_limit).shape == (0, 3)
+
+
+def test_no_map_stays_open_once_its_boundary_is_found(run, stored):
+    case, stage_map = open_case(run.preprocessed(FIRST), "a"), np.zeros(SHAPE, np.int16)
+    stage_map[4:7, 4:7, 4:7] = 1
+    opened = weakref.ref(stage_map)
+    part = stored.input.open_part(case, stage_map, "a:class 0", key=(run.root, "digest"))
+    assert len(part.locations.of_class(0)) == 5**3 - 1
+    del stage_map
+    assert opened() is not None
+    del part
+    gc.collect()
+    assert opened() is None
 
 
 def test_slices_have_centres_of_their_own():
