@@ -13,11 +13,13 @@ import torch
 from jaxtyping import Bool, Float32, Int32
 from torch import Tensor, nn
 
+from autoseg.errors import PredictionError
 from autoseg.geometry import IntTriple, add_slice_axis
 from autoseg.inference.sliding_window.mirroring import ChannelExchange, predict_mirrored
 from autoseg.inference.sliding_window.prediction import (
     OnWindow,
     compute_inference_batch_size,
+    explain_broken_output,
     switch_to_evaluation,
 )
 from autoseg.labels import LabelScheme
@@ -69,6 +71,9 @@ def refine_boundaries(
     """Corrects the label map that is the last channel of the image; returns logits of all classes on the CPU.
 
     Arguments are those of `predict_logits`, but that patches lie where boundaries are.
+
+    Raises:
+        PredictionError: The output of the network is not finite.
     """
     del step_fraction
     stage = configuration.previous_stage
@@ -95,6 +100,13 @@ def refine_boundaries(
             _refine_class(refinement, given[:-1], mask, places, counter=counter)
             for mask, places in zip(masks, centres, strict=True)
         ]
+    broken = [name for name, values in zip(labels.class_names, refined, strict=True) if not np.isfinite(values).all()]
+    if broken:
+        msg = (
+            f"the network's output must be finite, found infinite values or NaN for {', '.join(broken)}; "
+            f"{explain_broken_output(image, members, device)}"
+        )
+        raise PredictionError(msg)
     return torch.from_numpy(compute_logits(np.stack(refined), has_regions=labels.has_regions))
 
 

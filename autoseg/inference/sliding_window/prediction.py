@@ -354,21 +354,22 @@ def _check_finite_output(job: _Job, logits: Tensor) -> None:
     if broken:
         msg = (
             f"the network's output must be finite, found infinite values or NaN in channel(s) {broken}; "
-            f"{_explain_broken_output(job)}"
+            f"{explain_broken_output(job.image, job.networks, job.device)}"
         )
         raise PredictionError(msg)
 
 
-def _explain_broken_output(job: _Job) -> str:
-    if not bool(torch.isfinite(job.image).all()):
+def explain_broken_output(image: Tensor, networks: Sequence[nn.Module], device: torch.device) -> str:
+    """Explains where infinite values or NaN in the output of networks come from, and what to do."""
+    if not bool(torch.isfinite(image).all()):
         return (
             "the preprocessed image holds some itself: check the case (autoseg check DATASET), remove its files from "
             "the folder preprocessed of the run, and write them again (autoseg preprocess RUN)"
         )
-    if not all(bool(torch.isfinite(weight).all()) for network in job.networks for weight in network.parameters()):
+    if not all(bool(torch.isfinite(weight).all()) for network in networks for weight in network.parameters()):
         return "the weights of the network hold some, so its training diverged: train again"
-    if job.device.type == "cpu":
-        largest = float(job.image.abs().max())
+    if device.type == "cpu":
+        largest = float(image.abs().max())
         return (
             f"image (at most {largest:.3g} after preprocessing) and weights are finite, so numbers overflow inside the "
             f"network: look for odd intensities in the image, or train again"

@@ -7,6 +7,7 @@ from builders.labels import build_labels, build_plain_labels
 from builders.plans import build_configuration
 from torch import nn
 
+from autoseg.errors import PredictionError
 from autoseg.inference.sliding_window.boundary_patches import (
     average_patches,
     compute_logits,
@@ -76,6 +77,11 @@ def test_a_network_that_copies_the_mask_changes_no_voxel(dimensions, overlap_lim
     logits = refine(Answers(), label_map, dimensions=dimensions, overlap_limit=overlap_limit)
     assert logits.shape == (3, *SHAPE)
     assert np.array_equal(logits.argmax(0).numpy(), label_map)
+
+
+def test_output_that_is_not_finite_is_an_error():
+    with pytest.raises(PredictionError, match=r"NaN for .*; image .* and weights are finite"):
+        refine(Answers(inside=float("nan")), draw_label_map())
 
 
 @pytest.mark.parametrize("dimensions", [2, 3])
