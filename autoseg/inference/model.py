@@ -70,6 +70,7 @@ class SegmentationModel:
         previous: The stage whose predictions this one gets; None without one.
         largest_training_grid_voxels: Voxels of the largest preprocessed training image; None if it is not known.
         pruned_depth: Depth to which the trained networks were pruned; None if they are whole.
+        label_autoencoders: Those that the networks hold, apart and in single precision, for the plausibility.
     """
 
     plan: Plan
@@ -83,6 +84,7 @@ class SegmentationModel:
     previous: "SegmentationModel | None" = None
     largest_training_grid_voxels: int | None = None
     pruned_depth: int | None = None
+    label_autoencoders: tuple[nn.Module, ...] = ()
 
     def __repr__(self) -> str:
         """Shows one line at a prompt, without the plan and the networks."""
@@ -159,9 +161,8 @@ class SegmentationModel:
         options: PredictionOptions = DEFAULT_OPTIONS,
         on_window: OnWindow | None = None,
     ) -> Float32[Tensor, "class z y x"]:
-        """Computes the mean logits of all folds for an image with all channels that the network gets, also those from
-        the previous stage, on its grid, in its box or everywhere; see `predict_planes`, `refine_boundaries` and
-        `predict_in_box`."""
+        """Computes the mean logits of all folds for an image with all channels of the network, also from the previous
+        stage, on its grid, in its box or everywhere: `predict_planes`, `refine_boundaries`, `predict_in_box`."""
         part, labels = self.configuration_plan, self.plan.labels
         predict = partial(
             partial(refine_boundaries, labels=labels) if part.is_class_by_class else predict_planes,
@@ -250,8 +251,7 @@ def load_model(
         PredictionError: The configuration or a fold is not trained, or folds or stages follow different plans.
         PlanError: The networks cannot be pruned to that depth.
         RunError: There is no run, or a checkpoint is damaged.
-        DeviceError: There is no such device, or it has no fast way to compute in this precision, or no such execution,
-            or not enough memory.
+        DeviceError: There is no such device or execution, no fast way to compute in this precision, or little memory.
     """
     folder = run if isinstance(run, RunFolder) else open_run(Path(run))
     used_device = find_device(device)
@@ -285,6 +285,7 @@ def load_model(
         inference_batch_size=prepared.inference_batch_size,
         largest_training_grid_voxels=find_largest_training_grid(folder, plan, name),
         pruned_depth=pruned_depth,
+        label_autoencoders=prepared.label_autoencoders,
     )
     previous_stage = chosen.previous_configuration
     if previous_stage is None or not with_previous:

@@ -96,6 +96,11 @@ class SegmentationNetwork(nn.Module, ABC):
         """Takes the weights of the label autoencoder that was trained before; most families have none."""
         del weights
 
+    @property
+    def label_autoencoder(self) -> "SegmentationNetwork | None":
+        """The label autoencoder that is a part of the network; most families have none."""
+        return None
+
     def set_deep_supervision(self, *, enabled: bool) -> None:
         """Makes `forward` return all outputs that are trained, or the first alone; at any time."""
         self.deep_supervision = enabled

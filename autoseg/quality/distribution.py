@@ -39,6 +39,7 @@ FlagKind = Literal[
     "shape",
     "border",
     "probabilities",
+    "plausibility",
     "missing class",
 ]
 Sides = Literal["both", "low", "high"]
@@ -95,6 +96,7 @@ MEASURES: Final[Mapping[str, Measure]] = {
     "compactness": Measure("shape", "surface^3 / (36 pi volume^2) {} (1: a ball)", 0.05, transform=compute_log),
     "border": Measure("border", "share {} of the surface on the border of the image", 0.02, "high"),
     "confidence": Measure("probabilities", "soft Dice {}", 0.1, "low", compute_logit),
+    "plausibility": Measure("plausibility", "reconstructed by the label autoencoder with a Dice of {}", 0.02, "low"),
 }
 """All features that are compared. The floors are guesses."""
 
@@ -216,6 +218,8 @@ def list_values(
     for name, shape, probabilities in zip(class_names, features.shapes, of_network, strict=True):
         values |= _list_class_values(name, shape, probabilities, channel_names)
     values |= _list_offsets(image, features.shapes, class_names)
+    if features.network.plausibility is not None:
+        values["plausibility", "label map"] = features.network.plausibility
     return values
 
 

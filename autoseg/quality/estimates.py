@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 from autoseg.document import MOST_RESULT_BYTES, Document, Part
+from autoseg.plan.values import Fraction
 from autoseg.quality.calibration import ClassCalibration, list_regressors
 from autoseg.quality.distribution import Distribution, Flag, list_values
-from autoseg.quality.features import CaseFeatures
+from autoseg.quality.features import CaseFeatures, PlausiblePart
 from autoseg.quality.regression import Estimate
 
 
@@ -33,7 +34,7 @@ class ClassQuality(Part):
     nsd: Estimate | None
 
 
-class CaseQuality(Part):
+class CaseQuality(PlausiblePart):
     """Estimated quality of one predicted case.
 
     Attributes:
@@ -41,12 +42,15 @@ class CaseQuality(Part):
         label_map: Name of its label map in the folder.
         flags: Everything unusual, the most unusual first.
         classes: Quality by name of the class.
+        plausibility: Mean Dice with which the label autoencoders of the networks reconstruct the label map; None, and
+            not written, where there is none.
     """
 
     name: str
     label_map: str
     flags: tuple[Flag, ...]
     classes: dict[str, ClassQuality]
+    plausibility: Fraction | None = None
 
     @property
     def expected_dice(self) -> float | None:
@@ -116,6 +120,7 @@ def estimate_case(
             class_name: _estimate_class(features, index, fitted)
             for index, (class_name, fitted) in enumerate(zip(class_names, of_classes, strict=True))
         },
+        plausibility=features.network.plausibility,
     )
 
 

@@ -4,16 +4,26 @@ They are the same for the held-out cases of a run, which calibrate the estimates
 """
 
 import math
-from typing import Annotated, Final
+from collections.abc import Callable
+from typing import Annotated, Any, Final
 
-from pydantic import Field
+from pydantic import Field, model_serializer
 
 from autoseg.document import Part, PositiveTriple
+from autoseg.plan.values import Fraction
 
 Triple = tuple[float, float, float]
 
 SMALLEST: Final = 1e-6
 MM3_PER_ML: Final = 1000.0
+
+
+class PlausiblePart(Part):
+    """A part with a field `plausibility`, which is not written where it is None, as for most networks."""
+
+    @model_serializer(mode="wrap")
+    def _omit_missing(self, write: Callable[[Part], dict[str, Any]]) -> dict[str, Any]:
+        return {key: value for key, value in write(self).items() if (key, value) != ("plausibility", None)}
 
 
 class ClassProbabilities(Part):
@@ -91,16 +101,19 @@ class ClassShape(Part):
     centre: Triple
 
 
-class NetworkFeatures(Part):
+class NetworkFeatures(PlausiblePart):
     """Features that are measured while the logits are there.
 
     Attributes:
         image: The image.
         probabilities: Features of every class; None where it is not predicted. Of several models, the means.
+        plausibility: Mean Dice with which label autoencoders reconstruct the label map; None where no network holds
+            one, or nothing is predicted.
     """
 
     image: ImageFeatures
     probabilities: tuple[ClassProbabilities | None, ...]
+    plausibility: Fraction | None = None
 
 
 class CaseFeatures(Part):

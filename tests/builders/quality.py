@@ -51,10 +51,14 @@ def build_probabilities(soft_dice=0.9, **changes):
     return ClassProbabilities(soft_dice=soft_dice, **values | changes)
 
 
-def build_features(shape=None, probabilities=None, image=None):
+def build_features(shape=None, probabilities=None, image=None, plausibility=None):
     """One channel and one class; every part is as usual unless it is given, and the class is missing for `False`."""
     shapes = (None,) if shape is False else (shape or build_shape(),)
-    network = NetworkFeatures(image=image or build_image(), probabilities=(probabilities or build_probabilities(),))
+    network = NetworkFeatures(
+        image=image or build_image(),
+        probabilities=(probabilities or build_probabilities(),),
+        plausibility=plausibility,
+    )
     return CaseFeatures(network=network, shapes=shapes)
 
 

@@ -12,6 +12,7 @@ from autoseg.cli.choices import find_planner
 from autoseg.errors import ExchangeError
 from autoseg.networks import read_weights
 from autoseg.run_folder import RunFolder
+from autoseg.workflows.predict.prediction import PredictionRequest
 from autoseg.workflows.train.request import TrainingRequest
 
 
@@ -49,6 +50,18 @@ def test_the_network_holds_the_autoencoder_of_its_fold_unchanged(run: Path) -> N
     assert all(torch.equal(value, network[f"autoencoder.{name}"]) for name, value in trained.items())
     record = json.loads((fold.root / "label_autoencoder" / "training_log.jsonl").read_text().splitlines()[-1])
     assert 0 <= record["mean_pseudo_dice"] <= 1
+
+
+def test_predictions_and_held_out_cases_get_a_plausibility(run: Path, tmp_path: Path) -> None:
+    stored = [
+        json.loads(path.read_text())["features"]
+        for path in RunFolder(run).fold("2d", "0").validation.glob("*.features.json")
+    ]
+    image = run.parent / "Dataset001_Balls" / "imagesTr" / "case0_0000.nii.gz"
+    autoseg.predict_images(run, image, tmp_path / "out", PredictionRequest(device="cpu", execution="eager"))
+    (found,) = json.loads((tmp_path / "out" / "quality.json").read_text())["cases"]
+    for entry in (found, *stored):
+        assert 0 <= entry["plausibility"] <= 1
 
 
 def test_the_export_to_nnunet_refuses_the_family_by_name(run: Path, tmp_path: Path) -> None:

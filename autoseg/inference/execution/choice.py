@@ -83,11 +83,13 @@ class PreparedNetworks:
 
     Attributes:
         inference_batch_size: None for the rule of `compute_inference_batch_size`.
+        label_autoencoders: Copies of those that the networks hold, in single precision, on the CPU.
     """
 
     networks: tuple[nn.Module, ...]
     execution: Execution
     inference_batch_size: int | None
+    label_autoencoders: tuple[nn.Module, ...] = ()
 
 
 class ExecutionRecord(Document):
@@ -132,13 +134,17 @@ def prepare_networks(
     Raises:
         DeviceError: The chosen way is not installed, or does not compute the network's logits.
     """
+    held = [network.label_autoencoder for network in networks]
+    kept = tuple(copy.deepcopy(autoencoder).eval() for autoencoder in held if autoencoder is not None)
     for network in networks:
         fuse_modules(network)
     is_short = choice == "auto" and not is_large(workload, setting, len(networks))
     if choice == "eager" or is_short:
         prepared = _build("eager", networks, setting, inference_batch_size=1)
         count = _find_batch_size(prepared[0], setting) if setting.device.type == "cpu" else None
-        return PreparedNetworks(networks=prepared, execution="eager", inference_batch_size=count)
+        return PreparedNetworks(
+            networks=prepared, execution="eager", inference_batch_size=count, label_autoencoders=kept
+        )
     if choice != "auto":
         check_available(choice, setting)
     benchmark_kernels(setting.device)
@@ -151,7 +157,7 @@ def prepare_networks(
         prepared = _build(execution, networks, setting, inference_batch_size=count)
     else:
         prepared = trials.build_checked(execution, networks)
-    return PreparedNetworks(networks=prepared, execution=execution, inference_batch_size=count)
+    return PreparedNetworks(networks=prepared, execution=execution, inference_batch_size=count, label_autoencoders=kept)
 
 
 def count_patches(workload: Workload, configuration: ConfigurationPlan, folds: int) -> int:

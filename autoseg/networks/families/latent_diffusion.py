@@ -99,6 +99,11 @@ class LatentDiffusion(SegmentationNetwork):
         self.autoencoder.load_state_dict(weights)
 
     @property
+    def label_autoencoder(self) -> LabelAutoencoder:
+        """The frozen autoencoder."""
+        return self.autoencoder
+
+    @property
     def output_weights(self) -> tuple[float, ...]:
         """That of the only output."""
         return (1.0,)

@@ -202,7 +202,7 @@ def _predict_cases(
         return (
             label_map,
             output.geometry.grid,
-            measure_network_features([output.image], [output.logits], output.geometry, model.plan),
+            measure_network_features([output.image], [output.logits], output.geometry, model.plan, models=[model]),
         )
 
     def write(case: str, restored: tuple[np.ndarray, Grid, NetworkFeatures]) -> None:

@@ -109,7 +109,8 @@ class ImageSteps:
             with write_recorded(path, self.record) as temporary:
                 write_probabilities(temporary, shape, self.model.iterate_probabilities(logits, geometries))
         images = [member.image for member in read]
-        features = measure_network_features(images, logits, geometries[0], self.estimator.plan)
+        plan, models = self.estimator.plan, self.model.members
+        features = measure_network_features(images, logits, geometries[0], plan, models=models)
         label_map = self.model.restore_label_map(logits, geometries, decoding=self.options.decoding)
         finder = self.finder
         objects = None if finder is None else finder.find(case.name, self.model, logits, geometries=geometries)

@@ -213,7 +213,8 @@ class VariantJob:
 def measure_outputs(outputs: Sequence[CaseOutput]) -> NetworkFeatures:
     """Measures the logits of all members; features of a pair are the means of both."""
     images, logits = [output.image for output in outputs], [output.logits for output in outputs]
-    return measure_network_features(images, logits, outputs[0].geometry, outputs[0].model.plan)
+    models = [output.model for output in outputs]
+    return measure_network_features(images, logits, outputs[0].geometry, models[0].plan, models=models)
 
 
 def get_configuration(member: HeldOut) -> ConfigurationPlan:
