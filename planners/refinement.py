@@ -77,7 +77,7 @@ def add_refinement(plan: Plan, previous: str) -> Plan:
     added = base.model_copy(
         update={
             "previous_stage": clicks,
-            "network": base.network.model_copy(update={"input_channels": channels.value}),
+            "network": base.network.with_input_channels(channels.value),
             "training": base.training.model_copy(
                 update={"transforms": (*transforms, LOST_COMPONENTS, SIMULATED_CLICKS)}
             ),

@@ -15,6 +15,7 @@ from autoseg.errors import PlanError, RunError
 from autoseg.files.checksums import compute_sha256
 from autoseg.networks.initialization import add_input_channels, enlarge_kernels
 from autoseg.networks.network import SegmentationNetwork
+from autoseg.networks.parts.diffusion.process import NOISE_NAME, tile
 from autoseg.networks.parts.encoders import build_encoder
 from autoseg.networks.parts.encoders.encoder import Encoder
 from autoseg.networks.safe_unpickling import find_storage_problem, read_checkpoint_safely
@@ -228,12 +229,21 @@ def fit_initial_weights(
         raise RunError(msg)
     if adds_channels:
         read = add_input_channels(read, expected)
+    read = _tile_noise(read, expected)
     try:
         weights = enlarge_kernels(read, expected)
     except RunError as error:
         msg = f"the weights {path} do not fit the planned network: {error}"
         raise RunError(msg) from error
     return weights, f"begins with the weights of {path}{_describe_resized(read, weights)}"
+
+
+def _tile_noise(weights: dict[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Repeats the noise of a network of diffusion to the grid of another patch; interpolated, it would be weaker."""
+    noise, wanted = weights.get(NOISE_NAME), expected.get(NOISE_NAME)
+    if noise is None or wanted is None or noise.ndim != wanted.ndim or noise.shape == wanted.shape:
+        return weights
+    return weights | {NOISE_NAME: tile(noise, wanted.shape[2:]).contiguous()}
 
 
 def _describe_resized(read: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str:

@@ -27,7 +27,7 @@ def choose_cascade(full: ConfigurationPlan, labels: LabelScheme) -> tuple[Config
         update={
             "previous_stage": previous,
             "data_of": FULL_RESOLUTION,
-            "network": full.network.model_copy(update={"input_channels": channels.value}),
+            "network": full.network.with_input_channels(channels.value),
             "training": full.training.model_copy(update={"transforms": transforms}),
         }
     )

@@ -68,7 +68,7 @@ def with_context(slices: ConfigurationPlan, context_slices: int) -> Configuratio
         update={
             "data_of": SLICES,
             "context_slices": context_slices,
-            "network": slices.network.model_copy(update={"input_channels": channels}),
+            "network": slices.network.with_input_channels(channels),
             "training": slices.training.model_copy(update={"transforms": transforms}),
         }
     )

@@ -6,11 +6,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from autoseg.networks.families.latent_diffusion import tile
 from autoseg.networks.network import SegmentationNetwork
 from autoseg.networks.parts.diffusion.denoiser import Denoiser
 from autoseg.networks.parts.diffusion.denoising_blocks import zero_last_convolutions
-from autoseg.networks.parts.diffusion.process import Diffusion, ImplicitStep, compute_variances, space_steps
+from autoseg.networks.parts.diffusion.process import Diffusion, ImplicitStep, compute_variances, space_steps, tile
 from autoseg.plan.network.diffusion_unet import DiffusionUNetPlan
 
 LARGEST_BIT: Final = 0.99

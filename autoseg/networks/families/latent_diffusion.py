@@ -1,7 +1,6 @@
 """Segmentation by latent diffusion in a single step (Lin et al. 2024, arXiv:2406.18361)."""
 
-from collections.abc import Mapping, Sequence
-from math import ceil
+from collections.abc import Mapping
 
 import torch
 from jaxtyping import Float, Int
@@ -11,7 +10,7 @@ from autoseg.networks.families.label_autoencoder import LabelAutoencoder, Latent
 from autoseg.networks.network import SegmentationNetwork
 from autoseg.networks.parts.diffusion.denoiser import Denoiser
 from autoseg.networks.parts.diffusion.denoising_blocks import zero_last_convolutions
-from autoseg.networks.parts.diffusion.process import Diffusion, compute_variances
+from autoseg.networks.parts.diffusion.process import Diffusion, compute_variances, tile
 from autoseg.plan.network.latent_diffusion import LatentDiffusionPlan
 
 
@@ -107,12 +106,3 @@ class LatentDiffusion(SegmentationNetwork):
     def output_weights(self) -> tuple[float, ...]:
         """That of the only output."""
         return (1.0,)
-
-
-def tile(noise: Float[Tensor, "1 latent *grid"], extents: Sequence[int]) -> Float[Tensor, "1 latent *space"]:
-    """Repeats noise along every axis until it fills the extents, and crops it to them."""
-    if noise.shape[2:] == torch.Size(extents):
-        return noise
-    counts = [ceil(wanted / found) for wanted, found in zip(extents, noise.shape[2:], strict=True)]
-    cuts = tuple(slice(0, extent) for extent in extents)
-    return noise.repeat(1, 1, *counts)[(slice(None), slice(None), *cuts)]

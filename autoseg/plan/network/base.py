@@ -91,6 +91,10 @@ class NetworkPlan(Part):
         del pretrained
         return self
 
+    def with_input_channels(self, count: int) -> "NetworkPlan":
+        """Returns the plan of the same network for so many input channels."""
+        return self.model_copy(update={"input_channels": count})
+
     @property
     def finds_boxes(self) -> bool:
         """Whether logits tell the boxes of objects, not their voxels: good for a first stage alone."""

@@ -49,6 +49,11 @@ class DiffusionUNetPlan(NetworkPlan):
         """The objective of denoising."""
         return "denoising"
 
+    def with_input_channels(self, count: int) -> "DiffusionUNetPlan":
+        """Returns the plan with a denoiser that sees so many channels beside the label map."""
+        denoiser = self.denoiser.model_copy(update={"input_channels": count + self.output_channels})
+        return self.model_copy(update={"input_channels": count, "denoiser": denoiser})
+
     @property
     def is_guided(self) -> bool:
         """Whether an estimate needs a second call, without the image."""

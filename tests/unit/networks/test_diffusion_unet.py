@@ -3,15 +3,21 @@
 import pytest
 import torch
 from builders.networks import build_small_network_plan
+from builders.plans import build_channels, build_configuration, build_plan
 from builders.threads import use_one_thread
 
 from autoseg.networks import build_network
 from autoseg.networks.families.diffusion_unet import DiffusionUNet, find_bits, find_logits
 from autoseg.networks.parts.diffusion.denoiser import Denoiser
+from autoseg.plan.network.diffusion_unet import DiffusionUNetPlan
 from autoseg.plan.network.latent_diffusion import DenoiserPlan
 from planners.architectures import ARCHITECTURES
 from planners.reasons import format_amount
+from planners.refinement import add_refinement
+from planners.rules.cascade import choose_cascade
+from planners.rules.context_slices import with_context
 from planners.rules.topology import UNET_TOPOLOGY
+from planners.rules.training import choose_objective
 
 _one_thread = pytest.fixture(autouse=True)(use_one_thread)
 
@@ -156,3 +162,26 @@ def test_bits_and_logits_are_inverse() -> None:
     torch.testing.assert_close(find_logits(find_bits(logits)), logits)
     torch.testing.assert_close(find_bits(logits), 2 * logits.sigmoid() - 1)
     assert bool(find_logits(torch.tensor([-9.0, 9.0])).isfinite().all())
+
+
+def test_a_cascade_context_slices_and_clicks_add_channels_to_the_denoiser_too() -> None:
+    flat = build_configuration((8, 8), data_of="2d", network={"input_channels": 2})
+    network = build_small_network_plan("diffusion_unet", 2)
+    flat = flat.model_copy(update={"network": network, "training": choose_objective(flat.training, network).value})
+    plan = build_plan({"2d": flat}, channels=build_channels("zscore", "zscore"))
+    cascade, _ = choose_cascade(flat, plan.labels)
+    found = {
+        "cascade": cascade.network,
+        "context": with_context(flat, 1).network,
+        "clicks": add_refinement(plan, "2d").configurations["2d_refine"].network,
+    }
+    classes = len(plan.labels.class_names)
+    assert {name: network.input_channels for name, network in found.items()} == {
+        "cascade": 2 + classes,
+        "context": 2 * 3,
+        "clicks": 2 + classes + classes + 1,
+    }
+    for network in found.values():
+        DiffusionUNetPlan.model_validate(network.model_dump())  # as it is when plan.json is read
+        image = torch.zeros(1, network.input_channels, 8, 8)
+        assert build_network(network).eval()(image)[0].shape == (1, network.output_channels, 8, 8)

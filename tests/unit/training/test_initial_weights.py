@@ -141,6 +141,21 @@ def test_further_input_channels_count_for_nothing_at_first(family: str, tmp_path
         torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.parametrize("family", ["diffusion_unet", "latent_diffusion"])
+def test_noise_is_repeated_to_the_grid_of_another_patch_not_interpolated(family: str, tmp_path: Path) -> None:
+    networks = [
+        build_network(build_small_network_plan(family, 2, noise_grid=grid), torch.Generator().manual_seed(0))
+        for grid in ((8, 8), (12, 4))
+    ]
+    path = tmp_path / "noise.safetensors"
+    write_weights(path, networks[0].state_dict())
+    weights, description = fit_initial_weights(path, networks[1].state_dict())
+    noise = networks[0].get_buffer("noise")
+    assert torch.equal(weights["noise"], torch.cat((noise, noise[:, :, :4]), dim=2)[..., :4])
+    assert description == f"begins with the weights of {path}"
+    networks[1].load_state_dict(weights)
+
+
 def test_a_wider_network_is_no_network_with_further_channels(weights: Path) -> None:
     wider = build_network(build_mednext(SMALL, features_per_stage=(6, 8, 8)), torch.Generator())
     with pytest.raises(RunError, match="do not fit the planned network"):

@@ -10,7 +10,8 @@ from builders.threads import use_one_thread
 
 from autoseg.errors import DocumentError
 from autoseg.networks import build_network, read_weights, write_weights
-from autoseg.networks.families.latent_diffusion import LatentDiffusion, tile
+from autoseg.networks.families.latent_diffusion import LatentDiffusion
+from autoseg.networks.parts.diffusion.process import tile
 from autoseg.plan import ConfigurationPlan
 from autoseg.plan import label_prior as plan_label_prior
 from autoseg.plan.label_prior import plan_autoencoder_training

@@ -5,6 +5,7 @@ Steps are numbered from 1; after step 0 there is no noise. Closed forms are comp
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import Final
 
 import torch
@@ -15,6 +16,7 @@ from autoseg.plan.network.latent_diffusion import DiffusionPlan
 
 COSINE_OFFSET: Final = 0.008  # keeps the first steps from being too small (Nichol and Dhariwal 2021)
 LARGEST_VARIANCE: Final = 0.999
+NOISE_NAME: Final = "noise"  # of the buffer of a network, in its state, with which prediction begins
 
 EstimateStart = Callable[[Tensor, int], Tensor]
 """Estimates, from noisy data and the number of its step, the data without noise."""
@@ -198,6 +200,15 @@ class ImplicitStep:
 def space_steps(steps: int, count: int) -> tuple[int, ...]:
     """Returns numbers of steps at equal distances, from the last one down."""
     return tuple(round(steps * left / count) for left in range(count, 0, -1))
+
+
+def tile(noise: Float[Tensor, "1 channel *grid"], extents: Sequence[int]) -> Float[Tensor, "1 channel *space"]:
+    """Repeats noise along every axis until it fills the extents, and crops it to them."""
+    if noise.shape[2:] == torch.Size(extents):
+        return noise
+    counts = [ceil(wanted / found) for wanted, found in zip(extents, noise.shape[2:], strict=True)]
+    cuts = tuple(slice(0, extent) for extent in extents)
+    return noise.repeat(1, 1, *counts)[(slice(None), slice(None), *cuts)]
 
 
 def _clip(start: Tensor, bound: float | None) -> Tensor:
