@@ -80,10 +80,11 @@ def find_pass_time(model: SegmentationModel) -> PassTime:
     if known is not None and known.conditions == conditions:
         return known
     single = _time_passes(model, 1)
+    together = single if batch_size == 1 else _time_passes(model, batch_size)
     measured = PassTime(
         conditions=conditions,
-        single_seconds=single,
-        seconds_per_patch=single if batch_size == 1 else _time_passes(model, batch_size) / batch_size,
+        single_seconds=min(single, together),  # the first passes of a process may have been disturbed
+        seconds_per_patch=together / batch_size,
     )
     logger.info("a patch takes %.3g s here; cached in %s", measured.seconds_per_patch, path)
     write_measurement(path, measured, what="the time of a patch")

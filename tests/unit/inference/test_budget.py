@@ -205,6 +205,16 @@ def test_the_time_of_a_patch_is_measured_once_and_multiplied(
     assert forecast_fold_seconds(model, [grid], PLAIN) == pytest.approx(max(3 * found.seconds_per_patch, 3.0))
 
 
+def test_a_disturbed_pass_of_one_patch_takes_no_longer_than_one_of_several(
+    run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    times = iter([9.0, 9.0, 9.0, 4.0, 4.0, 4.0])
+    monkeypatch.setattr(forecast, "_time_pass", lambda network, patches: next(times))
+    model = replace(load_model(run, configuration=FULL, device="cpu", precision="float32"), inference_batch_size=2)
+    assert (find_pass_time(model).single_seconds, find_pass_time(model).seconds_per_patch) == (4.0, 2.0)
+
+
 def test_passes_of_a_captured_network_are_timed_while_they_are_replayed(
     run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,7 +27,7 @@ from autoseg.run_folder import RunFolder
 from autoseg.volume_io import read_label_map, write_image
 from autoseg.workflows.exchange.exporting import export_model
 from autoseg.workflows.exchange.request import ExportRequest
-from autoseg.workflows.predict import image_steps
+from autoseg.workflows.predict import budget, image_steps
 from autoseg.workflows.predict import quality as quality_files
 from autoseg.workflows.predict.prediction import PredictionRequest, predict_images
 from autoseg.workflows.predict.quality import LINES_NAME
@@ -171,7 +171,8 @@ def test_a_calibrated_run_gives_expected_scores_with_intervals(run, calibration,
         ({"options": None, "budget_seconds": 1e-6}, "predictions with step 0.5 (here 1); flags"),
     ],
 )
-def test_a_calibration_of_another_prediction_gives_no_estimate(run, images, choices, words):
+def test_a_calibration_of_another_prediction_gives_no_estimate(run, images, choices, words, monkeypatch):
+    monkeypatch.setattr(budget, "forecast_fold_seconds", lambda _model, _grids, options: 1 / options.step_fraction)
     fingerprint = build_fingerprint((1.0, 1.5, 1.0), (40, 40, 40), labels=PLAN.labels, cases=TRAINING_CASES)
     write_document(run.fingerprint, fingerprint)
     report = read(predict(run, images, **choices))
