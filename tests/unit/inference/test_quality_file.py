@@ -158,7 +158,13 @@ def test_a_calibrated_run_gives_expected_scores_with_intervals(run, calibration,
             assert found.volume.low <= found.volume.value <= found.volume.high
 
 
-@pytest.mark.usefixtures("calibration")
+@pytest.fixture
+def _steady_speed(monkeypatch):
+    """Larger steps are faster, whatever else runs here."""
+    monkeypatch.setattr(budget, "forecast_fold_seconds", lambda _model, _grids, options: 1 / options.step_fraction)
+
+
+@pytest.mark.usefixtures("calibration", "_steady_speed")
 @pytest.mark.parametrize(
     ("choices", "words"),
     [
@@ -171,8 +177,7 @@ def test_a_calibrated_run_gives_expected_scores_with_intervals(run, calibration,
         ({"options": None, "budget_seconds": 1e-6}, "predictions with step 0.5 (here 1); flags"),
     ],
 )
-def test_a_calibration_of_another_prediction_gives_no_estimate(run, images, choices, words, monkeypatch):
-    monkeypatch.setattr(budget, "forecast_fold_seconds", lambda _model, _grids, options: 1 / options.step_fraction)
+def test_a_calibration_of_another_prediction_gives_no_estimate(run, images, choices, words):
     fingerprint = build_fingerprint((1.0, 1.5, 1.0), (40, 40, 40), labels=PLAN.labels, cases=TRAINING_CASES)
     write_document(run.fingerprint, fingerprint)
     report = read(predict(run, images, **choices))
