@@ -126,7 +126,8 @@ class Training:
 
     def train(self, *, threads: int) -> None:
         """Trains it at the measured pace, and writes its scores."""
-        self._set_iterations(int(self.minutes * 60 / float(self.pace.read_text(encoding="utf-8"))))
+        ((name, _),) = read_document(self.run.plan, Plan).configurations.items()
+        set_iterations(self.run, name, int(self.minutes * 60 / float(self.pace.read_text(encoding="utf-8"))))
         command = ["train", str(self.run.root), "--fold", FOLD]
         measured = self._call(command, {"OMP_NUM_THREADS": str(threads)})
         if measured.exit_code:
@@ -135,15 +136,6 @@ class Training:
         write_text(self.result, json.dumps(row, indent=2))
         print(format_row(row), flush=True)
         shutil.rmtree(self.run.root)
-
-    def _set_iterations(self, iterations: int) -> None:
-        plan = read_document(self.run.plan, Plan)
-        ((name, configuration),) = plan.configurations.items()
-        length = max(FEWEST_ITERATIONS_PER_EPOCH, iterations // EPOCHS_OF_A_BUDGET)
-        changes = {"epochs": max(1, iterations // length), "iterations_per_epoch": length, "budget_seconds": None}
-        training = configuration.training.model_copy(update=changes)
-        configurations = {name: configuration.model_copy(update={"training": training})}
-        write_document(self.run.plan, plan.model_copy(update={"configurations": configurations}))
 
     def _call(self, arguments: list[str], environment: dict[str, str]) -> Measurement:
         log = self.results / f"{self.name}.log"
@@ -167,6 +159,16 @@ class Training:
             "dice": summary["foreground_mean"]["Dice"],
             "hd95": summary["foreground_mean"].get("HD95"),
         }
+
+
+def set_iterations(run: RunFolder, name: str, iterations: int) -> None:
+    """Plans a fixed number of iterations for a configuration, in as many epochs as a budget has."""
+    plan = read_document(run.plan, Plan)
+    configuration = plan.configurations[name]
+    length = max(FEWEST_ITERATIONS_PER_EPOCH, iterations // EPOCHS_OF_A_BUDGET)
+    changes = {"epochs": max(1, iterations // length), "iterations_per_epoch": length, "budget_seconds": None}
+    changed = configuration.model_copy(update={"training": configuration.training.model_copy(update=changes)})
+    write_document(run.plan, plan.model_copy(update={"configurations": {**plan.configurations, name: changed}}))
 
 
 def check_host_speed() -> None:

@@ -1,19 +1,26 @@
 """One configuration of a plan: the rules that depend on the resolution, in the order in which they are applied."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from autoseg.fingerprint import Fingerprint
 from autoseg.network_cost import MeasureCost
+from autoseg.plan.augmentation import TransformPlan
 from autoseg.plan.decisions import Decision, Reason
 from autoseg.plan.document import ConfigurationPlan
 from autoseg.plan.network import NetworkPlan
-from planners.profile import Profile
+from planners.profile import ChooseNetwork, Profile
 from planners.reasons import format_count, format_extents, record
 from planners.rules.augmentation import choose_augmentation, describe_rotation
 from planners.rules.batch_dice import choose_batch_dice
 from planners.rules.batch_size import choose_batch_size
 from planners.rules.median_shape import ResampledDataset
-from planners.rules.memory import MemoryBudget, compute_budget, estimate_feature_map_elements, explain_measured_memory
+from planners.rules.memory import (
+    PLAIN_CALIBRATION,
+    MemoryBudget,
+    compute_budget,
+    estimate_feature_map_elements,
+    explain_measured_memory,
+)
 from planners.rules.patch_size import choose_border, choose_patch_size, compute_initial_patch
 from planners.rules.resampling import choose_resampling
 from planners.rules.topology import FEWEST_STAGES, UNET_TOPOLOGY, Topology, TopologyRule
@@ -33,6 +40,27 @@ class Circumstances:
     fingerprint: Fingerprint
     memory_gb: float
     measure_cost: MeasureCost | None
+
+    @property
+    def topology(self) -> TopologyRule:
+        """The rule for dividing a patch."""
+        return self.profile.topology
+
+    @property
+    def choose_bare_network(self) -> ChooseNetwork:
+        """The network for a topology, whatever its inputs and outputs are, without a head."""
+        return self.profile.choose_network
+
+    def with_network(self, choose_network: ChooseNetwork) -> "Circumstances":
+        """Returns the circumstances in which the network is another one, which has heads of its own."""
+        profile = replace(
+            self.profile,
+            choose_network=choose_network,
+            topology=UNET_TOPOLOGY,
+            calibration=PLAIN_CALIBRATION,
+            head=None,
+        )
+        return replace(self, profile=profile)
 
     def get_budget(self, dimensions: int) -> MemoryBudget:
         """Returns the memory budget of 2D or 3D networks."""
@@ -90,6 +118,16 @@ class Circumstances:
             dataset_voxel_count=dataset.voxel_count,
             dataset_fraction_limit=self.profile.dataset_fraction_limit,
         )
+
+    def choose_augmentation(self, patch_voxels: tuple[int, ...]) -> Decision[tuple[TransformPlan, ...]]:
+        """Chooses the augmentation for a patch."""
+        return choose_augmentation(patch_voxels)
+
+    def choose_configuration(
+        self, name: str, dataset: ResampledDataset
+    ) -> tuple[ConfigurationPlan, tuple[Reason, ...]]:
+        """Decides everything about a configuration that works with its own preprocessed data."""
+        return choose_configuration(name, dataset, shared=self)
 
 
 def explain_missing_pooling(dataset: ResampledDataset, rule: TopologyRule = UNET_TOPOLOGY) -> str | None:

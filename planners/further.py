@@ -1,14 +1,16 @@
 """Configurations that are planned on request, each made of those that are planned anyway."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import Final
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final, Protocol
 
 from autoseg.errors import PlanError
+from autoseg.fingerprint import Fingerprint
+from autoseg.plan.augmentation import TransformPlan
 from autoseg.plan.decisions import Decision, Reason
 from autoseg.plan.document import ConfigurationPlan
-from planners.configuration import Circumstances, choose_configuration, explain_missing_pooling
+from planners.configuration import explain_missing_pooling
+from planners.profile import ChooseNetwork
 from planners.rules.boundary import BOUNDARY, choose_boundary, choose_boundary_patch
 from planners.rules.cascade import FULL_RESOLUTION, LOW_RESOLUTION
 from planners.rules.coarse_to_fine import COARSE, ROI, choose_coarse, choose_roi, explain_coarse, offer_roi
@@ -22,12 +24,52 @@ from planners.rules.detection import (
     measure_object,
 )
 from planners.rules.median_shape import ResampledDataset
-from planners.rules.memory import PLAIN_CALIBRATION
-from planners.rules.topology import FEWEST_STAGES, UNET_TOPOLOGY
+from planners.rules.topology import FEWEST_STAGES, Topology, TopologyRule
 from planners.rules.triplanar import TRIPLANAR, choose_triplanar
 
 Configurations = dict[str, ConfigurationPlan]
 Chosen = tuple[Configurations, tuple[Reason, ...]]
+
+
+class PlanningRules(Protocol):
+    """The rules of a planner that further configurations are planned by."""
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """The fingerprint of the dataset."""
+        ...
+
+    @property
+    def topology(self) -> TopologyRule:
+        """The rule for dividing a patch."""
+        ...
+
+    @property
+    def choose_bare_network(self) -> ChooseNetwork:
+        """The network for a topology, whatever its inputs and outputs are, without a head."""
+        ...
+
+    def with_network(self, choose_network: ChooseNetwork) -> "PlanningRules":
+        """Returns the rules for another network, which has heads of its own."""
+        ...
+
+    def choose_patch(self, dataset: ResampledDataset) -> Decision[Topology]:
+        """Chooses the patch for data of a spacing."""
+        ...
+
+    def choose_batch_size(self, topology: Topology, dataset: ResampledDataset) -> Decision[int]:
+        """Chooses the batch size for such patches."""
+        ...
+
+    def choose_augmentation(self, patch_voxels: tuple[int, ...]) -> Decision[tuple[TransformPlan, ...]]:
+        """Chooses the augmentation for a patch."""
+        ...
+
+    def choose_configuration(
+        self, name: str, dataset: ResampledDataset
+    ) -> tuple[ConfigurationPlan, tuple[Reason, ...]]:
+        """Decides everything about a configuration that works with its own preprocessed data."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,34 +84,33 @@ class FurtherConfiguration:
     """
 
     needs: tuple[str, ...]
-    choose: Callable[[Configurations, ResampledDataset, Circumstances], Chosen]
+    choose: Callable[[Configurations, ResampledDataset, PlanningRules], Chosen]
     offer: Callable[[Configurations, ResampledDataset], tuple[Reason, ...]]
     takes_pictures: bool = False
 
 
-def _choose_context(planned: Configurations, dataset: ResampledDataset, shared: Circumstances) -> Chosen:
-    del shared
-    configuration, reasons = choose_context(planned[SLICES], dataset)
+def _choose_context(planned: Configurations, dataset: ResampledDataset, shared: PlanningRules) -> Chosen:
+    configuration, reasons = choose_context(planned[SLICES], dataset, shared.choose_augmentation)
     return {CONTEXT: configuration}, reasons
 
 
-def _choose_roi(planned: Configurations, dataset: ResampledDataset, shared: Circumstances) -> Chosen:
+def _choose_roi(planned: Configurations, dataset: ResampledDataset, shared: PlanningRules) -> Chosen:
     """Takes the low resolution as first stage where it is planned, else plans one for it."""
     if LOW_RESOLUTION in planned:
         roi, reasons = choose_roi(planned[FULL_RESOLUTION], planned[LOW_RESOLUTION], name=LOW_RESOLUTION)
         return {ROI: roi}, reasons
     coarse = _find_coarse(ROI, dataset, shared)
-    first, first_reasons = choose_configuration(COARSE, coarse.value, shared=shared)
+    first, first_reasons = shared.choose_configuration(COARSE, coarse.value)
     roi, reasons = choose_roi(planned[FULL_RESOLUTION], first, name=COARSE)
     return {COARSE: first, ROI: roi}, (explain_coarse(coarse), *first_reasons, *reasons)
 
 
-def _choose_detection(planned: Configurations, dataset: ResampledDataset, shared: Circumstances) -> Chosen:
+def _choose_detection(planned: Configurations, dataset: ResampledDataset, shared: PlanningRules) -> Chosen:
     """Plans a detector of whole cases as first stage."""
     edge = choose_object_edge(shared.fingerprint)
-    coarse = _find_coarse(DETECT, dataset, _with_detector(shared, DetectorRule()), object_edge_mm=edge.value)
-    detecting = _with_detector(shared, measure_object(edge, coarse.value))
-    first, first_reasons = choose_configuration(DETECTOR, coarse.value, shared=detecting)
+    coarse = _find_coarse(DETECT, dataset, shared.with_network(DetectorRule()), object_edge_mm=edge.value)
+    detecting = shared.with_network(measure_object(edge, coarse.value))
+    first, first_reasons = detecting.choose_configuration(DETECTOR, coarse.value)
     roi, reasons = choose_roi(
         planned[FULL_RESOLUTION], first, name=DETECTOR, roi=DETECT, margin_voxels=DETECTOR_MARGIN_VOXELS
     )
@@ -77,16 +118,8 @@ def _choose_detection(planned: Configurations, dataset: ResampledDataset, shared
     return {DETECTOR: first, DETECT: roi}, (explain_coarse(found, DETECTOR), *first_reasons, *reasons)
 
 
-def _with_detector(shared: Circumstances, rule: DetectorRule) -> Circumstances:
-    """Returns the circumstances in which the network is a detector, which has heads of its own."""
-    profile = replace(
-        shared.profile, choose_network=rule, topology=UNET_TOPOLOGY, calibration=PLAIN_CALIBRATION, head=None
-    )
-    return replace(shared, profile=profile)
-
-
 def _find_coarse(
-    name: str, dataset: ResampledDataset, shared: Circumstances, *, object_edge_mm: float | None = None
+    name: str, dataset: ResampledDataset, shared: PlanningRules, *, object_edge_mm: float | None = None
 ) -> Decision[ResampledDataset]:
     """Finds the data of a first stage of which a patch holds the median case.
 
@@ -97,7 +130,7 @@ def _find_coarse(
         dataset,
         case_count=len(shared.fingerprint.cases),
         choose_patch=lambda other: shared.choose_patch(other).value.patch_voxels,
-        explain=lambda other: explain_missing_pooling(other, shared.profile.topology),
+        explain=lambda other: explain_missing_pooling(other, shared.topology),
         object_edge_mm=object_edge_mm,
     )
     if coarse.value is None:
@@ -109,29 +142,30 @@ def _find_coarse(
     return Decision(coarse.value, coarse.because)
 
 
-def _choose_triplanar(planned: Configurations, dataset: ResampledDataset, shared: Circumstances) -> Chosen:
+def _choose_triplanar(planned: Configurations, dataset: ResampledDataset, shared: PlanningRules) -> Chosen:
     configuration, reasons = choose_triplanar(
         dataset,
         slices=planned[SLICES],
         volumes=planned.get(FULL_RESOLUTION),
-        choose=partial(choose_configuration, shared=shared),
+        choose=shared.choose_configuration,
     )
     return {TRIPLANAR: configuration}, reasons
 
 
-def _choose_boundary(planned: Configurations, dataset: ResampledDataset, shared: Circumstances) -> Chosen:
+def _choose_boundary(planned: Configurations, dataset: ResampledDataset, shared: PlanningRules) -> Chosen:
     """Corrects 3d_fullres where it is planned, else 2d."""
     name = FULL_RESOLUTION if FULL_RESOLUTION in planned else SLICES
     base, seen = planned[name], dataset if name == FULL_RESOLUTION else dataset.in_plane
-    topology = shared.profile.topology.compute(seen.spacing_mm, choose_boundary_patch(base))
+    topology = shared.topology.compute(base.spacing_mm, choose_boundary_patch(base))
     if topology.stage_count < FEWEST_STAGES:
-        topology = shared.profile.topology.compute(seen.spacing_mm, base.patch_voxels)
+        topology = shared.topology.compute(base.spacing_mm, base.patch_voxels)
     configuration, reasons = choose_boundary(
         base,
         name=name,
         topology=topology,
-        choose_network=shared.profile.choose_network,
+        choose_network=shared.choose_bare_network,
         batch_size=shared.choose_batch_size(topology, seen),
+        choose_transforms=shared.choose_augmentation,
     )
     return {BOUNDARY: configuration}, reasons
 
@@ -154,8 +188,18 @@ FURTHER_CONFIGURATIONS: Final[Mapping[str, FurtherConfiguration]] = {
 }
 
 
+def sort_further(names: Iterable[str]) -> tuple[str, ...]:
+    """Sorts keys of `FURTHER_CONFIGURATIONS` in the order of the table."""
+    return tuple(sorted(set(names), key=list(FURTHER_CONFIGURATIONS).index))
+
+
+def name_options(names: tuple[str, ...]) -> str:
+    """Names the options that ask for configurations, for the name of a planner."""
+    return "".join(f" --configuration {name}" for name in names)
+
+
 def choose_further(
-    names: tuple[str, ...], planned: Configurations, dataset: ResampledDataset, *, shared: Circumstances
+    names: tuple[str, ...], planned: Configurations, dataset: ResampledDataset, *, shared: PlanningRules
 ) -> Chosen:
     """Chooses the configurations that were asked for, and offers others; pictures have none.
 

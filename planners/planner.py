@@ -13,7 +13,7 @@ from autoseg.plan.document import ConfigurationPlan, Plan
 from planners.architectures.architecture import Architecture
 from planners.configuration import Circumstances, choose_configuration, explain_missing_pooling
 from planners.dataset_decisions import choose_common
-from planners.further import FURTHER_CONFIGURATIONS, choose_further
+from planners.further import choose_further, name_options, sort_further
 from planners.heads import Head
 from planners.profile import Profile
 from planners.reasons import format_lengths, record
@@ -65,9 +65,8 @@ class Planner:
 
     def with_configurations(self, names: Iterable[str]) -> "Planner":
         """Returns the planner that also plans these of `FURTHER_CONFIGURATIONS`."""
-        further = tuple(sorted(set(names), key=list(FURTHER_CONFIGURATIONS).index))
-        options = "".join(f" --configuration {name}" for name in further)
-        return replace(self, name=f"{self.name}{options}", further=further)
+        further = sort_further(names)
+        return replace(self, name=f"{self.name}{name_options(further)}", further=further)
 
     def plan(self, fingerprint: Fingerprint, machine: Machine, *, measure_cost: MeasureCost | None = None) -> Plan:
         """Decides everything about a dataset.

@@ -1,9 +1,13 @@
 """Random changes of training patches."""
 
+from collections.abc import Callable
+
 from autoseg.plan.augmentation import SpatialPlan, TransformPlan, find_mirror_axes, find_mirror_pairs
 from autoseg.plan.decisions import Decision
 from autoseg.plan.reference import ELONGATED_2D_RATIO, FLAT_PATCH_RATIO, build_reference_transforms, limit_rotation
 from planners.reasons import format_extents
+
+ChooseAugmentation = Callable[[tuple[int, ...]], Decision[tuple[TransformPlan, ...]]]
 
 
 def choose_augmentation(patch_voxels: tuple[int, ...]) -> Decision[tuple[TransformPlan, ...]]:

@@ -8,7 +8,7 @@ from autoseg.plan.document import ConfigurationPlan
 from autoseg.plan.stages import BoundaryOfPreviousStage
 from planners.profile import ChooseNetwork
 from planners.reasons import format_extents, record
-from planners.rules.augmentation import choose_augmentation
+from planners.rules.augmentation import ChooseAugmentation, choose_augmentation
 from planners.rules.topology import Topology
 
 BOUNDARY = "boundary_refinement"
@@ -37,6 +37,7 @@ def choose_boundary(
     topology: Topology,
     choose_network: ChooseNetwork,
     batch_size: Decision[int],
+    choose_transforms: ChooseAugmentation = choose_augmentation,
 ) -> tuple[ConfigurationPlan, tuple[Reason, ...]]:
     """Chooses the configuration that corrects another one.
 
@@ -46,6 +47,7 @@ def choose_boundary(
         topology: Topology for the patch.
         choose_network: Chooses a network for a topology.
         batch_size: Samples per batch.
+        choose_transforms: Chooses the augmentation for a patch.
 
     Raises:
         PlanError: The network has a margin, so that patches cannot be placed anywhere, or an objective of its own.
@@ -64,7 +66,7 @@ def choose_boundary(
             f"objective {base.training.objective.name!r}; leave out --head, or choose another --architecture"
         )
         raise PlanError(msg)
-    augmentation = choose_augmentation(topology.patch_voxels)
+    augmentation = choose_transforms(topology.patch_voxels)
     training = base.training.model_copy(
         update={"batch_size": batch_size.value, "foreground_fraction": 1.0, "transforms": augmentation.value}
     )

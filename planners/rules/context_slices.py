@@ -6,7 +6,7 @@ from autoseg.plan.decisions import Decision, Reason
 from autoseg.plan.document import ConfigurationPlan
 from autoseg.plan.reference import FLAT_PATCH_RATIO
 from planners.reasons import format_amount, format_lengths, record
-from planners.rules.augmentation import choose_augmentation, describe_rotation
+from planners.rules.augmentation import ChooseAugmentation, choose_augmentation, describe_rotation
 from planners.rules.median_shape import ResampledDataset
 
 CONTEXT = "2.5d"
@@ -22,7 +22,7 @@ significant improvement over single ones on one of five data sets alone."""
 
 
 def choose_context(
-    slices: ConfigurationPlan, dataset: ResampledDataset
+    slices: ConfigurationPlan, dataset: ResampledDataset, choose_transforms: ChooseAugmentation = choose_augmentation
 ) -> tuple[ConfigurationPlan, tuple[Reason, ...]]:
     """Chooses the configuration whose network segments a slice and also sees its neighbours.
 
@@ -31,9 +31,11 @@ def choose_context(
     Args:
         slices: The 2D configuration.
         dataset: The dataset at full resolution, in three axes.
+        choose_transforms: Chooses the augmentation for a patch.
     """
     context = choose_context_slices(slices.patch_voxels, dataset)
-    return with_context(slices, context.value), _explain(slices, context)
+    chosen = with_context(slices, context.value, choose_transforms)
+    return chosen, _explain(slices, context, choose_transforms)
 
 
 def choose_context_slices(patch_voxels: tuple[int, ...], dataset: ResampledDataset) -> Decision[int]:
@@ -57,12 +59,14 @@ def compute_slice_distance(dataset: ResampledDataset) -> float:
     return dataset.spacing_mm[0] / max(dataset.spacing_mm[1:])
 
 
-def with_context(slices: ConfigurationPlan, context_slices: int) -> ConfigurationPlan:
+def with_context(
+    slices: ConfigurationPlan, context_slices: int, choose_transforms: ChooseAugmentation = choose_augmentation
+) -> ConfigurationPlan:
     """Returns the configuration that sees so many slices on either side; with 0 it is that of single slices."""
     if not context_slices:
         return slices.model_copy(update={"data_of": SLICES})
     count = 2 * context_slices + 1
-    transforms = choose_augmentation((count, *slices.patch_voxels)).value
+    transforms = choose_transforms((count, *slices.patch_voxels)).value
     channels = slices.network.input_channels * count
     return slices.model_copy(
         update={
@@ -87,13 +91,15 @@ def offer_context(dataset: ResampledDataset) -> tuple[Reason, ...]:
     return (record(CONTEXT, offer, "offered, not planned"),)
 
 
-def _explain(slices: ConfigurationPlan, context: Decision[int]) -> tuple[Reason, ...]:
+def _explain(
+    slices: ConfigurationPlan, context: Decision[int], choose_transforms: ChooseAugmentation
+) -> tuple[Reason, ...]:
     images, count = slices.network.input_channels, 2 * context.value + 1
     channels = Decision(images * count, f"{format_amount(images, 'image channel')} of {format_amount(count, 'slice')}")
     exists = Decision(
         CONTEXT, f"asked for; patch, batch and preprocessed data are those of {SLICES}, whose slices it sees in order"
     )
-    augmentation = choose_augmentation((count, *slices.patch_voxels) if context.value else slices.patch_voxels)
+    augmentation = choose_transforms((count, *slices.patch_voxels) if context.value else slices.patch_voxels)
     return (
         record(CONTEXT, exists, "planned"),
         record(f"{CONTEXT}: context slices", context, str(context.value)),

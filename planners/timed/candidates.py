@@ -12,7 +12,7 @@ from autoseg.geometry import IntTriple
 from autoseg.network_cost import MeasureCost
 from autoseg.plan.decisions import Decision, Reason
 from autoseg.plan.network import NetworkPlan, PlainUNetPlan
-from planners.architectures.architecture import Architecture
+from planners.architectures.architecture import ChooseArchitecture
 from planners.heads import Head
 from planners.reasons import format_amount, format_count, format_extents, format_lengths, format_share
 from planners.rules.low_resolution import coarsen
@@ -52,7 +52,8 @@ class Situation:
         axis_permutation: Array axis of each plan axis.
         training_seconds: Time to train one fold.
         measure_cost: Measures the cost of a network.
-        architecture: The networks to choose from; None: small plain U-Nets.
+        choose_network: The network of a width for a topology.
+        topology: Rule for dividing a patch.
         head: Replaces the last stages of these networks; None: they stay as they are.
     """
 
@@ -61,29 +62,19 @@ class Situation:
     throughput: DeviceThroughput
     training_seconds: float
     measure_cost: MeasureCost
-    architecture: Architecture | None
+    choose_network: ChooseArchitecture
+    topology: TopologyRule
     head: Head | None = None
-
-    @property
-    def topology(self) -> TopologyRule:
-        """The rule for dividing a patch."""
-        return UNET_TOPOLOGY if self.architecture is None else self.architecture.topology
 
     def build_network(self, topology: Topology, width: int) -> NetworkPlan:
         """Builds the network with `width` features in its first stage."""
-        network = self._build_skeleton(topology, width)
-        return network if self.head is None else self.head.choose(network)
-
-    def _build_skeleton(self, topology: Topology, width: int) -> NetworkPlan:
-        if self.architecture is None:
-            return build_small_unet(topology, width, self.fingerprint)
-        network, _ = self.architecture.choose_network(
+        network, _ = self.choose_network(
             topology,
             input_channels=len(self.fingerprint.channels),
             output_channels=self.fingerprint.labels.output_channel_count,
             width=width,
         )
-        return network
+        return network if self.head is None else self.head.choose(network)
 
     @property
     def memory_limit_bytes(self) -> float:
@@ -97,11 +88,13 @@ class Candidate:
 
     Attributes:
         dataset: The dataset at the spacing that goes with the patch.
+        width: Features of the first stage.
         iterations: Iterations that fit into the time.
     """
 
     dataset: ResampledDataset
     topology: Topology
+    width: int
     network: NetworkPlan
     batch: Decision[int]
     step_seconds: float
@@ -170,6 +163,7 @@ def evaluate_candidate(dataset: ResampledDataset, topology: Topology, width: int
     return Candidate(
         dataset=dataset,
         topology=topology,
+        width=width,
         network=network,
         batch=batch,
         step_seconds=step_seconds,
@@ -178,20 +172,23 @@ def evaluate_candidate(dataset: ResampledDataset, topology: Topology, width: int
     )
 
 
-def build_small_unet(topology: Topology, width: int, fingerprint: Fingerprint) -> PlainUNetPlan:
-    """Builds a plain U-Net with `width` features in its first stage, doubled with every stage up to a limit."""
-    stages = topology.stage_count
-    return PlainUNetPlan(
+def choose_small_unet(
+    topology: Topology, *, input_channels: int, output_channels: int, width: int | None = None
+) -> tuple[PlainUNetPlan, tuple[Reason, ...]]:
+    """Chooses a plain U-Net with `width` features in its first stage, doubled with every stage up to a limit."""
+    stages, first = topology.stage_count, WIDTHS[0] if width is None else width
+    network = PlainUNetPlan(
         dimensions=2 if len(topology.patch_voxels) == 2 else 3,
-        input_channels=len(fingerprint.channels),
-        output_channels=fingerprint.labels.output_channel_count,
-        features_per_stage=tuple(min(MOST_FEATURES, width * 2 ** min(stage, 10)) for stage in range(stages)),
+        input_channels=input_channels,
+        output_channels=output_channels,
+        features_per_stage=tuple(min(MOST_FEATURES, first * 2 ** min(stage, 10)) for stage in range(stages)),
         kernel_sizes=topology.kernel_sizes,
         strides=topology.strides,
         blocks_per_stage=(CONVOLUTIONS_PER_STAGE,) * stages,
         convolutions_per_decoder_stage=(CONVOLUTIONS_PER_STAGE,) * (stages - 1),
         deep_supervision=choose_deep_supervision(topology).value,
     )
+    return network, ()
 
 
 def choose_batch(patch_seconds: float, fixed_seconds: float, patch_bytes: float, situation: Situation) -> Decision[int]:

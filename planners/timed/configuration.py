@@ -13,7 +13,7 @@ from planners.rules.augmentation import choose_augmentation, describe_rotation
 from planners.rules.batch_dice import choose_batch_dice
 from planners.rules.patch_size import choose_border
 from planners.rules.resampling import choose_resampling
-from planners.rules.topology import Topology, choose_deep_supervision
+from planners.rules.topology import choose_deep_supervision
 from planners.rules.training import choose_objective, list_objective_reasons
 from planners.timed.budget import SUFFICIENT_ITERATIONS
 from planners.timed.candidates import Candidate, Situation
@@ -40,7 +40,7 @@ def build_configuration(
         topology.patch_voxels, chosen.dataset.median_shape_voxels, has_coarser_configuration=False
     )
     mirroring = choose_mirroring(fingerprint, situation.axis_permutation, len(topology.patch_voxels))
-    augmentation = choose_timed_augmentation(topology, mirroring)
+    augmentation = choose_timed_augmentation(topology.patch_voxels, mirroring)
     resampling = choose_resampling(chosen.dataset.spacing_mm, chosen.dataset.distance_unit)
     border = choose_border(chosen.network)
     training = choose_objective(
@@ -81,10 +81,10 @@ def build_configuration(
 
 
 def choose_timed_augmentation(
-    topology: Topology, mirroring: Decision[tuple[TransformPlan, ...]]
+    patch_voxels: tuple[int, ...], mirroring: Decision[tuple[TransformPlan, ...]]
 ) -> Decision[tuple[TransformPlan, ...]]:
     """Chooses the default augmentation, with the chosen mirroring in place of that along every axis."""
-    usual = choose_augmentation(topology.patch_voxels)
+    usual = choose_augmentation(patch_voxels)
     transforms: list[TransformPlan] = []
     for transform in usual.value:
         transforms += mirroring.value if transform.name == "mirror" else (transform,)

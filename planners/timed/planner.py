@@ -11,15 +11,17 @@ from autoseg.plan.document import Plan
 from planners.architectures.architecture import Architecture
 from planners.configuration import explain_missing_pooling
 from planners.dataset_decisions import CommonDecisions, choose_common
+from planners.further import choose_further, name_options, sort_further
 from planners.heads import Head
 from planners.rules.cascade import FULL_RESOLUTION, LOW_RESOLUTION
 from planners.rules.context_slices import SLICES
 from planners.rules.dimensionality import choose_dimensionality
 from planners.rules.median_shape import ResampledDataset
-from planners.rules.topology import TopologyRule
+from planners.rules.topology import UNET_TOPOLOGY, TopologyRule
 from planners.timed.budget import TRAINING_SHARE, explain_budget, explain_needed_iterations, find_budget
-from planners.timed.candidates import Situation, choose_candidate, warn_of_smallest
+from planners.timed.candidates import Situation, choose_candidate, choose_small_unet, warn_of_smallest
 from planners.timed.configuration import build_configuration
+from planners.timed.rules import TimedRules
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +31,7 @@ class TimedPlanner:
     Attributes:
         architecture: The networks that it chooses from; None: small plain U-Nets.
         head: Replaces the last stages of these networks; None: they stay as they are.
+        further: Keys of `FURTHER_CONFIGURATIONS` that are planned, too.
     """
 
     name: str = "timed"
@@ -38,6 +41,7 @@ class TimedPlanner:
     measures_throughput: bool = True
     architecture: Architecture | None = None
     head: Head | None = None
+    further: tuple[str, ...] = ()
 
     def with_architecture(self, architecture: Architecture) -> "TimedPlanner":
         """Returns the planner that decides as this one, but for networks of an architecture."""
@@ -48,16 +52,9 @@ class TimedPlanner:
         return replace(self, name=f"{self.name} --head {head.name}", head=head)
 
     def with_configurations(self, names: Iterable[str]) -> "TimedPlanner":
-        """Refuses configurations that other planners plan on request.
-
-        Raises:
-            PlanError: Always.
-        """
-        msg = (
-            f"the planner {self.name!r} plans the one configuration that fits the time, and not {', '.join(names)}; "
-            f"choose another --planner, or leave out --configuration"
-        )
-        raise PlanError(msg)
+        """Returns the planner that also plans these of `FURTHER_CONFIGURATIONS`, each for the time of a fold."""
+        further = sort_further(names)
+        return replace(self, name=f"{self.name}{name_options(further)}", further=further)
 
     def plan(self, fingerprint: Fingerprint, machine: Machine, *, measure_cost: MeasureCost | None = None) -> Plan:
         """Decides everything about a dataset.
@@ -85,7 +82,8 @@ class TimedPlanner:
             throughput=throughput,
             training_seconds=TRAINING_SHARE * find_budget(machine),
             measure_cost=measure_cost,
-            architecture=self.architecture,
+            choose_network=choose_small_unet if self.architecture is None else self.architecture.choose_network,
+            topology=UNET_TOPOLOGY if self.architecture is None else self.architecture.topology,
             head=self.head,
         )
         name, dataset = _choose_dimensions(common, situation.topology)
@@ -105,12 +103,15 @@ class TimedPlanner:
         needed = explain_needed_iterations(chosen.iterations, chosen.step_seconds, seconds)
         configuration, reasons = build_configuration(name, candidate, situation)
         smallest = warn_of_smallest(chosen, dataset, situation)
+        planned = {name: configuration}
+        rules = TimedRules(situation=situation, width=chosen.width)
+        further, own = choose_further(self.further, planned, common.dataset, shared=rules)
         memory = _choose_memory(throughput, machine.accelerator_memory_gb)
         return common.build_plan(
             self.name,
             memory,
-            configurations={name: configuration},
-            reasons=(explain_budget(machine, throughput), needed, *smallest, *reasons),
+            configurations=planned | further,
+            reasons=(explain_budget(machine, throughput), needed, *smallest, *reasons, *own),
             budget_seconds=find_budget(machine),
         )
 

@@ -17,7 +17,7 @@ from planners.timed.candidates import (
     ENOUGH_PATCHES,
     ITERATIONS_FOR_LARGER_BATCH,
     SUFFICIENT_CONTEXT_FRACTION,
-    build_small_unet,
+    choose_small_unet,
 )
 
 TIMED = PLANNERS["timed"]
@@ -43,7 +43,7 @@ def estimate(configuration, host, *, batch_size=None):
 @pytest.mark.parametrize(("width", "batch", "measured"), [(16, 2, 0.162), (32, 2, 0.473), (32, 7, 1.429)])
 def test_the_estimate_agrees_with_steps_that_were_measured_on_that_cpu(width, batch, measured):
     topology = compute_topology((1.0, 1.0, 1.0), (40, 56, 40))
-    network = build_small_unet(topology, width, build_fingerprint(*HIPPOCAMPUS))
+    network = choose_small_unet(topology, input_channels=1, output_channels=3, width=width)[0]
     seconds = estimate_step_seconds(find_network_cost(network, topology.patch_voxels, batch), HOST)
     assert seconds == pytest.approx(measured, rel=0.2)
 
@@ -291,7 +291,7 @@ def test_volumes_so_far_apart_that_a_patch_holds_one_slice_are_planned_in_2d():
 )
 def test_the_estimate_of_a_step_on_a_gpu_is_near_the_measured_ones(batch, least_ms, most_ms):
     topology = compute_topology((1.0, 1.0, 1.0), (40, 56, 40))
-    network = build_small_unet(topology, 32, build_fingerprint(*HIPPOCAMPUS))
+    network = choose_small_unet(topology, input_channels=1, output_channels=3, width=32)[0]
     seconds = estimate_step_seconds(find_network_cost(network, topology.patch_voxels, batch), GPU)
     assert least_ms < 1000 * seconds < most_ms
 
@@ -332,7 +332,9 @@ def test_a_second_patch_that_costs_no_second_launch_of_the_layers_comes_with_the
         }
     )
     launched_at_once = slow.model_copy(update={"layer_seconds": 0.0})
-    network = build_small_unet(compute_topology((1.0, 1.0, 1.0), (40, 56, 40)), 32, build_fingerprint(*HIPPOCAMPUS))
+    network = choose_small_unet(
+        compute_topology((1.0, 1.0, 1.0), (40, 56, 40)), input_channels=1, output_channels=3, width=32
+    )[0]
     patch_seconds = estimate_step_seconds(find_network_cost(network, (40, 56, 40), 1), launched_at_once)
     minutes = 1.5 * ENOUGH_PATCHES * patch_seconds / 0.9 / 60
     plan = make_plan(build_fingerprint(*HIPPOCAMPUS), minutes=minutes, throughput=slow)

@@ -1,0 +1,71 @@
+"""Configurations that are planned on request, by the planner by time."""
+
+import pytest
+from builders.fingerprints import build_fingerprint
+from builders.hosts import HOST
+
+from autoseg.cli.choices import find_planner
+from autoseg.errors import PlanError
+from autoseg.fingerprint import Machine
+from autoseg.plan.augmentation import find_mirror_axes
+from autoseg.workflows.plan.planning import find_network_cost
+from planners import PLANNERS
+
+HIPPOCAMPUS = ((1.0, 1.0, 1.0), (36, 50, 35))
+THICK = ((40.0, 0.5, 0.5), (4, 320, 320))
+STAGES = ["boundary_refinement", "3d_roi", "detect_then_segment"]
+
+
+def make_plan(names, data=HIPPOCAMPUS, *, minutes=8.0, planner=PLANNERS["timed"], **facts):
+    machine = Machine(accelerator_memory_gb=None, throughput=HOST, budget_seconds=minutes * 60)
+    fingerprint = build_fingerprint(*data, count=50, **facts)
+    return planner.with_configurations(names).plan(fingerprint, machine, measure_cost=find_network_cost)
+
+
+def test_every_stage_is_planned_beside_the_configuration_that_fits_the_time():
+    planned, alone = make_plan(STAGES), make_plan([])
+    previous = {name: chosen.previous_configuration for name, chosen in planned.configurations.items()}
+    assert previous == {
+        "3d_fullres": None,
+        "3d_coarse": None,
+        "3d_roi": "3d_coarse",
+        "boundary_refinement": "3d_fullres",
+        "3d_detector": None,
+        "detect_then_segment": "3d_detector",
+    }
+    assert planned.configurations["3d_fullres"] == alone.configurations["3d_fullres"]
+    assert planned.planner == "timed --configuration 3d_roi --configuration boundary_refinement --configuration " + (
+        "detect_then_segment"
+    )
+
+
+def test_every_stage_is_trained_in_the_time_of_a_fold_and_as_wide_as_the_network():
+    configurations = make_plan(STAGES).configurations
+    full = configurations["3d_fullres"]
+    for chosen in configurations.values():
+        assert (chosen.training.optimizer, chosen.training.budget_seconds) == ("adamw", full.training.budget_seconds)
+    assert configurations["boundary_refinement"].network.features_per_stage[0] == full.network.features_per_stage[0]
+    assert configurations["3d_coarse"].network.family == "plain_unet"
+    assert configurations["3d_detector"].network.family == "detector"
+
+
+@pytest.mark.parametrize("orientation", [None, "RAS"])
+def test_stages_are_mirrored_as_the_network_is(orientation):
+    configurations = make_plan(STAGES, orientation=orientation).configurations
+    axes = {name: find_mirror_axes(chosen.training.transforms) for name, chosen in configurations.items()}
+    assert set(axes.values()) == {() if orientation else (0, 1, 2)}
+
+
+def test_networks_of_an_architecture_correct_its_boundaries():
+    planner = find_planner("timed", "res_unet", configurations=["boundary_refinement"])
+    configurations = make_plan(["boundary_refinement"], planner=planner).configurations
+    networks = [chosen.network for chosen in configurations.values()]
+    assert [network.block.name for network in networks] == ["residual", "residual"]
+    assert [network.input_channels for network in networks] == [1, 2]
+
+
+def test_slices_get_neighbours_where_slices_are_planned():
+    configurations = make_plan(["2.5d", "2d_triplanar"], THICK, minutes=1.0).configurations
+    assert list(configurations) == ["2d", "2.5d", "2d_triplanar"]
+    with pytest.raises(PlanError, match=r"2.5d is made of 2d for volumes, but planned are 3d_fullres"):
+        make_plan(["2.5d"])
