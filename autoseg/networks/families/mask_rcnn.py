@@ -19,8 +19,8 @@ from autoseg.networks.parts.regions.selection import (
     choose_training_regions,
     classify,
     compute_logit,
-    pick,
     propose,
+    take_class,
 )
 from autoseg.plan.network.mask_rcnn import MaskRcnnPlan
 
@@ -46,7 +46,9 @@ class MaskRcnn(SegmentationNetwork):
         self.boxes = BoxHead(plan)
         self.masks = MaskHead(plan)
         stages = range(plan.stage_count - plan.levels, plan.stage_count)
-        self.strides = [tuple(prod(steps) for steps in zip(*plan.strides[: stage + 1], strict=True)) for stage in stages]
+        self.strides = [
+            tuple(prod(steps) for steps in zip(*plan.strides[: stage + 1], strict=True)) for stage in stages
+        ]
 
     def forward(
         self,
@@ -65,17 +67,15 @@ class MaskRcnn(SegmentationNetwork):
 
         Returns:
             The logits. With objects, no gradient flows to these, and in training mode, in which nobody looks at them,
-            no object is drawn; further, what training compares: the scores, boxes, centres and extents of all cells;
+            no object is drawn; further, what training compares: the scores, boxes and centres of all cells;
             the boxes of the training regions, their objects, and whether they have it and count; the logits of their
             classes, and their offsets; and the logits of the masks of the first ones.
         """
         levels = self._compute_levels(image)
-        scores, boxes, centres, strides = self._find_boxes(image, levels)
+        scores, boxes, centres = self._find_boxes(image, levels)
         count = self.plan.training_regions if self.training and objects is None else self.plan.proposals
         extents = image.shape[2:]
-        proposals = propose(
-            scores, clip_boxes(boxes, extents), count=count, largest_overlap=self.plan.proposal_overlap
-        )
+        proposals = propose(scores, clip_boxes(boxes, extents), count=count, largest_overlap=self.plan.proposal_overlap)
         if objects is None or is_object is None or order is None:
             return (self._draw(levels, proposals, extents),)
         with torch.no_grad():
@@ -84,21 +84,21 @@ class MaskRcnn(SegmentationNetwork):
         classes, offsets = self.boxes(self._align(levels, regions.boxes, self.plan.box_bins))
         masks = self.masks(self._align(levels, regions.boxes[:, : self.plan.positive_regions], self.plan.mask_bins))
         chosen = (regions.boxes, regions.objects, regions.is_positive, regions.is_compared)
-        return logits, scores, boxes, centres, strides, *chosen, classes, offsets, masks
+        return logits, scores, boxes, centres, *chosen, classes, offsets, masks
 
     def _compute_levels(self, image: Tensor) -> list[Tensor]:
         joined: list[Tensor] = self.pyramid(self.encoder(image)[-self.plan.levels :])
         return joined
 
-    def _find_boxes(self, image: Tensor, levels: list[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Finds the score and the box of every cell, with its centre and its extents."""
+    def _find_boxes(self, image: Tensor, levels: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Finds the score and the box of every cell, and its centre."""
         scores, distances = (torch.cat(parts, dim=1) for parts in zip(*map(self.proposals, levels), strict=True))
         cells = [
             list_cells(level.shape[2:], stride, image.device)
             for level, stride in zip(levels, self.strides, strict=True)
         ]
         centres, strides = (torch.cat(parts) for parts in zip(*cells, strict=True))
-        return scores, decode_boxes(centres, strides, distances), centres, strides
+        return scores, decode_boxes(centres, strides, distances), centres
 
     def _align(self, levels: list[Tensor], boxes: Tensor, bins: int) -> Tensor:
         return align_regions(levels, self.strides, boxes, bins=bins, samples_per_bin=self.plan.samples_per_bin)
@@ -110,7 +110,7 @@ class MaskRcnn(SegmentationNetwork):
         found = classify(self.plan, proposals, classes, offsets, extents=extents, count=count)
         masks = self.masks(self._align(levels, found.boxes, self.plan.mask_bins))
         return draw_objects(
-            pick(masks.flatten(0, 1), found.classes.reshape(-1, 1))[:, 0].unflatten(0, found.classes.shape),
+            take_class(masks, found.classes),
             found.boxes,
             found.scores - compute_logit(self.plan.least_score),
             found.classes,

@@ -92,7 +92,9 @@ def sample_objects(
     return ((found == rows[:, :, None, None]) * samples.weights).sum(dim=-1)
 
 
-def choose_levels(boxes: Float[Tensor, "batch box 2 axes"], strides: Sequence[Sequence[int]]) -> Int[Tensor, "batch box"]:
+def choose_levels(
+    boxes: Float[Tensor, "batch box 2 axes"], strides: Sequence[Sequence[int]]
+) -> Int[Tensor, "batch box"]:
     """Chooses the coarsest level at which an edge of a box has enough cells (the mean of its axes), or the finest."""
     edges = (boxes[..., 1, :] - boxes[..., 0, :]).clamp(min=1).log().mean(dim=-1)
     sizes = torch.tensor(strides, dtype=edges.dtype, device=edges.device).log().mean(dim=-1)

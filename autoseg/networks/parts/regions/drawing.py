@@ -77,7 +77,9 @@ def divide(
     return torch.cat((torch.zeros_like(heights), cores, borders), dim=1)
 
 
-def erode_masks(masks: Float[Tensor, "batch object *bins"], border_fraction: float) -> Float[Tensor, "batch object *bins"]:
+def erode_masks(
+    masks: Float[Tensor, "batch object *bins"], border_fraction: float
+) -> Float[Tensor, "batch object *bins"]:
     """Erodes masks by a fraction of their depth, in voxels of the mask, so that something remains of each.
 
     The depth is the number of erosions by one voxel after which something is left. Outside of its box nothing belongs

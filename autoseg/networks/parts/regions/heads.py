@@ -93,9 +93,7 @@ class MaskHead(nn.Module):
         super().__init__()
         features, kernel = plan.pyramid_features, (3,) * plan.dimensions
         self.layers = nn.ModuleList(build_kernel(features, features, kernel) for _ in range(plan.mask_layers))
-        self.enlargement = TRANSPOSED_CONVOLUTIONS[plan.dimensions](
-            features, features, MASK_STRIDE, stride=MASK_STRIDE
-        )
+        self.enlargement = TRANSPOSED_CONVOLUTIONS[plan.dimensions](features, features, MASK_STRIDE, stride=MASK_STRIDE)
         self.logits = build_head(features, plan.class_count, plan.dimensions)
 
     def forward(self, regions: Float[Tensor, "batch box channel ..."]) -> Float[Tensor, "batch box class ..."]:

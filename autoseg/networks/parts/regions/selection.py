@@ -182,7 +182,17 @@ def _choose(is_wanted: Tensor, order: Tensor, count: int) -> Tensor:
     return torch.where(is_wanted, 1 + order, order).topk(min(count, order.shape[1]), dim=1).indices
 
 
-def pick(values: Shaped[Tensor, "batch own *rest"], places: Int[Tensor, "batch some"]) -> Shaped[Tensor, "batch some *rest"]:
+def pick(
+    values: Shaped[Tensor, "batch own *rest"], places: Int[Tensor, "batch some"]
+) -> Shaped[Tensor, "batch some *rest"]:
     """Picks entries of every sample."""
     index = places.reshape(*places.shape, *(1,) * (values.ndim - 2)).expand(*places.shape, *values.shape[2:])
     return values.gather(1, index)
+
+
+def take_class(
+    values: Shaped[Tensor, "batch box class *rest"], classes: Int[Tensor, "batch box"]
+) -> Shaped[Tensor, "batch box *rest"]:
+    """Takes the values of the class of every box."""
+    index = classes.reshape(*classes.shape, *(1,) * (values.ndim - 2)).expand(-1, -1, 1, *values.shape[3:])
+    return values.gather(2, index)[:, :, 0]
