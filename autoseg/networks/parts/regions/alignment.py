@@ -124,7 +124,7 @@ def locate_samples(
     sizes = [prod(extent) for extent in extents]
     first = torch.tensor([sum(sizes[:level]) for level in range(len(sizes))], device=boxes.device)[chosen]
     counts = torch.tensor(extents, device=boxes.device)[chosen]
-    voxels = first[:, :, None, None]
+    voxels = torch.zeros_like(first)[:, :, None, None]
     weights = torch.ones_like(voxels, dtype=boxes.dtype)
     shares = (torch.arange(bins * samples_per_bin, device=boxes.device, dtype=boxes.dtype) + 0.5) / (
         bins * samples_per_bin
@@ -133,12 +133,12 @@ def locate_samples(
         lower, upper, count = boxes[..., 0, axis, None], boxes[..., 1, axis, None], counts[..., axis, None]
         points = (lower + shares * (upper - lower)) / strides[..., axis, None] - 0.5
         points = torch.minimum(points.clamp(min=0), count - 1)
-        below = points.detach().floor()
+        below = points.detach().nan_to_num().floor()  # weights that diverged give no index
         ends = torch.stack((below.long(), torch.minimum(below.long() + 1, count - 1)), dim=-1)
         parts = torch.stack((1 - (points - below), points - below), dim=-1) / samples_per_bin
         voxels = _join(voxels * count[..., None], ends, bins, torch.add)
         weights = _join(weights, parts, bins, torch.mul)
-    return Samples(voxels=voxels, weights=weights)
+    return Samples(voxels=voxels + first[:, :, None, None], weights=weights)
 
 
 def _join(known: Tensor, along: Tensor, bins: int, combine: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
