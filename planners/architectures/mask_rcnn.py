@@ -1,6 +1,8 @@
 """Mask R-CNN with the encoder of ResNet-50 and a pyramid, for separate objects."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Final
 
 from autoseg.errors import PlanError
@@ -21,8 +23,10 @@ BOX_BINS: Final = {2: 7, 3: 5}  # in 3D a guess: 125 bins, where 343 would take 
 MASK_BINS: Final = {2: 14, 3: 8}
 SAMPLES_PER_BIN: Final = {2: 2, 3: 1}
 MASK_LAYERS: Final = 4
-PROPOSALS: Final = {2: 200, 3: 64}  # guess: objects of a patch; 1,000 for photographs as published
-OBJECTS: Final = {2: 100, 3: 32}
+OBJECT_EDGE_VOXELS: Final = 16
+"""A patch has room for as many objects as it has squares or cubes with such edges (guess), at most for ..."""
+MOST_OBJECTS: Final = {2: 100, 3: 32}  # ... 100 as published; in 3D a guess, since masks of volumes cost more
+PROPOSALS_PER_OBJECT: Final = 2
 TRAINING_REGIONS: Final = {2: 128, 3: 32}
 POSITIVE_REGIONS: Final = {2: 32, 3: 8}  # a quarter, as published
 PROPOSAL_OVERLAP: Final = 0.7
@@ -57,7 +61,10 @@ class MaskRcnnProfile:
             max(1, PYRAMID_FEATURES * (width or BASE_FEATURES) // BASE_FEATURES),
             "as published" if width is None else f"{width / BASE_FEATURES:.3g} times as many as published",
         )
-        network = self.build(encoder, output_channels, features=features.value, first_level=FIRST_LEVEL)
+        objects = choose_objects(topology.patch_voxels)
+        network = self.build(
+            encoder, output_channels, features=features.value, first_level=FIRST_LEVEL, objects=objects.value
+        )
         levels = Decision(
             network.levels, "from half of the resolution on (as published a quarter): objects may be of a few voxels"
         )
@@ -65,9 +72,12 @@ class MaskRcnnProfile:
             *reasons,
             record("pyramid", features, format_amount(features.value, "feature")),
             record("levels", levels, format_amount(network.levels, "resolution")),
+            record("objects", objects, f"at most {objects.value} of a patch"),
         )
 
-    def build(self, encoder: EncoderUPlan, output_channels: int, *, features: int, first_level: int) -> MaskRcnnPlan:
+    def build(
+        self, encoder: EncoderUPlan, output_channels: int, *, features: int, first_level: int, objects: int
+    ) -> MaskRcnnPlan:
         """Builds the plan for an encoder."""
         dimensions = encoder.dimensions
         return MaskRcnnPlan(
@@ -88,8 +98,8 @@ class MaskRcnnProfile:
             mask_bins=MASK_BINS[dimensions],
             samples_per_bin=SAMPLES_PER_BIN[dimensions],
             mask_layers=MASK_LAYERS,
-            proposals=PROPOSALS[dimensions],
-            objects=OBJECTS[dimensions],
+            proposals=PROPOSALS_PER_OBJECT * objects,
+            objects=objects,
             training_regions=TRAINING_REGIONS[dimensions],
             positive_regions=POSITIVE_REGIONS[dimensions],
             proposal_overlap=PROPOSAL_OVERLAP,
@@ -112,6 +122,17 @@ class MaskRcnnProfile:
         return self.encoder.build_published()
 
 
+def choose_objects(patch_voxels: Sequence[int]) -> Decision[int]:
+    """Chooses how many objects of a patch are drawn."""
+    dimensions = len(patch_voxels)
+    room, most = prod(patch_voxels) // OBJECT_EDGE_VOXELS**dimensions, MOST_OBJECTS[dimensions]
+    return Decision(
+        max(1, min(room, most)),
+        f"the patch has room for {format_amount(room, 'object')} with edges of {OBJECT_EDGE_VOXELS} voxels, and each "
+        f"costs time whether it is there or not, so {most} at most",
+    )
+
+
 NEEDS_INSTANCES: Final = (
     "mask_rcnn finds separate objects: expected core and border of every class as labels, found classes alone; plan "
     "with --task instances, for which the dataset needs instancesTr, or choose another --architecture"
@@ -123,7 +144,7 @@ _PROFILE: Final = MaskRcnnProfile()
 def _build_published() -> MaskRcnnPlan:
     """Builds the network for the 91 labels of COCO, background included."""
     encoder = _PROFILE.build_published()
-    return _PROFILE.build(encoder, 1 + 2 * PUBLISHED_CLASSES, features=PYRAMID_FEATURES, first_level=2)
+    return _PROFILE.build(encoder, 1 + 2 * PUBLISHED_CLASSES, features=PYRAMID_FEATURES, first_level=2, objects=100)
 
 
 MASK_RCNN: Final = Architecture(
