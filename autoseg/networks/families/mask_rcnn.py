@@ -62,7 +62,7 @@ class MaskRcnn(SegmentationNetwork):
         Args:
             image: Its extents are multiples of `NetworkPlan.patch_divisors`.
             objects: Boxes of objects, of which training regions are to find one.
-            is_object: Which of these exist.
+            is_object: Objects that exist; the others only fill the batch up.
             order: Numbers by which training regions are drawn (`choose_training_regions`).
 
         Returns:
@@ -107,13 +107,13 @@ class MaskRcnn(SegmentationNetwork):
         """Classifies proposals, and draws the masks of those of the highest scores."""
         classes, offsets = self.boxes(self._align(levels, proposals.boxes, self.plan.box_bins))
         count = self.plan.positive_regions if self.training else self.plan.objects
-        found = classify(self.plan, proposals, classes, offsets, extents=extents, count=count)
-        masks = self.masks(self._align(levels, found.boxes, self.plan.mask_bins))
+        boxes, sure, kinds = classify(self.plan, proposals, classes, offsets, extents=extents, count=count)
+        masks = self.masks(self._align(levels, boxes, self.plan.mask_bins))
         return draw_objects(
-            take_class(masks, found.classes),
-            found.boxes,
-            found.scores - compute_logit(self.plan.least_score),
-            found.classes,
+            take_class(masks, kinds),
+            boxes,
+            sure - compute_logit(self.plan.least_score),
+            kinds,
             extents=extents,
             class_count=self.plan.class_count,
             border_fraction=self.plan.border_fraction,

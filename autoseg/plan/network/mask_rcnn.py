@@ -5,9 +5,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from autoseg.plan.network.detector import Score
 from autoseg.plan.network.encoder_u import EncoderOfLiteraturePlan, VggEncoderPlan
 from autoseg.plan.values import MOST_STAGES, BlockCount, ChannelCount, Count
+
+OpenFraction = Annotated[float, Field(gt=0, lt=1)]
 
 
 class MaskRcnnPlan(EncoderOfLiteraturePlan):
@@ -26,9 +27,10 @@ class MaskRcnnPlan(EncoderOfLiteraturePlan):
         proposals: Boxes that are looked at for an image, those of the highest scores.
         objects: Objects that are drawn for an image.
         training_regions: Boxes of a training patch that are compared with objects.
-        positive_regions: Those of them, at most, that have an object.
+        positive_regions: Number of these, at most, that have an object.
         proposal_overlap: Largest intersection over union of two proposals.
-        largest_overlap: That of two objects; where it is larger, the one of the lower score is left out.
+        largest_overlap: Largest intersection over union of two objects; where it is larger, the one of the lower score
+            is left out.
         least_score: Score from which on an object is foreground.
         border_fraction: Width of the border of an object that is drawn, as a fraction of its depth.
     """
@@ -45,10 +47,10 @@ class MaskRcnnPlan(EncoderOfLiteraturePlan):
     objects: Count
     training_regions: Count
     positive_regions: Count
-    proposal_overlap: Score
-    largest_overlap: Score
-    least_score: Score
-    border_fraction: Score
+    proposal_overlap: OpenFraction
+    largest_overlap: OpenFraction
+    least_score: OpenFraction
+    border_fraction: OpenFraction
 
     @property
     def class_count(self) -> int:

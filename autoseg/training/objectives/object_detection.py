@@ -18,8 +18,7 @@ from autoseg.plan.network import MaskRcnnPlan
 from autoseg.plan.objectives import MaskRcnnObjective
 from autoseg.runtime.distributed import BatchPart
 from autoseg.training.data.batch import Batch
-from autoseg.training.objectives.box_targets import BoxTargets
-from autoseg.training.objectives.detection import find_usable_cells
+from autoseg.training.objectives.box_targets import BoxTargets, find_usable_cells
 from autoseg.training.objectives.detection_losses import BOX_LOSSES, compute_varifocal_loss
 from autoseg.training.objectives.object_targets import IGNORED, MOST_OBJECTS, ObjectTargets, find_object_targets
 from autoseg.training.objectives.objective import NetworkCall, Objective
@@ -27,7 +26,7 @@ from autoseg.training.objectives.task_alignment import assign_cells
 
 VALIDATION_SEED: Final = 0
 SMOOTH_DISTANCE: Final = 1.0 / 9
-"""Where the loss of offsets becomes linear, as published."""
+"""Distance from which on the loss of offsets is linear, as published."""
 IGNORED_BINS: Final = 4
 """Bins along each axis of a region in which ignored voxels are looked for."""
 LARGEST_IGNORED: Final = 0.5
@@ -83,7 +82,7 @@ class ObjectDetection(Objective):
     ) -> Sums:
         sums = [
             self._compare_cells(
-                targets.boxes[sample][targets.is_object[sample]],
+                targets.list_boxes(sample),
                 scores[sample][:, None],
                 boxes[sample],
                 centres,

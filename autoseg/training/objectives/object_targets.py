@@ -36,6 +36,10 @@ class ObjectTargets:
     is_object: Bool[Tensor, "batch object"]
     numbers: Int[Tensor, " batch *space"]
 
+    def list_boxes(self, sample: int) -> Float[Tensor, "_object 2 axes"]:
+        """Lists the boxes of the objects of a sample."""
+        return self.boxes[sample][self.is_object[sample]]
+
 
 def find_object_targets(label_map: Int16[Tensor, " batch *space"], labels: LabelScheme) -> ObjectTargets:
     """Finds the objects of a batch, on the CPU.

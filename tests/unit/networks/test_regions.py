@@ -266,7 +266,7 @@ def test_a_box_is_as_sure_as_the_less_sure_one_of_proposal_and_class(make_plan) 
     proposals = Proposals(
         boxes=torch.tensor([[box, apart]]), scores=torch.tensor([[9.0, -3.0]]), is_kept=torch.tensor([[True, True]])
     )
-    found = classify(
+    boxes, scores, classes = classify(
         plan,
         proposals,
         torch.tensor([[[0.0, 2.0], [0.0, 9.0]]]),
@@ -274,8 +274,9 @@ def test_a_box_is_as_sure_as_the_less_sure_one_of_proposal_and_class(make_plan) 
         extents=torch.Size((16, 16)),
         count=2,
     )
-    torch.testing.assert_close(found.scores, torch.tensor([[2.0, -3 - np.log(0.05 / 0.95)]], dtype=torch.float32))
-    assert found.boxes[0].tolist() == [box, apart]
+    torch.testing.assert_close(scores, torch.tensor([[2.0, -3 - np.log(0.05 / 0.95)]], dtype=torch.float32))
+    assert boxes[0].tolist() == [box, apart]
+    assert classes.tolist() == [[0, 0]]
 
 
 def test_the_published_network_has_the_published_parameters() -> None:

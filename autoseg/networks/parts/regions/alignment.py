@@ -5,7 +5,6 @@ and a box outside the border continues it.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from math import prod
 from typing import Final
 
@@ -18,17 +17,8 @@ CELLS_PER_EDGE: Final = 14.0
 """Cells along an edge of a box, at least, at the level from which its features come: 224 pixels at a stride of 16."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Samples:
-    """Voxels of flattened maps, and their weights, whose sums are the values of the bins of boxes.
-
-    Attributes:
-        voxels: Indices of the voxels.
-        weights: Their weights, which add up to 1 in every bin.
-    """
-
-    voxels: Int[Tensor, "batch box bin voxel"]
-    weights: Float[Tensor, "batch box bin voxel"]
+Samples = tuple[Int[Tensor, "batch box bin voxel"], Float[Tensor, "batch box bin voxel"]]
+"""Indices of voxels of flattened maps, and their weights, which add up to 1 in every bin."""
 
 
 def align_regions(
@@ -49,7 +39,7 @@ def align_regions(
         samples_per_bin: Points along each axis of a bin.
     """
     chosen = choose_levels(boxes, strides)
-    samples = locate_samples(
+    voxels, weights = locate_samples(
         boxes,
         torch.tensor(strides, dtype=boxes.dtype, device=boxes.device)[chosen],
         [tuple(level.shape[2:]) for level in levels],
@@ -60,12 +50,12 @@ def align_regions(
     table = torch.cat([level.flatten(2).mT for level in levels], dim=1).float()
     first = torch.arange(len(boxes), device=boxes.device)[:, None, None, None] * table.shape[1]
     found = functional.embedding_bag(
-        (samples.voxels + first).flatten(0, 2),
+        (voxels + first).flatten(0, 2),
         table.flatten(0, 1),
-        per_sample_weights=samples.weights.flatten(0, 2),
+        per_sample_weights=weights.flatten(0, 2),
         mode="sum",
     )
-    aligned = found.reshape(*samples.voxels.shape[:3], table.shape[-1]).mT
+    aligned = found.reshape(*voxels.shape[:3], table.shape[-1]).mT
     return aligned.reshape(*aligned.shape[:3], *(bins,) * boxes.shape[-1]).to(levels[0].dtype)
 
 
@@ -85,11 +75,11 @@ def sample_objects(
         bins: Bins along each axis of a box.
     """
     none = torch.zeros_like(rows)
-    samples = locate_samples(
+    voxels, weights = locate_samples(
         boxes, torch.ones_like(boxes[:, :, 0]), [tuple(numbers.shape[1:])], chosen=none, bins=bins, samples_per_bin=1
     )
-    found = numbers.flatten(1).gather(1, samples.voxels.flatten(1)).reshape(samples.voxels.shape)
-    return ((found == rows[:, :, None, None]) * samples.weights).sum(dim=-1)
+    found = numbers.flatten(1).gather(1, voxels.flatten(1)).reshape(voxels.shape)
+    return ((found == rows[:, :, None, None]) * weights).sum(dim=-1)
 
 
 def choose_levels(
@@ -138,7 +128,7 @@ def locate_samples(
         parts = torch.stack((1 - (points - below), points - below), dim=-1) / samples_per_bin
         voxels = _join(voxels * count[..., None], ends, bins, torch.add)
         weights = _join(weights, parts, bins, torch.mul)
-    return Samples(voxels=voxels + first[:, :, None, None], weights=weights)
+    return voxels + first[:, :, None, None], weights
 
 
 def _join(known: Tensor, along: Tensor, bins: int, combine: Callable[[Tensor, Tensor], Tensor]) -> Tensor:

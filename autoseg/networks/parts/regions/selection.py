@@ -1,4 +1,4 @@
-"""Which boxes are looked at: proposals of the highest scores, training regions, and the objects that are drawn."""
+"""The choice of boxes: proposals of the highest scores, training regions, and the objects that are drawn."""
 
 from dataclasses import dataclass
 from math import log
@@ -35,6 +35,11 @@ class Proposals:
     scores: Float[Tensor, "batch box"]
     is_kept: Bool[Tensor, "batch box"]
 
+    def limit(self, scores: Float[Tensor, "batch box class"]) -> Float[Tensor, "batch box class"]:
+        """Limits the logits of classes by those of the proposals."""
+        limited = torch.minimum(scores, (self.scores - compute_logit(LEAST_PROPOSAL))[..., None])
+        return torch.where(self.is_kept[..., None], limited, NEVER)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingRegions:
@@ -53,19 +58,8 @@ class TrainingRegions:
     is_compared: Bool[Tensor, "batch region"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClassifiedBoxes:
-    """Boxes with a class, those of the highest scores first.
-
-    Attributes:
-        boxes: Corners in voxels.
-        classes: Class of each.
-        scores: Logit of that class against all others and background; very low where a better box overlaps it.
-    """
-
-    boxes: Float[Tensor, "batch box 2 axes"]
-    classes: Int[Tensor, "batch box"]
-    scores: Float[Tensor, "batch box"]
+ClassifiedBoxes = tuple[Float[Tensor, "batch some 2 axes"], Float[Tensor, "batch some"], Int[Tensor, "batch some"]]
+"""Boxes, their scores, the highest first (`NEVER` where a better box overlaps them), and their classes."""
 
 
 def propose(
@@ -97,19 +91,14 @@ def classify(
         plan: Plan of the network.
         proposals: The boxes that were looked at.
         logits: Logits of their classes, background first.
-        offsets: What corrects their boxes, for every class.
+        offsets: Corrections of their boxes, for every class.
         extents: Voxels of the image.
         count: Number of boxes.
     """
-    scores = torch.minimum(compare_classes(logits), (proposals.scores - compute_logit(LEAST_PROPOSAL))[..., None])
-    scores = torch.where(proposals.is_kept[..., None], scores, NEVER).flatten(1)
+    scores = proposals.limit(compare_classes(logits)).flatten(1)
     boxes = clip_boxes(apply_offsets(proposals.boxes[:, :, None], offsets), extents).flatten(1, 2)
     places, is_kept = choose_apart(scores, boxes, count=count, largest_overlap=plan.largest_overlap)
-    return ClassifiedBoxes(
-        boxes=pick(boxes, places),
-        classes=places % plan.class_count,
-        scores=torch.where(is_kept, pick(scores, places), NEVER),
-    )
+    return pick(boxes, places), torch.where(is_kept, pick(scores, places), NEVER), places % plan.class_count
 
 
 def choose_apart(
@@ -154,7 +143,7 @@ def choose_training_regions(
         plan: Plan of the network, with the numbers of regions.
         proposals: Boxes that may hold objects.
         objects: Boxes of the objects.
-        is_object: Which of these exist; others only fill the batch up.
+        is_object: Objects that exist; others only fill the batch up.
         order: Numbers from 0 to 1 for every proposal and object: the largest are chosen.
     """
     boxes = torch.cat((proposals.boxes.detach(), objects), dim=1)
