@@ -3,12 +3,14 @@
 from dataclasses import dataclass
 
 from autoseg import __version__
+from autoseg.errors import PlanError
 from autoseg.fingerprint import Fingerprint
 from autoseg.geometry import FloatTriple, IntTriple
 from autoseg.labels import InstanceTargets
 from autoseg.plan.decisions import Decision, Reason
 from autoseg.plan.document import ConfigurationPlan, Plan
 from autoseg.plan.preprocessing import ChannelPlan
+from planners.architectures.mask_rcnn import NEEDS_INSTANCES
 from planners.reasons import AXIS_NAMES, record
 from planners.rules.axes import choose_axis_permutation
 from planners.rules.instances import choose_border_fraction
@@ -88,6 +90,8 @@ class CommonDecisions:
         )
 
     def _adapt(self, name: str, configuration: ConfigurationPlan) -> tuple[ConfigurationPlan, tuple[Reason, ...]]:
+        if configuration.network.finds_objects and self.fingerprint.targets is None:
+            raise PlanError(NEEDS_INSTANCES)
         channels = tuple(decision.value for decision in self.channels)
         network, reasons = adapt_network(configuration.network, self.fingerprint.labels, channels)
         named = tuple(reason.model_copy(update={"subject": f"{name}: {reason.subject}"}) for reason in reasons)

@@ -106,8 +106,9 @@ def _find_architecture(name: str | None, pretrained: Path | None) -> "Architectu
     from planners import ARCHITECTURES
     from planners.architectures.encoder_u import EncoderUProfile
     from planners.architectures.hybrid import HybridProfile
+    from planners.architectures.mask_rcnn import MaskRcnnProfile
 
-    encoded = (EncoderUProfile, HybridProfile)
+    encoded = (EncoderUProfile, HybridProfile, MaskRcnnProfile)
 
     found = None if name is None else find_row(name, ARCHITECTURES, kind="architecture")
     if found is not None and pretrained is None:

@@ -309,6 +309,12 @@ class Plan(Document):
         if problems:
             msg = f"configurations.{name}.training.losses: {'; '.join(problems)}"
             raise ValueError(msg)
+        if self.instances is None and chosen.network.finds_objects:
+            msg = (
+                f"configurations.{name}.network must not be of the family {chosen.network.family}, which finds "
+                f"objects, where these are not told apart; plan again with --task instances"
+            )
+            raise ValueError(msg)
         if self.instances is not None and chosen.separates_objects:
             msg = (
                 f"configurations.{name}.training.losses must tell objects apart by components: cores and borders leave "

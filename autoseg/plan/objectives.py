@@ -10,6 +10,7 @@ from autoseg.plan.losses import ObjectivePlan, SegmentationObjective
 from autoseg.plan.network.base import NetworkPlan, PerStageExtents
 from autoseg.plan.network.detector import DetectorPlan
 from autoseg.plan.network.label_autoencoder import LabelAutoencoderPlan
+from autoseg.plan.network.mask_rcnn import MaskRcnnPlan
 from autoseg.plan.network.point_rend import PointRendPlan
 from autoseg.plan.values import ChannelCounts, Count, Fraction, NonNegative, Positive
 
@@ -197,6 +198,44 @@ class DetectionObjective(ObjectivePlan):
         return None
 
 
+class MaskRcnnObjective(ObjectivePlan):
+    """Objects of Mask R-CNN are compared with those of the labels; the loss terms are not used (arXiv:1703.06870).
+
+    Proposals are trained as the boxes of a detector of one class are; regions by the sum of the losses of their class,
+    their box and, where they have an object, the mask of its class.
+
+    Attributes:
+        cells_per_object: Cells that are assigned to each object, at most.
+        score_power: Power of the score in the product by which they are.
+        overlap_power: Power of the overlap in it.
+        negative_weight: Factor in the varifocal loss on cells without an object.
+        focusing_power: Power in it of the scores of these.
+        box_loss: Loss of the boxes of cells.
+        box_weight: Its weight.
+        class_weight: Weight of the cross entropy of the classes of regions.
+        offset_weight: Weight of the loss of their boxes.
+        mask_weight: Weight of the cross entropy of masks.
+    """
+
+    name: Literal["mask_rcnn"] = "mask_rcnn"
+    cells_per_object: Count
+    score_power: NonNegative
+    overlap_power: NonNegative
+    negative_weight: NonNegative
+    focusing_power: NonNegative
+    box_loss: Literal["iou", "giou", "diou", "ciou", "siou"]
+    box_weight: Positive
+    class_weight: Positive
+    offset_weight: Positive
+    mask_weight: Positive
+
+    def find_problem(self, network: NetworkPlan) -> str | None:
+        """Finds a network that finds no objects."""
+        if isinstance(network, MaskRcnnPlan):
+            return None
+        return f"objective 'mask_rcnn' needs a network of the family mask_rcnn (got {network.family!r})"
+
+
 OBJECTIVE_PLANS: Final[dict[str, type[ObjectivePlan]]] = {
     "segmentation": SegmentationObjective,
     "reconstruction": ReconstructionObjective,
@@ -206,4 +245,5 @@ OBJECTIVE_PLANS: Final[dict[str, type[ObjectivePlan]]] = {
     "adversarial": AdversarialObjective,
     "point_rend": PointRendObjective,
     "detection": DetectionObjective,
+    "mask_rcnn": MaskRcnnObjective,
 }

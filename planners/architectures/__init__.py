@@ -21,6 +21,7 @@ from planners.architectures.encoder_u import (
 from planners.architectures.fcn import FCN_8S, FCN_16S, FCN_32S
 from planners.architectures.hybrid import H_DENSE_UNET
 from planners.architectures.latent_diffusion import LATENT_DIFFUSION
+from planners.architectures.mask_rcnn import MASK_RCNN
 from planners.architectures.mednext import (
     MEDNEXT_B,
     MEDNEXT_B_K5,
@@ -100,6 +101,7 @@ ARCHITECTURES: Final[dict[str, Architecture]] = {
         SAU_NET,
         LATENT_DIFFUSION,
         DIFFUSION_UNET,
+        MASK_RCNN,
     )
 }
 """By the names that `autoseg plan --architecture` takes."""

@@ -57,6 +57,7 @@ class Architecture:
         topology: Rule for dividing the patch.
         published: The networks of the paper.
         without_slices: Why there is no 2D network; None: there is one.
+        needs_instances: Whether it is planned only where objects are told apart.
     """
 
     name: str
@@ -67,3 +68,4 @@ class Architecture:
     topology: TopologyRule = UNET_TOPOLOGY
     published: tuple[PublishedNetwork, ...] = ()
     without_slices: str | None = None
+    needs_instances: bool = False

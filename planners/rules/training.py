@@ -5,8 +5,15 @@ from typing import Final
 from autoseg.plan.augmentation import TransformPlan
 from autoseg.plan.decisions import Decision, Reason
 from autoseg.plan.losses import ObjectivePlan
-from autoseg.plan.network import DetectorPlan, DiffusionUNetPlan, LatentDiffusionPlan, NetworkPlan, PointRendPlan
-from autoseg.plan.objectives import DenoisingObjective, LatentDiffusionObjective, PointRendObjective
+from autoseg.plan.network import (
+    DetectorPlan,
+    DiffusionUNetPlan,
+    LatentDiffusionPlan,
+    MaskRcnnPlan,
+    NetworkPlan,
+    PointRendPlan,
+)
+from autoseg.plan.objectives import DenoisingObjective, LatentDiffusionObjective, MaskRcnnObjective, PointRendObjective
 from autoseg.plan.reference import build_reference_training
 from autoseg.plan.training import TrainingPlan
 from planners.reasons import record
@@ -24,6 +31,7 @@ SCHEDULE_REASON: Final = Reason(
 AUTOENCODER_ITERATIONS: Final = 1000
 LAST_STEP_FRACTION: Final = 0.5  # guess
 DIFFUSION_LEARNING_RATE: Final = 3e-4  # guess; 1e-5 as published, for the weights of Stable Diffusion
+OBJECTS_LEARNING_RATE: Final = 1e-3  # guess; SGD with 0.02 as published, for the weights of ImageNet
 CANDIDATES_PER_POINT: Final = 3  # as published, as is the next
 UNCERTAIN_FRACTION: Final = 0.75
 SUFFICIENT_ITERATIONS: Final = 2000
@@ -60,6 +68,8 @@ def choose_objective(training: TrainingPlan, network: NetworkPlan) -> Decision[T
         return _choose_points(training)
     if isinstance(network, DetectorPlan):
         return choose_detection(training)
+    if isinstance(network, MaskRcnnPlan):
+        return _choose_objects(training)
     return Decision(training, "logits are compared with labels")
 
 
@@ -116,6 +126,36 @@ def _choose_points(training: TrainingPlan) -> Decision[TrainingPlan]:
         f"most uncertain of {CANDIDATES_PER_POINT} times as many voxels, the others are drawn uniformly"
     )
     return Decision(training.model_copy(update={"objective": objective}), because)
+
+
+def _choose_objects(training: TrainingPlan) -> Decision[TrainingPlan]:
+    objective = MaskRcnnObjective(
+        cells_per_object=13,
+        score_power=1.0,
+        overlap_power=6.0,
+        negative_weight=0.75,
+        focusing_power=2.0,
+        box_loss="giou",
+        box_weight=2.5,
+        class_weight=1.0,
+        offset_weight=1.0,
+        mask_weight=1.0,
+    )
+    because = (
+        "as published: the losses of class, box and mask of regions count alike; proposals are trained as boxes of a "
+        "detector (YOLOv6), with its weights, in place of anchors"
+    )
+    changes: dict[str, object] = {"objective": objective}
+    if training.optimizer == "sgd_nesterov":
+        changes |= {
+            "optimizer": "adamw",
+            "initial_learning_rate": OBJECTS_LEARNING_RATE,
+            "momentum": 0.9,
+            "second_moment_decay": 0.999,
+            "weight_decay": 0.01,
+        }
+        because += f"; AdamW with a learning rate of {OBJECTS_LEARNING_RATE:g}, since weights begin at random (guess)"
+    return Decision(training.model_copy(update=changes), because)
 
 
 def list_objective_reasons(name: str, training: Decision[TrainingPlan]) -> tuple[Reason, ...]:

@@ -67,6 +67,7 @@ ARCHITECTURES = (
     "sau_net",
     "latent_diffusion",
     "diffusion_unet",
+    "mask_rcnn",
 )
 HEADS = ("point_rend",)
 LOSSES = (

@@ -13,6 +13,7 @@ from autoseg.networks.families.fcn import Fcn
 from autoseg.networks.families.hybrid import HybridNetwork
 from autoseg.networks.families.label_autoencoder import LabelAutoencoder
 from autoseg.networks.families.latent_diffusion import LatentDiffusion
+from autoseg.networks.families.mask_rcnn import MaskRcnn
 from autoseg.networks.families.nested_u import NestedUNetwork
 from autoseg.networks.families.parallel import ParallelNetwork
 from autoseg.networks.families.plain_transformer import PlainTransformer
@@ -42,6 +43,7 @@ FAMILIES: Final[dict[str, type[SegmentationNetwork]]] = {
     "diffusion_unet": DiffusionUNet,
     "point_rend": PointRendNetwork,
     "detector": Detector,
+    "mask_rcnn": MaskRcnn,
 }
 """Built from the plans of the same names in `autoseg.plan.network.NETWORK_PLANS`."""
 

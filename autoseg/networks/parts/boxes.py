@@ -1,6 +1,7 @@
 """Arithmetic of boxes. A box is its lower and its upper corner: a tensor of shape (..., 2, axes)."""
 
 from collections.abc import Sequence
+from math import log
 from typing import Final
 
 import torch
@@ -12,6 +13,11 @@ SMALLEST: Final = 1e-9
 
 BOXES_AT_ONCE: Final = 8
 """Boxes that are drawn in one step, each into an array of the size of the map."""
+
+SHIFT_DEVIATION: Final = 0.1  # as published, as is the next
+RATIO_DEVIATION: Final = 0.2
+LARGEST_RATIO: Final = log(1000 / 16)
+"""Bound of logarithms, so that no box becomes infinite."""
 
 Boxes = Float[Tensor, "*boxes 2 axes"]
 
@@ -58,6 +64,38 @@ def decode_boxes(
     """Decodes boxes, in voxels, from the distances of their faces from the centres of cells, in strides."""
     signs = torch.tensor([-1.0, 1.0], device=distances.device)[:, None]
     return centres[:, None] + signs * distances * strides[:, None]
+
+
+def compute_offsets(boxes: Boxes, wanted: Boxes) -> Float[Tensor, "*boxes 2 axes"]:
+    """Computes what turns boxes into wanted ones (R-CNN, Girshick et al. 2014, arXiv:1311.2524).
+
+    Returns:
+        The distances of the centres, in extents of the boxes, then the logarithms of the ratios of the extents, both
+        divided by their usual deviations.
+    """
+    centres, extents = _find_middles(boxes)
+    wanted_centres, wanted_extents = _find_middles(wanted)
+    shifts = (wanted_centres - centres) / extents / SHIFT_DEVIATION
+    return torch.stack((shifts, (wanted_extents / extents).log() / RATIO_DEVIATION), dim=-2)
+
+
+def apply_offsets(boxes: Boxes, offsets: Float[Tensor, "*others 2 axes"]) -> Float[Tensor, "*others 2 axes"]:
+    """Turns boxes into those that `compute_offsets` was given, which are broadcast."""
+    centres, extents = _find_middles(boxes)
+    centres = centres + offsets[..., 0, :] * SHIFT_DEVIATION * extents
+    extents = extents * (offsets[..., 1, :] * RATIO_DEVIATION).clamp(max=LARGEST_RATIO).exp()
+    return torch.stack((centres - extents / 2, centres + extents / 2), dim=-2)
+
+
+def clip_boxes(boxes: Boxes, extents: Sequence[int]) -> Boxes:
+    """Cuts boxes to an image."""
+    axes = zip(boxes.unbind(dim=-1), extents, strict=True)
+    return torch.stack([along.clamp(min=0, max=extent) for along, extent in axes], dim=-1)
+
+
+def _find_middles(boxes: Boxes) -> tuple[Tensor, Tensor]:
+    """Finds centres and extents, of at least a voxel."""
+    return boxes.mean(dim=-2), (boxes[..., 1, :] - boxes[..., 0, :]).clamp(min=1)
 
 
 def list_cells(

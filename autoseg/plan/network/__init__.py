@@ -12,6 +12,7 @@ from autoseg.plan.network.fcn import FcnPlan
 from autoseg.plan.network.hybrid import HybridPlan
 from autoseg.plan.network.label_autoencoder import LabelAutoencoderPlan
 from autoseg.plan.network.latent_diffusion import LatentDiffusionPlan
+from autoseg.plan.network.mask_rcnn import MaskRcnnPlan
 from autoseg.plan.network.nested_u import NestedUPlan
 from autoseg.plan.network.parallel import ParallelPlan
 from autoseg.plan.network.plain_transformer import PlainTransformerPlan
@@ -31,6 +32,7 @@ __all__ = [
     "HybridPlan",
     "LabelAutoencoderPlan",
     "LatentDiffusionPlan",
+    "MaskRcnnPlan",
     "NestedUPlan",
     "NetworkPlan",
     "ParallelPlan",
@@ -63,4 +65,5 @@ NETWORK_PLANS: Final[dict[str, type[NetworkPlan]]] = {
     "diffusion_unet": DiffusionUNetPlan,
     "point_rend": PointRendPlan,
     "detector": DetectorPlan,
+    "mask_rcnn": MaskRcnnPlan,
 }

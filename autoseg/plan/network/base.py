@@ -100,6 +100,11 @@ class NetworkPlan(Part):
         """Whether logits tell the boxes of objects, not their voxels: good for a first stage alone."""
         return False
 
+    @property
+    def finds_objects(self) -> bool:
+        """Whether logits are those of cores and borders of objects that the network finds one by one."""
+        return False
+
     def find_label_autoencoder(self) -> "NetworkPlan | None":
         """Finds the label autoencoder that the network contains, which is trained before it; None for most families."""
         return None

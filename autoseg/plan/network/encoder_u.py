@@ -1,4 +1,4 @@
-"""U-shaped networks with an encoder of the literature.
+"""Networks with an encoder of the literature, and those of them that are U-shaped.
 
 One more encoder is one more subclass of `EncoderPlan` and one more row of `ENCODER_PLANS` (its module: a file and a row
 in `autoseg.networks.parts.encoders`).
@@ -70,8 +70,8 @@ ENCODER_PLANS: Final[dict[str, type[EncoderPlan]]] = {
 COLOURS: Final = 3
 
 
-class EncoderUPlan(StagedNetworkPlan):
-    """An encoder of the literature, whose stages give the skip connections of a decoder.
+class EncoderOfLiteraturePlan(StagedNetworkPlan):
+    """A network with an encoder of the literature; abstract.
 
     The features of stage 0, where an encoder begins below it, are those of its convolution.
 
@@ -80,46 +80,29 @@ class EncoderUPlan(StagedNetworkPlan):
         blocks_per_stage: Convolutions, residual blocks or layers of a dense block of each stage. 0: a pooling alone, or
             what comes before the first block.
         pretrained: The weights with which training begins; None: random ones.
-        decoder: "convolution": a convolution, then a transposed one; skip connections are concatenated (Iglovikov and
-            Shvets 2018, arXiv:1801.05746). "bottleneck": a transposed convolution of a quarter of the features between
-            convolutions of one voxel; skip connections are added (Gu et al. 2019, arXiv:1903.02740).
-        decoder_features_per_stage: Channels of each decoder stage, one fewer than there are stages; index 0 is the
-            lowest resolution. Where skip connections are added, those of the encoder's stage.
-        contexts: Modules at the bottleneck, one after the other.
         layers: Normalization and activation.
     """
 
-    family: Literal["encoder_u"] = "encoder_u"
     encoder: Annotated[EncoderPlan, OneOf(ENCODER_PLANS, "name")]
     blocks_per_stage: EncoderDepths
     pretrained: PretrainedPlan | None = None
-    decoder: Literal["convolution", "bottleneck"]
-    decoder_features_per_stage: DecoderFeatures
-    contexts: Annotated[tuple[Annotated[ContextPlan, OneOf(CONTEXT_PLANS, "name")], ...], Field(max_length=8)]
     layers: LayerPlan
-
-    def describe(self) -> Mapping[str, str]:
-        """Describes the stages and what they are made of."""
-        parts = (self.encoder.name, f"{self.decoder} decoder", *(context.name for context in self.contexts))
-        weights = "random" if self.pretrained is None else self.pretrained.describe()
-        layers = (self.layers.normalization, self.layers.activation)
-        return {**super().describe(), "parts": ", ".join((*parts, *layers)), "first weights": weights}
 
     def find_pretrained(self) -> PretrainedPlan | None:
         """Finds the weights with which the encoder begins."""
         return self.pretrained
 
-    def with_pretrained(self, pretrained: PretrainedPlan | None) -> "EncoderUPlan":
+    def with_pretrained(self, pretrained: PretrainedPlan | None) -> "EncoderOfLiteraturePlan":
         """Returns the plan with other first weights of the encoder."""
         return self.model_copy(update={"pretrained": pretrained})
 
+    def describe_weights(self) -> str:
+        """Describes the first weights of the encoder."""
+        return "random" if self.pretrained is None else self.pretrained.describe()
+
     def find_lengths(self) -> Mapping[str, int]:
-        """As for all staged networks, and of blocks and decoder."""
-        return {
-            **super().find_lengths(),
-            "blocks_per_stage": len(self.blocks_per_stage),
-            "decoder_features_per_stage": len(self.decoder_features_per_stage) + 1,
-        }
+        """As for all staged networks, and of blocks."""
+        return {**super().find_lengths(), "blocks_per_stage": len(self.blocks_per_stage)}
 
     @model_validator(mode="before")
     @classmethod
@@ -132,7 +115,7 @@ class EncoderUPlan(StagedNetworkPlan):
         return {**content, "pretrained": {**pretrained, "first_kernels": rule}}
 
     @model_validator(mode="after")
-    def _check_growth(self) -> "EncoderUPlan":
+    def _check_growth(self) -> "EncoderOfLiteraturePlan":
         if not isinstance(self.encoder, DenseNetEncoderPlan):
             return self
         for stage in range(2, self.stage_count):
@@ -145,6 +128,38 @@ class EncoderUPlan(StagedNetworkPlan):
                 )
                 raise ValueError(msg)
         return self
+
+
+class EncoderUPlan(EncoderOfLiteraturePlan):
+    """An encoder of the literature, whose stages give the skip connections of a decoder.
+
+    Attributes:
+        decoder: "convolution": a convolution, then a transposed one; skip connections are concatenated (Iglovikov and
+            Shvets 2018, arXiv:1801.05746). "bottleneck": a transposed convolution of a quarter of the features between
+            convolutions of one voxel; skip connections are added (Gu et al. 2019, arXiv:1903.02740).
+        decoder_features_per_stage: Channels of each decoder stage, one fewer than there are stages; index 0 is the
+            lowest resolution. Where skip connections are added, those of the encoder's stage.
+        contexts: Modules at the bottleneck, one after the other.
+    """
+
+    family: Literal["encoder_u"] = "encoder_u"
+    decoder: Literal["convolution", "bottleneck"]
+    decoder_features_per_stage: DecoderFeatures
+    contexts: Annotated[tuple[Annotated[ContextPlan, OneOf(CONTEXT_PLANS, "name")], ...], Field(max_length=8)]
+
+    def describe(self) -> Mapping[str, str]:
+        """Describes the stages and what they are made of."""
+        parts = (self.encoder.name, f"{self.decoder} decoder", *(context.name for context in self.contexts))
+        layers = (self.layers.normalization, self.layers.activation)
+        return {
+            **super().describe(),
+            "parts": ", ".join((*parts, *layers)),
+            "first weights": self.describe_weights(),
+        }
+
+    def find_lengths(self) -> Mapping[str, int]:
+        """As for all staged networks, and of blocks and decoder."""
+        return {**super().find_lengths(), "decoder_features_per_stage": len(self.decoder_features_per_stage) + 1}
 
     @model_validator(mode="after")
     def _check_sums(self) -> "EncoderUPlan":

@@ -10,6 +10,7 @@ from autoseg.training.objectives.adversarial import Adversarial
 from autoseg.training.objectives.denoising import Denoising
 from autoseg.training.objectives.detection import Detection
 from autoseg.training.objectives.latent_estimation import LatentEstimation
+from autoseg.training.objectives.object_detection import ObjectDetection
 from autoseg.training.objectives.objective import Objective
 from autoseg.training.objectives.point_rendering import PointRendering
 from autoseg.training.objectives.reconstruction import Reconstruction
@@ -36,6 +37,7 @@ OBJECTIVES: Final[dict[str, ObjectiveBuilder]] = {
     "adversarial": Adversarial,
     "point_rend": PointRendering,
     "detection": Detection,
+    "mask_rcnn": ObjectDetection,
 }
 """By the names of `autoseg.plan.OBJECTIVE_PLANS`."""
 

@@ -12,7 +12,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from autoseg.labels import LabelScheme
-from autoseg.training.losses.targets import build_class_masks
+from autoseg.training.losses.targets import build_class_masks, find_valid_voxels
 
 CONNECTIVITY: Final = {2: 8, 3: 26}  # through faces, edges and corners
 MOST_OBJECTS: Final = 64
@@ -63,3 +63,15 @@ def _enlarge(cut: Sequence[slice], extents: Sequence[int], margins: Sequence[flo
     axes = zip(cut, extents, margins, strict=True)
     faces = [(max(0.0, part.start - margin), min(extent, part.stop + margin)) for part, extent, margin in axes]
     return np.array(faces, np.float32).T
+
+
+def find_usable_cells(
+    label_map: Tensor, centres: Float[Tensor, "cell axes"], labels: LabelScheme
+) -> Bool[Tensor, "batch cell"]:
+    """Finds the cells whose centre lies in no voxel of the ignore label."""
+    valid = find_valid_voxels(label_map, labels)
+    if valid is None:
+        return torch.ones((len(label_map), len(centres)), dtype=torch.bool, device=centres.device)
+    places = centres.long().unbind(dim=-1)
+    usable: Tensor = valid[(slice(None), 0, *places)]  # type: ignore[index]
+    return usable

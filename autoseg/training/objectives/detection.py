@@ -10,8 +10,7 @@ from autoseg.plan.document import ConfigurationPlan
 from autoseg.plan.objectives import DetectionObjective
 from autoseg.runtime.distributed import BatchPart
 from autoseg.training.data.batch import Batch
-from autoseg.training.losses.targets import find_valid_voxels
-from autoseg.training.objectives.box_targets import find_box_targets
+from autoseg.training.objectives.box_targets import find_box_targets, find_usable_cells
 from autoseg.training.objectives.detection_losses import (
     BOX_LOSSES,
     compute_distribution_loss,
@@ -93,15 +92,3 @@ class Detection(Objective):
         signs = boxes.new_tensor([-1.0, 1.0])[:, None]
         distances = compute_distribution_loss(bins, signs * (wanted - centres) / strides)
         return loss + self.plan.bin_weight * distances.mean(dim=(-2, -1))
-
-
-def find_usable_cells(
-    label_map: Tensor, centres: Float[Tensor, "cell axes"], labels: LabelScheme
-) -> Bool[Tensor, "batch cell"]:
-    """Finds the cells whose centre lies in no voxel of the ignore label."""
-    valid = find_valid_voxels(label_map, labels)
-    if valid is None:
-        return torch.ones((len(label_map), len(centres)), dtype=torch.bool, device=centres.device)
-    places = centres.long().unbind(dim=-1)
-    usable: Tensor = valid[(slice(None), 0, *places)]  # type: ignore[index]
-    return usable

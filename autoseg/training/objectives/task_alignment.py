@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from autoseg.networks.parts.boxes import SMALLEST, compute_pairwise_overlaps
-from autoseg.plan.objectives import DetectionObjective
+from autoseg.plan.objectives import DetectionObjective, MaskRcnnObjective
 from autoseg.training.objectives.box_targets import BoxTargets
 
 
@@ -26,7 +26,7 @@ class CellAssignment:
 
 @torch.no_grad()
 def assign_cells(
-    plan: DetectionObjective,
+    plan: DetectionObjective | MaskRcnnObjective,
     targets: BoxTargets,
     *,
     scores: Float[Tensor, "cell class"],

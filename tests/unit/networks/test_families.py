@@ -15,6 +15,7 @@ from autoseg.networks import FAMILIES, SegmentationNetwork, build_network, read_
 from autoseg.networks.blocks import InstanceNormalization
 from autoseg.networks.cost import measure_cost, measure_module_cost
 from autoseg.networks.parts.detection import DecoupledHead
+from autoseg.networks.parts.regions.heads import ProposalHead
 from autoseg.plan import NETWORK_PLANS, NetworkPlan
 
 CPU = torch.device("cpu")
@@ -31,7 +32,7 @@ def build_random_network(plan: NetworkPlan) -> SegmentationNetwork:
         for parameter in network.parameters():
             parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
         for module in network.modules():
-            if isinstance(module, DecoupledHead):
+            if isinstance(module, DecoupledHead | ProposalHead):
                 module.scores.get_parameter("bias").zero_()
     return network
 
@@ -70,6 +71,7 @@ GLOBAL_NETWORKS: Final = {
     "point_rend of the lowest level for regions": "chooses the most uncertain voxels of the whole patch",
     "detector": "draws the boxes of the highest scores of the whole patch",
     "detector of regions": "draws the boxes of the highest scores of the whole patch",
+    "mask_rcnn": "draws the objects of the highest scores of the whole patch",
 }
 """Networks that see the whole patch on purpose, whatever their kernels."""
 

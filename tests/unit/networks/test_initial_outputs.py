@@ -12,10 +12,10 @@ WITHOUT_OUTPUT_LAYERS = {
     *("fcn", "fcn without fusion", "fused outputs", "shape stream of fused outputs", "hybrid_2d_3d"),
     *("label_autoencoder", "label_autoencoder of Stable Diffusion", "latent_diffusion"),
     "diffusion_unet of noise with guidance",
-    *("detector", "detector of regions"),
+    *("detector", "detector of regions", "mask_rcnn"),
 }
 """Networks that add or fuse the logits of several layers, whose last layer was trained with the labels alone, or that
-draw boxes."""
+draw boxes or objects."""
 
 
 @pytest.mark.parametrize("name", SMALL_NETWORKS)

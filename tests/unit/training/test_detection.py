@@ -12,8 +12,8 @@ from autoseg.networks import build_network
 from autoseg.plan.objectives import DetectionObjective
 from autoseg.runtime.distributed import BatchPart
 from autoseg.training.data.batch import Batch
-from autoseg.training.objectives.box_targets import MOST_OBJECTS, BoxTargets, find_box_targets
-from autoseg.training.objectives.detection import Detection, find_usable_cells
+from autoseg.training.objectives.box_targets import MOST_OBJECTS, BoxTargets, find_box_targets, find_usable_cells
+from autoseg.training.objectives.detection import Detection
 from autoseg.training.objectives.detection_losses import (
     BOX_LOSSES,
     compute_distribution_loss,

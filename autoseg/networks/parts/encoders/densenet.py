@@ -10,7 +10,7 @@ from autoseg.networks.parts.encoders.encoder import Encoder
 from autoseg.networks.parts.encoders.stem import POOLED_STAGE, build_stem, build_stem_pooling
 from autoseg.networks.parts.layers import build_activation, build_kernel, build_normalization, get_ones
 from autoseg.networks.parts.resampling import build_downsampling
-from autoseg.plan.network.encoder_u import DenseNetEncoderPlan, EncoderUPlan
+from autoseg.plan.network.encoder_u import DenseNetEncoderPlan, EncoderOfLiteraturePlan
 from autoseg.plan.network.layers import LayerPlan
 
 INNER_FACTOR: Final = 4  # features between the two convolutions of a layer, per feature that the layer adds
@@ -54,7 +54,7 @@ class DenseLayer(nn.Module):
 class FinalActivation(nn.Module):
     """Normalization and activation of the features of the last stage."""
 
-    def __init__(self, channels: int, plan: EncoderUPlan) -> None:
+    def __init__(self, channels: int, plan: EncoderOfLiteraturePlan) -> None:
         super().__init__()
         self.norm = build_normalization(plan.layers, channels, plan.dimensions)
         self.activation = build_activation(plan.layers)
@@ -74,7 +74,7 @@ class DenseNetEncoder(Encoder):
 
     first_skip: ClassVar[int] = POOLED_STAGE
 
-    def __init__(self, plan: EncoderUPlan) -> None:
+    def __init__(self, plan: EncoderOfLiteraturePlan) -> None:
         super().__init__(plan)
         assert isinstance(plan.encoder, DenseNetEncoderPlan), "the plan of this encoder"
         growth = plan.encoder.growth
@@ -114,7 +114,7 @@ class DenseNetEncoder(Encoder):
         return top == "classifier" or (top == "features" and name in later)
 
 
-def build_transition(plan: EncoderUPlan, stage: int, channels_out: int) -> nn.Module:
+def build_transition(plan: EncoderOfLiteraturePlan, stage: int, channels_out: int) -> nn.Module:
     """Builds the step to the resolution of a stage, which also reduces the features."""
     reduction = Preactivated(plan.features_per_stage[stage - 1], channels_out, (1,) * plan.dimensions, plan.layers)
     pooling = build_downsampling(

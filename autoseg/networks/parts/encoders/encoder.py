@@ -6,7 +6,7 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from autoseg.plan.network.encoder_u import EncoderUPlan
+from autoseg.plan.network.encoder_u import EncoderOfLiteraturePlan
 
 
 class Encoder(nn.Module, ABC):
@@ -22,7 +22,7 @@ class Encoder(nn.Module, ABC):
     stages: nn.ModuleList
     channels: tuple[int, ...]
 
-    def __init__(self, plan: EncoderUPlan) -> None:
+    def __init__(self, plan: EncoderOfLiteraturePlan) -> None:
         super().__init__()
         self.plan = plan
 

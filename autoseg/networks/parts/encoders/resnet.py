@@ -8,7 +8,7 @@ from torch import nn
 from autoseg.networks.parts.encoders.encoder import Encoder
 from autoseg.networks.parts.encoders.stem import POOLED_STAGE, build_stem, build_stem_pooling
 from autoseg.networks.parts.residual_units import build_units
-from autoseg.plan.network.encoder_u import EncoderUPlan, ResNetEncoderPlan
+from autoseg.plan.network.encoder_u import EncoderOfLiteraturePlan, ResNetEncoderPlan
 
 STEM_NAMES: Final = {"convolution": "conv1", "norm": "bn1"}
 UNIT_NAMES: Final = {"convolution": "conv", "norm": "bn"}
@@ -20,7 +20,7 @@ class ResNetEncoder(Encoder):
 
     first_skip: ClassVar[int] = POOLED_STAGE
 
-    def __init__(self, plan: EncoderUPlan) -> None:
+    def __init__(self, plan: EncoderOfLiteraturePlan) -> None:
         super().__init__(plan)
         assert isinstance(plan.encoder, ResNetEncoderPlan), "the plan of this encoder"
         self.channels = (plan.input_channels, *plan.features_per_stage[1:])

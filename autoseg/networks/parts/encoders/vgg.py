@@ -7,7 +7,7 @@ from torch import nn
 from autoseg.networks.parts.encoders.encoder import Encoder
 from autoseg.networks.parts.layers import Layer
 from autoseg.networks.parts.resampling import build_downsampling
-from autoseg.plan.network.encoder_u import EncoderUPlan
+from autoseg.plan.network.encoder_u import EncoderOfLiteraturePlan
 
 ENTRIES: Final = {"convolution": 0, "norm": 1}
 """Place in torchvision's list of layers, after that of the convolution."""
@@ -16,7 +16,7 @@ ENTRIES: Final = {"convolution": 0, "norm": 1}
 class VggEncoder(Encoder):
     """Convolutions, in every stage but the first after a maximum pooling."""
 
-    def __init__(self, plan: EncoderUPlan) -> None:
+    def __init__(self, plan: EncoderOfLiteraturePlan) -> None:
         super().__init__(plan)
         self.stages = nn.ModuleList()
         channels = [plan.input_channels]

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from builders.fingerprints import build_fingerprint
+from builders.objects import CELLS
 
 from autoseg.cli.choices import find_planner
 from autoseg.errors import PlanError
@@ -69,11 +70,13 @@ def test_the_published_network_has_the_published_number_of_multiply_adds(name: s
 def test_every_architecture_is_planned_for_every_kind_of_image(architecture: str, dataset: str) -> None:
     spacing_mm, shape = DATASETS[dataset]
     planner = find_planner("default", architecture)
+    described = {"labels": CELLS.target_labels, "targets": CELLS} if ARCHITECTURES[architecture].needs_instances else {}
+    fingerprint = build_fingerprint(spacing_mm, shape, **described)
     if shape[0] == 1 and ARCHITECTURES[architecture].without_slices is not None:
         with pytest.raises(PlanError, match=r"no network exists for these images: .*; choose another --architecture"):
-            planner.plan(build_fingerprint(spacing_mm, shape), MACHINE, measure_cost=find_network_cost)
+            planner.plan(fingerprint, MACHINE, measure_cost=find_network_cost)
         return
-    plan = planner.plan(build_fingerprint(spacing_mm, shape), MACHINE, measure_cost=find_network_cost)
+    plan = planner.plan(fingerprint, MACHINE, measure_cost=find_network_cost)
     assert Plan.model_validate_json(plan.model_dump_json()) == plan
     assert architecture in plan.planner
     assert ("3d_fullres" in plan.configurations) == (shape[0] > 1)

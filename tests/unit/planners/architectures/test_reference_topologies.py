@@ -55,7 +55,7 @@ def find_architectures() -> dict[str, Architecture]:
     found: dict[str, Architecture] = {}
     for architecture in ARCHITECTURES.values():
         topology = architecture.topology.compute((1.0, 1.0, 1.0), (64, 64, 64))
-        network, _ = architecture.choose_network(topology, input_channels=1, output_channels=2)
+        network, _ = architecture.choose_network(topology, input_channels=1, output_channels=3)
         found.setdefault(network.family, architecture)
     return found
 
