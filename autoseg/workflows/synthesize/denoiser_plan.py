@@ -9,6 +9,7 @@ from autoseg.plan.decisions import Reason
 from autoseg.plan.document import ConfigurationPlan
 from autoseg.plan.elastic import SpacedGridField
 from autoseg.plan.label_prior import GEOMETRIC_TRANSFORMS
+from autoseg.plan.losses import CrossEntropyTerm
 from autoseg.plan.network.diffusion_unet import DiffusionUNetPlan
 from autoseg.plan.network.latent_diffusion import DenoiserPlan, DiffusionPlan
 from autoseg.plan.objectives import ChannelRange, ImageDenoisingObjective
@@ -46,6 +47,7 @@ def plan_denoiser(
     network = _plan_network(plan, strides, kernels, channels=(condition_channels, len(ranges)))
     training = plan.training.model_copy(
         update={
+            "losses": (CrossEntropyTerm(weight=1.0),),  # not used
             "objective": ImageDenoisingObjective(channels=tuple(ranges), mask_dropout=0.0),
             "epochs": ceil(ITERATIONS / ITERATIONS_PER_EPOCH),
             "iterations_per_epoch": ITERATIONS_PER_EPOCH,

@@ -4,6 +4,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from autoseg.dataset.folds import Splits, select_fold
 from autoseg.document import read_document, write_document
 from autoseg.networks.cost import measure_cost
@@ -53,6 +55,8 @@ def synthesize_cases(
         DeviceError: The device does not exist or is too small.
     """
     run, device = open_run(run_root), find_device(request.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # otherwise this process would also allocate memory on other GPUs
     plan = read_document(run.plan, Plan)
     check_has_data(run, plan)
     name = find_configuration_name(plan, request.configuration)

@@ -109,3 +109,28 @@ def test_networks_and_objectives_that_do_not_fit_are_refused_by_name() -> None:
     fewer = OBJECTIVE.model_copy(update={"channels": RANGES[:2]})
     assert "3 channels (got 2)" in str(fewer.find_problem(build_network_plan()))
     assert "mask_dropout" in str(OBJECTIVE.find_problem(build_network_plan(guidance_scale=2.0)))
+
+
+def test_what_is_drawn_depends_on_the_label_map(plan_configuration) -> None:
+    """Images whose intensity is the label; a denoiser that has learned them draws what a label map says."""
+    plan = plan_with(plan_configuration)
+    training = plan.training.model_copy(update={"optimizer": "adamw", "momentum": 0.9})
+    learner = build_learner(plan.model_copy(update={"training": training}), LABELS, device=CPU, seed=0)
+    learner.set_learning_rate(0.02)
+    generator = torch.Generator().manual_seed(0)
+    for number in range(40):
+        label_map = torch.randint(3, (4, 1, 1), generator=generator).expand(4, 8, 8).to(torch.int16)
+        torch.manual_seed(number)
+        learner.train()
+        run_training_step(
+            learner, Batch(image=3.0 * label_map[:, None].float().expand(4, 3, 8, 8), label_map=label_map)
+        )
+    network = learner.network.eval()
+    with torch.no_grad():
+        dark, bright = (
+            restore_intensities(
+                network(build_condition(torch.full((1, 8, 8), label, dtype=torch.int16), LABELS))[0], RANGES
+            )
+            for label in (0, 2)
+        )
+    assert bright.mean() > dark.mean() + 1

@@ -13,6 +13,8 @@ from builders.threads import use_one_thread
 from autoseg.dataset.folds import Fold
 from autoseg.document import read_document, write_document
 from autoseg.errors import PlanError, RunError
+from autoseg.networks import build_network
+from autoseg.networks.families.diffusion_unet import DiffusionUNet
 from autoseg.networks.parts.diffusion.process import Diffusion, compute_variances, space_steps
 from autoseg.plan import ConfigurationPlan
 from autoseg.plan.augmentation import DeformationPlan
@@ -29,9 +31,10 @@ from autoseg.workflows.folds.synthesis import (
     SyntheticRecord,
     find_synthetic_cases,
 )
+from autoseg.workflows.synthesize.artist import Artist
 from autoseg.workflows.synthesize.denoiser_plan import DIFFUSION, choose_stages, plan_denoiser, plan_variation
 from autoseg.workflows.synthesize.image_sampling import list_windows, sample_image
-from autoseg.workflows.synthesize.job import check_can_be_synthesized
+from autoseg.workflows.synthesize.job import SynthesisJob, check_can_be_synthesized
 from autoseg.workflows.synthesize.label_variation import build_synthetic_geometry, vary_label_map
 
 _one_thread = pytest.fixture(autouse=True)(use_one_thread)
@@ -41,9 +44,9 @@ SPATIAL = {"spatial": {"rotation_probability": 1.0}, "mirror": {}}
 UNBOUND = (torch.tensor(-torch.inf), torch.tensor(torch.inf))
 
 
-def build_synthesis_plan(patch: tuple[int, ...], transforms=SPATIAL) -> SynthesisPlan:
+def build_synthesis_plan(patch: tuple[int, ...], transforms=SPATIAL, ranges=(RANGE,)) -> SynthesisPlan:
     configuration = build_configuration(patch, training={"transforms": build_transforms(**transforms), "batch_size": 2})
-    denoiser, reasons = plan_denoiser(configuration, (RANGE,), condition_channels=4)
+    denoiser, reasons = plan_denoiser(configuration, ranges, condition_channels=4)
     variation, reason = plan_variation(configuration)
     return SynthesisPlan(
         configuration="2d",
@@ -249,3 +252,33 @@ def test_cases_of_another_plan_missing_ones_and_names_of_the_dataset_are_refused
     next(run.synthetic("2d", "0").glob("preprocessed/synthetic_0002.json")).unlink()
     with pytest.raises(RunError, match="lacks synthetic cases, such as synthetic_0002"):
         find_synthetic_cases(run, plan, "2d", "0", cases=fold)
+
+
+@pytest.mark.parametrize("patch", [(16, 16), (8, 16, 16)])
+def test_a_drawn_image_follows_its_label_map_and_is_zero_outside_the_nonzero_region(patch) -> None:
+    channels = build_channels("zscore", "zscore", inside_nonzero_only=True)
+    first = channels[0].model_copy(update={"inside_nonzero_only": False})
+    plan = build_plan({"2d": build_configuration(patch, data_of="2d")}, labels=LABELS).model_copy(
+        update={"channels": (first, channels[1])}
+    )
+    made = build_synthesis_plan(patch, ranges=(RANGE, RANGE))
+    network = build_network(made.denoiser.network)
+    assert isinstance(network, DiffusionUNet)
+    # behind two noisy channels are the masks
+    network.denoiser.forward = lambda seen, steps: seen[:, 2:].argmax(1, keepdim=True).float().expand_as(seen[:, :2])
+    job = SynthesisJob(
+        run=RunFolder(Path("run")),
+        plan=plan,
+        configuration="2d",
+        fold="0",
+        cases=Fold(training=("case",), validation=("other",)),
+        device=torch.device("cpu"),
+        seed=0,
+    )
+    artist = Artist(job=job, plan=made, network=network)
+    label_map = np.array(build_case((3 if len(patch) == 3 else 1, 16, 24)).label_map)
+    label_map = np.repeat(label_map, 4, axis=0) if len(patch) == 3 else label_map
+    image = artist.draw_image(label_map, np.random.SeedSequence(0), on_step=lambda done: None)
+    expected = np.minimum(np.maximum(label_map, 0) * RANGE.std + RANGE.mean, RANGE.highest)
+    np.testing.assert_allclose(image[0], expected, rtol=1e-5)
+    np.testing.assert_allclose(image[1], np.where(label_map < 0, 0, expected), rtol=1e-5)
