@@ -1,7 +1,4 @@
-"""Names of all files and folders of a run, and atomic writing.
-
-A run is one folder that can be moved or copied to another machine: no command depends on its location.
-"""
+"""Names of all files and folders of a run, which can be moved or copied to another machine, and atomic writing."""
 
 import ctypes
 import errno
@@ -171,6 +168,10 @@ class RunFolder:
     def pruned(self, configuration: str, depth: int) -> Path:
         """Predictions of pruned networks for held-out cases."""
         return self.root / "pruned" / f"{configuration}_depth_{depth}"
+
+    def synthetic(self, configuration: str, fold: str) -> Path:
+        """Synthetic cases for the training of one fold, and the denoiser of its training cases that made them."""
+        return self.root / "synthetic" / configuration / f"fold_{fold}"
 
     def training_log(self, configuration: str, fold: str) -> Path:
         """Terminal output of a training that a queue has started; further processes of it have files beside it."""

@@ -28,6 +28,7 @@ from autoseg.cli.refine import refine
 from autoseg.cli.report import report
 from autoseg.cli.select import select
 from autoseg.cli.status import status
+from autoseg.cli.synthesize import synthesize
 from autoseg.cli.terminal.console import ERRORS_OF_A_FULL_DISK, build_stop_request, flush_output, open_closed_streams
 from autoseg.cli.train import train
 from autoseg.cli.urls import accept_urls, name_urls
@@ -40,7 +41,7 @@ from autoseg.processes.signals import TERMINATION_SIGNALS, find_signal
 Command = Callable[..., None]
 HINTS: Final = {
     **dict.fromkeys(
-        ("convert", "plan", "preprocess", "train", "select", "predict", "import_model"),
+        ("convert", "plan", "preprocess", "train", "select", "predict", "import_model", "synthesize"),
         "what is finished is kept; repeat the command to continue",
     ),
     **dict.fromkeys(
@@ -133,6 +134,7 @@ for command in (
     report,
     view,
     refine,
+    synthesize,
 ):
     app.command()(explain_interruption(accept_urls(command)))
 app.command("import")(explain_interruption(accept_urls(import_model)))  # a function cannot have this name

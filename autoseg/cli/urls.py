@@ -11,6 +11,7 @@ USES: Final[Mapping[str, Mapping[str, arguments.Use]]] = {
     "plan": {"dataset": "read", "run": "write", "splits": "read", "pretrained": "read"},
     "preprocess": {"run": "write"},
     "train": {"run": "write", "init": "read"},
+    "synthesize": {"run": "write", "out": "write"},
     "status": {"run": "watch"},
     "select": {"run": "write"},
     "predict": {"run": "read", "images": "read", "out": "write"},

@@ -4,15 +4,18 @@ One more objective is one more subclass of `ObjectivePlan` and one more row of `
 file and a row in `autoseg.training.objectives`.
 """
 
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
+from pydantic import Field
+
+from autoseg.document import Part
 from autoseg.plan.losses import ObjectivePlan, SegmentationObjective
 from autoseg.plan.network.base import NetworkPlan, PerStageExtents
 from autoseg.plan.network.detector import DetectorPlan
 from autoseg.plan.network.label_autoencoder import LabelAutoencoderPlan
 from autoseg.plan.network.mask_rcnn import MaskRcnnPlan
 from autoseg.plan.network.point_rend import PointRendPlan
-from autoseg.plan.values import ChannelCounts, Count, Fraction, NonNegative, Positive
+from autoseg.plan.values import ChannelCounts, Count, Finite, Fraction, NonNegative, Positive
 
 
 class ReconstructionObjective(ObjectivePlan):
@@ -76,6 +79,45 @@ class DenoisingObjective(ObjectivePlan):
             return f"objective 'denoising' needs a network of the family diffusion_unet (got {network.family!r})"
         if network.is_guided and self.image_dropout == 0:
             return "objective.image_dropout must be above 0, for example 0.1, for a guidance_scale other than 1 (got 0)"
+        return None
+
+
+class ChannelRange(Part):
+    """Intensities of a channel of preprocessed images.
+
+    Attributes:
+        std: 1 for a channel of one value.
+    """
+
+    mean: Finite
+    std: Positive
+    lowest: Finite
+    highest: Finite
+
+
+class ImageDenoisingObjective(ObjectivePlan):
+    """The mean squared difference of images and what a denoiser of images estimates; the loss terms are not used.
+
+    Attributes:
+        channels: Intensities of every channel, which the denoiser sees with a mean of 0 and a standard deviation of 1.
+        mask_dropout: Probability that an image is denoised without its label map, which guidance needs.
+    """
+
+    name: Literal["image_denoising"] = "image_denoising"
+    channels: Annotated[tuple[ChannelRange, ...], Field(min_length=1)]
+    mask_dropout: Fraction
+
+    def find_problem(self, network: NetworkPlan) -> str | None:
+        """Finds a network that denoises no images, or other channels, or that was never to see what guidance asks."""
+        if network.required_objective != self.name:
+            return (
+                f"objective 'image_denoising' needs a network of the family diffusion_unet whose estimate is 'image' "
+                f"(got {network.family!r})"
+            )
+        if len(self.channels) != network.output_channels:
+            return f"objective.channels must describe {network.output_channels} channels (got {len(self.channels)})"
+        if network.is_guided and self.mask_dropout == 0:
+            return "objective.mask_dropout must be above 0, for example 0.1, for a guidance_scale other than 1 (got 0)"
         return None
 
 
@@ -241,6 +283,7 @@ OBJECTIVE_PLANS: Final[dict[str, type[ObjectivePlan]]] = {
     "reconstruction": ReconstructionObjective,
     "latent_diffusion": LatentDiffusionObjective,
     "denoising": DenoisingObjective,
+    "image_denoising": ImageDenoisingObjective,
     "shape_prior": ShapePriorObjective,
     "adversarial": AdversarialObjective,
     "point_rend": PointRendObjective,

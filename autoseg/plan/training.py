@@ -112,6 +112,8 @@ class TrainingPlan(Part):
         augmentation_end_fraction: Share of the training, at its end, in which patches are no longer changed, but for
             what prediction relies on: mirroring, and mistakes in the masks of a cascade. 0: they always are.
         transforms: Random changes of training patches, in the order in which they are applied.
+        synthetic_fraction: Probability with which a sample comes from a synthetic case, in a training that takes them
+            (`autoseg train --synthetic`). 0.5, a guess, in plans of earlier versions.
     """
 
     epochs: Count
@@ -136,6 +138,7 @@ class TrainingPlan(Part):
     gradient_norm_limit: Positive
     augmentation_end_fraction: Fraction
     transforms: Transforms
+    synthetic_fraction: Fraction = 0.5
 
     @property
     def mirror_axes(self) -> tuple[int, ...]:

@@ -24,6 +24,7 @@ class TrainingRecord(Document):
     Attributes:
         initial_weights: Checkpoint whose weights the training began with; None: they were drawn.
         initial_weights_sha256: Its digest.
+        synthetic_cases: Number of synthetic cases that took part.
         calls: Options of every call that trained it, in their order.
     """
 
@@ -36,6 +37,7 @@ class TrainingRecord(Document):
     plan_sha256: str
     initial_weights: str | None = None
     initial_weights_sha256: str | None = None
+    synthetic_cases: int = 0
     calls: tuple[tuple[str, ...], ...] = ()
     versions: LibraryVersions
 

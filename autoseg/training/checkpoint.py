@@ -47,8 +47,8 @@ DESCRIPTION_KEY: Final = "autoseg"
 OPTIMIZER_PREFIX: Final = "optimizer."
 AVERAGE_PREFIX: Final = "average."
 OBJECTIVE_PREFIX: Final = "objective."
-WITHOUT_INFLUENCE: Final = {"training": {"sufficient_iterations"}}
-"""Fields of a configuration's plan that decide nothing about the course of a training."""
+WITHOUT_INFLUENCE: Final = {"training": {"sufficient_iterations", "synthetic_fraction"}}
+"""Fields of a plan that decide nothing about a training; the last one is told by the digest of synthetic cases."""
 
 
 class ScalerState(Part):
@@ -133,6 +133,7 @@ def identify_training(
         seed=seed,
         previous_digest=data.previous_digest,
         initial_digest=initial_digest,
+        synthetic_digest=data.synthetic_digest,
     )
 
 
@@ -299,11 +300,11 @@ def check_identity(path: Path, stored: TrainingIdentity, identity: TrainingIdent
         TrainingError: Names everything that differs.
     """
     problems = [] if stored.seed == identity.seed else [f"seed was {stored.seed}, now {identity.seed}"]
-    changed = {
-        "plan_digest": "the plan",
+    changed = {"plan_digest": "the plan"} | {
         "fold_digest": "the cases of the fold",
         "previous_digest": "the weights of the previous stage",
         "initial_digest": "the weights to begin with (--init)",
+        "synthetic_digest": "the synthetic cases (--synthetic)",
     }
     problems += [
         f"{subject} changed" for field, subject in changed.items() if getattr(stored, field) != getattr(identity, field)

@@ -209,5 +209,5 @@ def run_validation_step(learner: Learner, batch: Batch) -> ValidationOutcome:
     """Computes loss and overlap of a batch. The learner must be in evaluation mode."""
     on_device = batch.move_to(learner.device)
     loss, logits = learner.compute_loss(on_device)
-    counts = count_overlaps(logits, on_device.label_map, learner.labels)
+    counts = count_overlaps(logits, on_device.label_map[: len(logits)], learner.labels)
     return ValidationOutcome(loss=loss.item(), counts=counts.add_up(learner.part))

@@ -92,6 +92,7 @@ def train(
             device=options.device,
             announce=options.announce,
             previous=data.previous,
+            synthetic=data.synthetic,
             part=options.process_group.select_samples(plan.training.batch_size),
         )
         training = plan.training.model_copy(update={"epochs": options.length.epochs or plan.training.epochs})

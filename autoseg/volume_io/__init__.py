@@ -5,6 +5,7 @@ Arrays are (channel, z, y, x) in memory order of the files; the `Grid` says wher
 
 from autoseg.file_endings import READABLE_ENDINGS, label_map_ending, strip_ending
 from autoseg.volume_io.formats.exif import turn_like_image
+from autoseg.volume_io.formats.pictures import write_colours
 from autoseg.volume_io.formats.volumes import (
     LabelVolume,
     Volume,
@@ -47,6 +48,7 @@ __all__ = [
     "resample_label_map_onto_grid",
     "strip_ending",
     "turn_like_image",
+    "write_colours",
     "write_image",
     "write_label_map",
     "write_picture",

@@ -34,7 +34,7 @@ EXPECTED_FLAGS = {
     "train": {
         "--configuration", "--fold", "--epochs", "--extend", "--budget", "--until-plateau", "--precision", "--device",
         "--devices", "--parallel", "--workers", "--deterministic", "--log-to", "--seed", "--init",
-        "--restart", "--on", "--nodes", "--slurm", "--dry-run",
+        "--synthetic", "--restart", "--on", "--nodes", "--slurm", "--dry-run",
     },
     "cancel": {"--configuration", "--fold"},
     "status": {"--watch", "--json"},
@@ -55,6 +55,10 @@ EXPECTED_FLAGS = {
     "report": {"--predictions", "--images", "--out"},
     "view": {"--out", "--no-open"},
     "refine": {"--clicks", "--out", "--configuration", "--fold", "--device", "--overwrite"},
+    "synthesize": {
+        "--configuration", "--fold", "--cases", "--epochs", "--budget", "--device", "--workers", "--seed", "--restart",
+        "--out",
+    },
 }  # fmt: skip
 
 

@@ -30,4 +30,4 @@ def test_a_command_is_short(command: Callable[..., None]) -> None:
 
 
 def test_every_command_is_looked_at() -> None:
-    assert len(COMMANDS) == 21
+    assert len(COMMANDS) == 22

@@ -17,7 +17,10 @@ LARGEST_BIT: Final = 0.99
 
 
 class DiffusionUNet(SegmentationNetwork):
-    """A denoiser of label maps, whose outputs are bits: -1 or 1 where the data have no noise.
+    """A denoiser of label maps, whose outputs are bits: -1 or 1 where the data have no noise; or of images.
+
+    In a denoiser of images the roles are exchanged: what is called image below is the masks of a label map, what is
+    called masks, bits and logits is an image.
 
     Attributes:
         noise: The noise with which prediction begins; a part of the state, so that every copy predicts the same.
@@ -51,17 +54,24 @@ class DiffusionUNet(SegmentationNetwork):
             steps: Numbers of the diffusion steps; needed with `masks`.
 
         Returns:
-            The logits; with `masks`, also what is estimated: the noise, or the bits.
+            The logits; with `masks`, also what is estimated: the noise, or the bits. Of images the estimate alone.
         """
         if masks is None:
             return (self._take_first_step(image) if self.training else self._predict(image),)
         assert noise is not None, "a label map and noise go together"
         assert steps is not None, "noise is that of a step"
+        if self.plan.estimate == "image":
+            return (self._estimate(image, self.diffusion.add_noise(masks.float(), steps, noise), steps),)
         noisy = self.diffusion.add_noise(2 * masks.float() - 1, steps, noise)
         estimate = self._estimate(image, noisy, steps)
         if self.plan.estimate == "bits":
             return estimate, find_bits(estimate)
         return find_logits(self.diffusion.predict_start(noisy, steps, estimate)), estimate
+
+    def estimate_image(self, masks: Tensor, noisy: Tensor, step: ImplicitStep) -> Tensor:
+        """Estimates the image without noise, guided by the masks of its label map as planned."""
+        assert self.plan.estimate == "image", "it denoises no images"
+        return self._find_logits(masks, noisy, step)
 
     def _predict(self, image: Tensor) -> Tensor:
         """Takes all steps back for every sample, and averages the logits of the last ones."""
@@ -72,7 +82,7 @@ class DiffusionUNet(SegmentationNetwork):
         logits = noisy
         for step in self.implicit_steps:
             logits = self._find_logits(image, noisy, step)
-            noisy = step.take(noisy, find_bits(logits))
+            noisy = step.take(noisy, logits if self.plan.estimate == "image" else find_bits(logits))
         return logits
 
     def _take_first_step(self, image: Tensor) -> Tensor:
@@ -85,7 +95,7 @@ class DiffusionUNet(SegmentationNetwork):
         if self.plan.is_guided:
             unguided = self._estimate(torch.zeros_like(image), noisy, steps)
             estimate = unguided + self.plan.guidance_scale * (estimate - unguided)
-        if self.plan.estimate == "bits":
+        if self.plan.estimate != "noise":
             return estimate
         return find_logits((noisy - (1 - kept) ** 0.5 * estimate) / kept**0.5)
 

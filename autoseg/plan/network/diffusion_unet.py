@@ -20,7 +20,8 @@ class DiffusionUNetPlan(NetworkPlan):
     Attributes:
         denoiser: The network that estimates the noise or the bits.
         diffusion: The forward process.
-        estimate: Quantity that the denoiser estimates: the "noise", or the logits of the "bits" without noise.
+        estimate: Quantity that the denoiser estimates: the "noise", or the logits of the "bits" without noise. "image":
+            the roles are exchanged, and it estimates an image beside the masks of its label map (`autoseg synthesize`).
         sampler_steps: Number of steps in which prediction goes back from noise to bits; the network is called once in
             each. They are implicit (Song et al. 2021, arXiv:2010.02502): nothing is drawn on the way.
         samples: Number of samples that a prediction averages.
@@ -33,7 +34,7 @@ class DiffusionUNetPlan(NetworkPlan):
     family: Literal["diffusion_unet"] = "diffusion_unet"
     denoiser: DenoiserPlan
     diffusion: DiffusionPlan
-    estimate: Literal["noise", "bits"]
+    estimate: Literal["noise", "bits", "image"]
     sampler_steps: Annotated[int, Field(ge=1, le=MOST_STEPS)]
     samples: Annotated[int, Field(ge=1, le=MOST_SAMPLES)]
     guidance_scale: Positive = 1.0
@@ -46,8 +47,8 @@ class DiffusionUNetPlan(NetworkPlan):
 
     @property
     def required_objective(self) -> str:
-        """The objective of denoising."""
-        return "denoising"
+        """The objective of denoising label maps, or images."""
+        return "image_denoising" if self.estimate == "image" else "denoising"
 
     def with_input_channels(self, count: int) -> "DiffusionUNetPlan":
         """Returns the plan with a denoiser that sees so many channels beside the label map."""

@@ -17,6 +17,7 @@ from autoseg.training.data.batch import Batch
 from autoseg.training.data.batches import BatchSource, build_batch_source, stream_batches
 from autoseg.training.data.device_batches import DeviceBatchSource, build_device_batch_source, stream_device_batches
 from autoseg.training.data.randomness import BatchKey
+from autoseg.training.data.synthetic_cases import SyntheticCases
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,7 @@ def build_source(
     device: torch.device,
     announce: Callable[[str], None],
     previous: StoredStageInput | None = None,
+    synthetic: SyntheticCases | None = None,
     part: range | None = None,
 ) -> BatchSource | DeviceBatchSource:
     """Prepares the batches of a configuration and fold; for a CUDA device reads the cases into memory with room, and
@@ -41,7 +43,14 @@ def build_source(
         RunError: A case is missing or damaged.
     """
     source = build_batch_source(
-        plan, channels, data_folder=data_folder, fold=fold, seed=seed, previous=previous, part=part
+        plan,
+        channels,
+        data_folder=data_folder,
+        fold=fold,
+        seed=seed,
+        previous=previous,
+        synthetic=synthetic,
+        part=part,
     )
     if device.type != "cuda":
         return source

@@ -56,6 +56,7 @@ from autoseg.training.data.handover import (
 )
 from autoseg.training.data.randomness import BatchKey, Stream, derive_seeds, seeded_global_generators
 from autoseg.training.data.sampling import PatchSampler
+from autoseg.training.data.synthetic_cases import SyntheticCases
 
 SECONDS_TO_END: Final = 5.0  # after SIGKILL
 Patch = tuple[np.ndarray, np.ndarray]
@@ -132,13 +133,16 @@ def build_batch_source(
     fold: Fold,
     seed: int,
     previous: StoredStageInput | None = None,
+    synthetic: SyntheticCases | None = None,
     part: range | None = None,
 ) -> BatchSource:
     """Prepares the random patches of a configuration and fold; validation patches are not augmented.
 
     Args:
+        synthetic: Cases that train beside those of the fold; None without them.
         part: Samples of every batch that are made here; None: all.
     """
+    assert previous is None or synthetic is None, "no previous stage has predicted synthetic cases"
     transforms, patch = plan.training.transforms, plan.sample_voxels
     lasting = tuple(transform for transform in transforms if transform.lasts)
     masked = tuple(index for index, channel in enumerate(channels) if channel.inside_nonzero_only)
@@ -149,7 +153,7 @@ def build_batch_source(
     samplers = [
         PatchSampler(
             case_names=cases,
-            open_case=_choose_opening(data_folder, previous),
+            open_case=_choose_opening(data_folder, previous) if drawn is None else drawn.build_opening(data_folder),
             cut_voxels=add_slice_axis(cut, 1),
             patch_voxels=add_slice_axis(patch, 1),
             batch_size=plan.training.batch_size,
@@ -160,11 +164,13 @@ def build_batch_source(
             border=plan.sample_border,
             plane_axes=plan.plane_axes,
             part=part,
+            synthetic_names=() if drawn is None else drawn.names,
+            synthetic_fraction=0.0 if drawn is None else plan.training.synthetic_fraction,
         )
-        for cases, cut in (
-            (training, compute_enlarged_patch(patch, transforms)),
-            (training, patch),
-            (validation, patch),
+        for cases, cut, drawn in (
+            (training, compute_enlarged_patch(patch, transforms), synthetic),
+            (training, patch, synthetic),
+            (validation, patch, None),
         )
     ]
     is_2d = len(patch) == 2

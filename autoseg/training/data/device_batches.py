@@ -239,7 +239,7 @@ def build_device_batch_source(
         RunError: A case is missing or damaged.
     """
     samplers = (source.training.sampler, source.validation.sampler)
-    names = sorted({name for sampler in samplers for name in sampler.case_names})
+    names = sorted({name for sampler in samplers for name in sampler.all_names})
     read_case = samplers[0].open_case
     placement = placement or find_placement(plan, names, read_case, device=device)
     store = store_cases(names, read_case, device) if placement.where == "device" else None

@@ -55,6 +55,9 @@ class PatchSampler:
         plane_axes: Axes of the case that may be the first one of a cut, all equally likely.
         part: Samples that are made here, where several processes share a batch; None: all.
         foreground: Filled while drawing.
+        synthetic_names: Synthetic cases, which are drawn like the others.
+        synthetic_fraction: Probability that a sample comes from one of them, if there are any.
+        synthetic_foreground: The same as `foreground`, of them.
     """
 
     case_names: tuple[str, ...]
@@ -70,6 +73,14 @@ class PatchSampler:
     plane_axes: tuple[int, ...] = (0,)
     part: range | None = None
     foreground: ForegroundIndex = field(default_factory=ForegroundIndex, repr=False, compare=False)
+    synthetic_names: tuple[str, ...] = ()
+    synthetic_fraction: float = 0.0
+    synthetic_foreground: ForegroundIndex = field(default_factory=ForegroundIndex, repr=False, compare=False)
+
+    @property
+    def all_names(self) -> tuple[str, ...]:
+        """The cases from which samples may come."""
+        return (*self.case_names, *self.synthetic_names)
 
     @property
     def indices(self) -> range:
@@ -97,9 +108,10 @@ class PatchSampler:
 
     def place(self, index: int, generator: np.random.Generator) -> Cut:
         """Draws which case sample `index` of a batch comes from, and from where in it."""
+        names, foreground = self._draw_kind(generator)
         is_forced = self._draw_whether_forced(index, generator)
-        wanted = self._draw_class_of_fold(generator) if is_forced else None
-        case_names = self.case_names if wanted is None else wanted.case_names
+        wanted = self._draw_class_of_fold(names, foreground, generator) if is_forced else None
+        case_names = names if wanted is None else wanted.case_names
         case = self.open_case(case_names[int(generator.integers(len(case_names)))])
         if wanted is None:
             candidates = self._list_candidates(case, generator, is_forced=is_forced)
@@ -107,6 +119,12 @@ class PatchSampler:
             candidates = [case.locations.of_class(wanted.index)]
         axes = self._draw_axes(generator)
         return Cut(case=case, start=self._draw_start(case.label_map.shape, candidates, generator, axes=axes), axes=axes)
+
+    def _draw_kind(self, generator: np.random.Generator) -> tuple[tuple[str, ...], ForegroundIndex]:
+        """Draws whether the case is synthetic; nothing is drawn where none is."""
+        if self.synthetic_names and generator.random() < self.synthetic_fraction:
+            return self.synthetic_names, self.synthetic_foreground
+        return self.case_names, self.foreground
 
     def _draw_axes(self, generator: np.random.Generator) -> IntTriple:
         """Draws the order of axes; nothing is drawn where there is no choice."""
@@ -118,11 +136,13 @@ class PatchSampler:
             return is_forced_foreground(index, self.batch_size, self.foreground_fraction)
         return self.foreground_fraction > 0 and bool(generator.random() < self.foreground_fraction)
 
-    def _draw_class_of_fold(self, generator: np.random.Generator) -> FoldClass | None:
+    def _draw_class_of_fold(
+        self, case_names: tuple[str, ...], foreground: ForegroundIndex, generator: np.random.Generator
+    ) -> FoldClass | None:
         """Draws a class of the fold; None if the case is drawn before the class, or no case holds any class."""
         if self.foreground_choice != "class_balanced":
             return None
-        classes = self.foreground.list_classes(self.case_names, self.open_case)
+        classes = foreground.list_classes(case_names, self.open_case)
         return classes[int(generator.integers(len(classes)))] if classes else None
 
     def _list_candidates(

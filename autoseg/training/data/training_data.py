@@ -7,6 +7,7 @@ from autoseg.dataset.folds import Fold
 from autoseg.labels import LabelScheme
 from autoseg.plan.preprocessing import ChannelPlan
 from autoseg.stages.training_cases import StoredStageInput
+from autoseg.training.data.synthetic_cases import SyntheticCases
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +20,7 @@ class TrainingData:
         folder: Preprocessed cases of the configuration `ConfigurationPlan.data_of`.
         fold: Training and held-out cases.
         previous: Input from `ConfigurationPlan.previous_stage` for these cases; None without one.
+        synthetic: Synthetic cases, which train beside those of the fold and are never held out; None without them.
     """
 
     labels: LabelScheme
@@ -26,8 +28,14 @@ class TrainingData:
     folder: Path
     fold: Fold
     previous: StoredStageInput | None = None
+    synthetic: SyntheticCases | None = None
 
     @property
     def previous_digest(self) -> str | None:
         """Digest of the weights that made the predictions of the previous stage."""
         return None if self.previous is None else self.previous.digest
+
+    @property
+    def synthetic_digest(self) -> str | None:
+        """Digest of the record of the synthetic cases."""
+        return None if self.synthetic is None else self.synthetic.digest

@@ -9,6 +9,7 @@ from autoseg.runtime.distributed import BatchPart
 from autoseg.training.objectives.adversarial import Adversarial
 from autoseg.training.objectives.denoising import Denoising
 from autoseg.training.objectives.detection import Detection
+from autoseg.training.objectives.image_denoising import ImageDenoising
 from autoseg.training.objectives.latent_estimation import LatentEstimation
 from autoseg.training.objectives.object_detection import ObjectDetection
 from autoseg.training.objectives.objective import Objective
@@ -33,6 +34,7 @@ OBJECTIVES: Final[dict[str, ObjectiveBuilder]] = {
     "reconstruction": Reconstruction,
     "latent_diffusion": LatentEstimation,
     "denoising": Denoising,
+    "image_denoising": ImageDenoising,
     "shape_prior": ShapePrior,
     "adversarial": Adversarial,
     "point_rend": PointRendering,

@@ -66,7 +66,7 @@ class Objective(nn.Module, ABC):
         self, network: NetworkCall, batch: Batch
     ) -> tuple[Float32[Tensor, ""], Float[Tensor, "batch output *space"]]:
         """Computes the loss of the whole batch (see `BatchPart`), and logits of the patches, or of their middle where
-        the network has margins, which validation scores.
+        the network has margins, which validation scores; logits of no sample where nothing is segmented.
 
         Args:
             network: Called on images of the batch's extent, or of another that its plan allows.

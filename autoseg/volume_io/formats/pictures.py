@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Shaped, UInt8
 
 from autoseg.errors import VolumeError
 from autoseg.geometry import Direction, Grid
@@ -72,6 +72,22 @@ def write(path: Path, array: Shaped[np.ndarray, "z y x"], *, grid: Grid, like: P
         raise VolumeError(msg)
     content = io.BytesIO()  # Pillow writes some formats to files without noticing that a disk is full
     Image.fromarray(array[0]).save(content, format=ending[1:].upper(), exif=build_exif(grid))
+    with write_atomically(path) as temporary:
+        temporary.write_bytes(content.getbuffer())
+
+
+def write_colours(path: Path, picture: UInt8[np.ndarray, "channel y x"], *, grid: Grid) -> None:
+    """Writes a picture of red, green and blue as PNG, atomically.
+
+    Raises:
+        RunError: The file cannot be written.
+    """
+    from PIL import Image
+
+    content = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(np.moveaxis(picture, 0, -1))).save(
+        content, format="PNG", exif=build_exif(grid)
+    )
     with write_atomically(path) as temporary:
         temporary.write_bytes(content.getbuffer())
 

@@ -1,5 +1,6 @@
 """Builds the options of one training from the request, an existing checkpoint and the machine."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -17,6 +18,7 @@ from autoseg.training.budget.pace import Budget
 from autoseg.training.checkpoint import CheckpointDescription, read_description
 from autoseg.training.options import TrainingOptions
 from autoseg.workflows.evaluate.validation import measure_volume_dice
+from autoseg.workflows.folds.synthesis import find_synthetic_cases
 from autoseg.workflows.plan.preprocessing import extract_recipe
 from autoseg.workflows.train.job import FoldJob
 from autoseg.workflows.train.request import TrainingRequest
@@ -88,6 +90,27 @@ def find_newest_checkpoint(folder: FoldFolder) -> CheckpointDescription | None:
     paths = (folder.final_checkpoint, folder.latest_checkpoint)
     descriptions = [read_description(path) for path in paths if path.exists()]
     return max(descriptions, key=lambda description: description.reached, default=None)
+
+
+def add_synthetic_cases(job: FoldJob, request: TrainingRequest, progress: Progress) -> FoldJob:
+    """Adds the synthetic cases that were made from the training cases of this fold; a training that is continued takes
+    those with which it was begun. They are never held out.
+
+    Raises:
+        RunError: There are none, or they were made from other cases.
+        TrainingError: A checkpoint is damaged.
+    """
+    if not request.synthetic:
+        checkpoint = None if request.restart else find_newest_checkpoint(job.folder)
+        if checkpoint is None or checkpoint.identity.synthetic_digest is None:
+            return job
+    synthetic = find_synthetic_cases(job.run, job.plan, job.configuration, job.fold, cases=job.cases)
+    share = job.configuration_plan.training.synthetic_fraction
+    progress.note(
+        f"{job.name}: {len(synthetic.names)} synthetic cases train beside {len(job.cases.training)} cases of the "
+        f"dataset, and give {share:.0%} of the samples (synthetic_fraction in plan.json)"
+    )
+    return replace(job, synthetic=synthetic)
 
 
 def check_same_recipe(folder: FoldFolder, plan: Plan, name: str) -> None:

@@ -11,6 +11,7 @@ from autoseg.evaluation.summary import EvaluationSummary
 from autoseg.plan.document import ConfigurationPlan, Plan
 from autoseg.run_folder import FoldFolder, RunFolder
 from autoseg.stages.training_cases import StoredStageInput
+from autoseg.training.data.synthetic_cases import SyntheticCases
 from autoseg.training.monitoring.trackers import TrackedRun
 from autoseg.workflows.train.report import list_parameters
 
@@ -30,6 +31,7 @@ class FoldJob:
         initial_weights: Checkpoint whose weights a new training begins with; None: those of the stage, or drawn.
         stage_weights: Checkpoint of the previous stage whose weights it begins with otherwise; one that is resumed may
             have begun with others. None: they are drawn.
+        synthetic: Synthetic cases of the fold; None: they take no part.
         arguments: Options of the call, as `training.json` records them.
     """
 
@@ -42,6 +44,7 @@ class FoldJob:
     previous: StoredStageInput | None = None
     initial_weights: Path | None = None
     stage_weights: Path | None = None
+    synthetic: SyntheticCases | None = None
     arguments: tuple[str, ...] = ()
 
     @property

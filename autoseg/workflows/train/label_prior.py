@@ -57,7 +57,7 @@ def train_label_autoencoder(
     if not output.final_checkpoint.is_file():
         _announce(options, "trains the label autoencoder first, from the label maps of the training cases")
     begin = time.monotonic()
-    events = list(train(own_plan, replace(data, previous=None), output=output, options=own))
+    events = list(train(own_plan, replace(data, previous=None, synthetic=None), output=output, options=own))
     if events:
         spent = format_duration(time.monotonic() - begin)
         history = read_description(output.final_checkpoint).history

@@ -34,6 +34,7 @@ class TrainingRequest:
         restart: Discard earlier trainings of these folds.
         initial_weights: Checkpoint whose weights new trainings begin with, or a run with a model of the same
             configuration and fold; None: they are drawn.
+        synthetic: Train also on the synthetic cases of each fold, as does a training that is continued.
         workers: Number of processes that prepare patches; None chooses it from the cores.
         deterministic: Compute the same result every time, also on a GPU and beside other programs.
         log_to: Trackers that receive the history beside the log and TensorBoard.
@@ -50,6 +51,7 @@ class TrainingRequest:
     seed: int | None = None
     restart: bool = False
     initial_weights: Path | None = None
+    synthetic: bool = False
     workers: int | None = None
     deterministic: bool = False
     log_to: tuple[TrackerName, ...] = ()

@@ -45,7 +45,12 @@ from autoseg.workflows.evaluate.validation import validate_fold
 from autoseg.workflows.folds.state import StateWriter, keep_state
 from autoseg.workflows.folds.status import ValidationChoice
 from autoseg.workflows.plan.preprocessing import check_preprocessed
-from autoseg.workflows.train.fold_options import build_training_options, check_same_recipe, find_newest_checkpoint
+from autoseg.workflows.train.fold_options import (
+    add_synthetic_cases,
+    build_training_options,
+    check_same_recipe,
+    find_newest_checkpoint,
+)
 from autoseg.workflows.train.fold_time import FoldTime, check_forecast, find_fold_time
 from autoseg.workflows.train.initial_weights import find_initial_weights, find_stage_weights, list_differences
 from autoseg.workflows.train.interruption import describe_interruptions, describe_start
@@ -110,17 +115,9 @@ def _train_on_device(
         progress.note(f"networks compute in {dtype}, which is faster on this {where} (else: --precision float32)")
     check_trackers(request.log_to)
     arguments = tuple(list_arguments(request))
+    describe = partial(FoldJob, run=run, plan=plan, configuration=name, device=device, previous=previous)
     for fold, cases in chosen.items():
-        job = FoldJob(
-            run=run,
-            plan=plan,
-            configuration=name,
-            fold=fold,
-            cases=cases,
-            device=device,
-            previous=previous,
-            arguments=arguments,
-        )
+        job = describe(fold=fold, cases=cases, arguments=arguments)
         if request.initial_weights is not None:
             weights = find_initial_weights(request.initial_weights, job)
             for difference in list_differences(weights, plan):
@@ -128,6 +125,7 @@ def _train_on_device(
             job = replace(job, initial_weights=weights)
         elif link is not None and link.begins_with_previous:
             job = replace(job, stage_weights=find_stage_weights(link, fold))
+        job = add_synthetic_cases(job, request, progress)
         if request.parallel and not read_process_group().is_main_process:
             follow_training(job, request, dtype, stop=stop)
         else:
@@ -156,9 +154,8 @@ def train_previous_stage(
     length = replace(request.length, more_epochs=None)
     source = request.initial_weights
     initial = source if source is not None and source.is_dir() else None  # a file has the weights of one configuration
-    previous = replace(
-        request, configuration=name, folds=waiting, length=length, restart=False, initial_weights=initial
-    )
+    single = replace(request, configuration=name, folds=waiting, length=length)
+    previous = replace(single, restart=False, initial_weights=initial, synthetic=False)
     yield from train_run(link.run.root, previous, progress=progress, stop=stop)
 
 
@@ -187,6 +184,7 @@ def start_training(job: FoldJob, options: TrainingOptions) -> Iterator[Event]:
         folder=job.run.preprocessed(job.configuration_plan.data_of),
         fold=job.cases,
         previous=job.previous,
+        synthetic=job.synthetic,
     )
     plan, folder = job.configuration_plan, job.folder
     prior = train_label_autoencoder(plan, data, folder=folder.root, options=options)
@@ -378,6 +376,7 @@ def _record_training(job: FoldJob, options: TrainingOptions) -> None:
         plan_sha256=compute_sha256(job.folder.plan),
         initial_weights=_find_recorded_weights(job, options),
         initial_weights_sha256=options.initial_digest,
+        synthetic_cases=0 if job.synthetic is None else len(job.synthetic.names),
         calls=_list_calls(job),
         versions=read_versions(),
     )

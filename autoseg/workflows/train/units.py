@@ -98,7 +98,7 @@ def is_up_to_date(run: RunFolder, unit: Unit, request: TrainingRequest) -> bool:
     """Whether a unit is trained and validated by the current plan, and the request changes nothing about it."""
     folder = run.fold(unit.configuration, unit.fold)
     is_special = request.length != Length() or request.restart or request.seed is not None
-    is_special = is_special or request.initial_weights is not None
+    is_special = is_special or request.initial_weights is not None or request.synthetic
     if (is_special and not unit.is_only_needed) or not has_final_model(folder):
         return False
     if unit.fold != ALL_CASES and not _is_validated(folder, unit, request):
@@ -128,12 +128,13 @@ def _is_validated(folder: FoldFolder, unit: Unit, request: TrainingRequest) -> b
 
 def limit_request(request: TrainingRequest, unit: Unit) -> TrainingRequest:
     """Limits a request to what applies to a unit: units that were not named are neither extended nor restarted, and do
-    not begin with a checkpoint, which has the weights of one configuration."""
+    not begin with a checkpoint, which has the weights of one configuration, nor are they trained on synthetic cases."""
     if not unit.is_only_needed:
         return request
     source = request.initial_weights
     initial = source if source is not None and source.is_dir() else None
-    return replace(request, restart=False, length=replace(request.length, more_epochs=None), initial_weights=initial)
+    length = replace(request.length, more_epochs=None)
+    return replace(request, restart=False, length=length, initial_weights=initial, synthetic=False)
 
 
 def list_arguments(request: TrainingRequest) -> list[str]:
@@ -148,6 +149,7 @@ def list_arguments(request: TrainingRequest) -> list[str]:
         ("--seed", request.seed),
         ("--restart", request.restart),
         ("--init", request.initial_weights),
+        ("--synthetic", request.synthetic),
         ("--deterministic", request.deterministic),
         *(("--log-to", name) for name in request.log_to),
     ]

@@ -108,6 +108,7 @@ FULL = TrainingRequest(
     precision="bfloat16",
     seed=7,
     initial_weights=Path("small.autoseg"),
+    synthetic=True,
     restart=True,
     workers=3,
     deterministic=True,
@@ -160,9 +161,10 @@ def test_a_first_stage_that_was_not_named_begins_with_those_weights_alone_that_a
     )
     checkpoint = tmp_path / "checkpoint_final.safetensors"
     for source, expected in ((checkpoint, None), (tmp_path, tmp_path)):
-        request = TrainingRequest(initial_weights=source, restart=True)
+        request = TrainingRequest(initial_weights=source, restart=True, synthetic=True)
         assert limit_request(request, stage).initial_weights == expected
         assert not limit_request(request, stage).restart
+        assert not limit_request(request, stage).synthetic
         assert limit_request(request, named) == request
 
 

@@ -1,0 +1,1 @@
+"""Synthetic training cases: images that a diffusion model draws for varied label maps of training cases."""

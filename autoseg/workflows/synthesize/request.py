@@ -1,0 +1,34 @@
+"""Options that a user chooses for synthetic cases."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SynthesisRequest:
+    """Options that the user chose.
+
+    Attributes:
+        configuration: Configuration for whose training the cases are made; None takes 3d_fullres if it is planned,
+            else 2d.
+        folds: Folds that get synthetic cases; None: every fold, one after the other.
+        cases: Number of synthetic cases of each fold; None: as many as the fold has training cases.
+        epochs: Number of epochs of the denoiser in place of the planned ones; None: these.
+        budget_seconds: Time for the training of each denoiser; None: without a limit.
+        device: Device that trains and draws; "auto", "cpu", "cuda", "cuda:1" or "mps".
+        seed: Seed of everything random; None takes that of what is continued, else 0.
+        workers: Number of processes that prepare patches; None chooses it from the cores.
+        restart: Discard earlier denoisers and synthetic cases of these folds.
+        out: Folder for images of the cases, to look at; None: none are written.
+    """
+
+    configuration: str | None = None
+    folds: tuple[str, ...] | None = None
+    cases: int | None = None
+    epochs: int | None = None
+    budget_seconds: float | None = None
+    device: str = "auto"
+    seed: int | None = None
+    workers: int | None = None
+    restart: bool = False
+    out: Path | None = None
