@@ -2,6 +2,7 @@
 
 import difflib
 import functools
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,8 +62,9 @@ class CasePart(Part):
         return copied
 
     def __setstate__(self, state: dict[Any, Any]) -> None:
-        """Called when it is unpickled."""
-        super().__setstate__(state)
+        """Called when it is unpickled, which makes new texts of the names."""
+        values = {sys.intern(name): value for name, value in state["__dict__"].items()}
+        super().__setstate__(state | {"__dict__": values})
         self._share_names()
 
     def _share_names(self) -> None:

@@ -54,6 +54,9 @@ def test_parts_of_cases_share_the_names_of_their_fields_wherever_they_come_from(
     first, second = CaseLeaf(name="a"), CaseLeaf.model_validate({"name": "b"})
     for other in (second, pickle.loads(pickle.dumps(first)), first.model_copy(), CaseLeaf.model_construct(name="c")):
         assert other.__pydantic_fields_set__ is first.__pydantic_fields_set__
+    assert all(
+        key is other for key, other in zip(first.__dict__, pickle.loads(pickle.dumps(first)).__dict__, strict=True)
+    )
     changed = first.model_copy(update={"size": 2})
     assert (changed.model_fields_set, first.model_fields_set) == ({"name", "size"}, {"name"})
     assert pickle.loads(pickle.dumps(changed)) == changed == CaseLeaf(name="a", size=2)
