@@ -127,4 +127,6 @@ def test_the_main_process_keeps_little_of_a_case(tmp_path: Path) -> None:
         *("case", np.ones((1, 8, 8, 8), np.float32), np.ones((8, 8, 8), np.int16)), spacing_mm=(1.0,) * 3, labels=labels
     )
     sent = pickle.dumps(measured)
-    assert measure_bytes(lambda: [pickle.loads(sent).fingerprint for _ in range(100)]) <= 1300  # with names of its own 2,500
+    assert (
+        measure_bytes(lambda: [pickle.loads(sent).fingerprint for _ in range(100)]) <= 1300
+    )  # with names of its own 2,500
