@@ -14,6 +14,7 @@ from builders.command_line import run_autoseg
 from builders.hosts import HOST
 from builders.plans import shorten
 from builders.public_datasets import build_tree
+from builders.scored_runs import build_planned_run
 from safetensors.numpy import load_file
 
 import autoseg
@@ -111,7 +112,7 @@ def test_the_commands_of_the_page_give_what_local_ones_give(
     assert [text for text in texts if " computer" in text] == []
 
 
-def test_commands_beside_those_of_a_run_take_urls_too(shared: Path, trained_run: Path, tmp_path: Path) -> None:
+def test_commands_beside_those_of_a_run_take_urls_too(shared: Path, tmp_path: Path) -> None:
     place = f"file://{shared}"
     build_tree("kvasir", shared / "kvasir")
     written = run("convert", f"{place}/kvasir", f"{place}/polyps", "--workers", 1)
@@ -135,14 +136,14 @@ def test_commands_beside_those_of_a_run_take_urls_too(shared: Path, trained_run:
     run("view", *(word.removeprefix("file://") for word in (image, label_map)), "--out", tmp_path / "v", "--no-open")
     assert (shared / "view.html").read_bytes() == (tmp_path / "v").read_bytes()
 
-    shutil.copytree(trained_run, shared / "a.autoseg", ignore=shutil.ignore_patterns("preprocessed"))
+    planned = f"file://{build_planned_run(shared / 'planned').root}"
     shutil.copytree(shared / "new_labels", shared / "predictions")
-    scored = ("--run", f"{place}/a.autoseg", "--instances", f"{place}/new_labels")
+    scored = ("--run", planned, "--instances", f"{place}/new_labels")
     run("evaluate", f"{place}/predictions", f"{place}/new_labels", *scored)
     objects = json.loads((shared / "predictions" / "object_scores.json").read_text())
     assert {of_class["pooled"]["AP"] for of_class in objects["classes"]["components"].values()} == {1.0}
-    done = run_autoseg("doctor", f"{place}/a.autoseg", "--json")
-    assert json.loads(done.out)["folder"] == f"{place}/a.autoseg", done.err
+    done = run_autoseg("doctor", planned, "--json")
+    assert json.loads(done.out)["folder"] == planned, done.err
 
 
 def test_problems_of_a_dataset_name_the_url(shared: Path) -> None:

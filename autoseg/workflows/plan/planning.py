@@ -215,13 +215,11 @@ def plan_dataset(
     is_new = not _can_continue(run, dataset, request)
     if run.plan.is_file():
         remove_leftovers(run.root)
-    fingerprint = None
-    if is_new:
-        fingerprint = _plan_anew(dataset, run, rule, division=division, request=request, progress=progress)
-    elif request.split != SplitRequest():
+    if not is_new and request.split != SplitRequest():
         check_same_folds(run, division.splits)
+    plan_anew = partial(_plan_anew, dataset, run, rule, division=division, request=request, progress=progress)
+    fingerprint = plan_anew() if is_new else read_document(run.fingerprint, Fingerprint)
     plan = _extend_plan(run, request)
-    fingerprint = fingerprint or read_document(run.fingerprint, Fingerprint)
     _report_measurements(run, fingerprint, report_classes, preprocesses=request.preprocess, progress=progress)
     del fingerprint  # of all cases, which preprocessing needs no more
     report(plan)
