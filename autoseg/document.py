@@ -1,6 +1,8 @@
 """JSON documents of a run: strict, versioned schemas, atomic writing, and readable errors."""
 
 import difflib
+import functools
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, Validat
 from pydantic_core import CoreSchema, ErrorDetails, core_schema
 
 from autoseg.errors import DocumentError
-from autoseg.run_folder import write_text
+from autoseg.run_folder import write_atomically
 from autoseg.untrusted.json_reading import MOST_BYTES, read_json
 
 AnyPart = TypeVar("AnyPart", bound="Part")
+AnyCasePart = TypeVar("AnyCasePart", bound="CasePart")
 AnyDocument = TypeVar("AnyDocument", bound="Document")
 
 PositiveTriple = tuple[
@@ -40,6 +43,39 @@ class Part(BaseModel):
         """Shows all fields in one line, with long values abbreviated."""
         for name, value in super().__repr_args__():
             yield name, value if len(repr(value)) <= LONGEST_SHOWN_VALUE else _Abbreviated(value)
+
+
+class CasePart(Part):
+    """A part of which a document has one or more for every case; the names of given fields are in memory once.
+
+    They would take more memory than all values of a case together.
+    """
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Called by pydantic."""
+        self._share_names()
+
+    def model_copy(self: AnyCasePart, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> AnyCasePart:
+        """Returns a copy, as of any part."""
+        copied = super().model_copy(update=update, deep=deep)
+        copied._share_names()
+        return copied
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        """Called when it is unpickled, which makes new texts of the names."""
+        values = {sys.intern(name): value for name, value in state["__dict__"].items()}
+        super().__setstate__(state | {"__dict__": values})
+        self._share_names()
+
+    def _share_names(self) -> None:
+        shared = _find_names(frozenset(self.__pydantic_fields_set__))
+        object.__setattr__(self, "__pydantic_fields_set__", shared)
+
+
+@functools.cache
+def _find_names(names: frozenset[str]) -> set[str]:
+    """Returns the one set of these names, which nobody changes: copies of a part get a set of their own."""
+    return set(names)
 
 
 @dataclass(frozen=True, slots=True, eq=False)  # hashable, as unions of annotations demand
@@ -112,7 +148,9 @@ class Document(Part):
 
 def write_document(path: Path, document: Document, *, is_durable: bool = True) -> None:
     """Writes a document as indented JSON, atomically; see `autoseg.run_folder.write_atomically`."""
-    write_text(path, document.model_dump_json(indent=2) + "\n", is_durable=is_durable)
+    with write_atomically(path, is_durable=is_durable) as temporary, temporary.open("wb") as file:
+        file.write(document.__pydantic_serializer__.to_json(document, indent=2))  # bytes: no second copy as a text
+        file.write(b"\n")
 
 
 def read_document(path: Path, kind: type[AnyDocument]) -> AnyDocument:

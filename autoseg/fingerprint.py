@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import Field
 
-from autoseg.document import MOST_RESULT_BYTES, Document, Part, PositiveTriple, ShapeTriple
+from autoseg.document import MOST_RESULT_BYTES, CasePart, Document, Part, PositiveTriple, ShapeTriple
 from autoseg.geometry import DistanceUnit
 from autoseg.labels import InstanceTargets, LabelScheme
 
@@ -41,7 +41,7 @@ class ChannelFingerprint(Part):
     foreground: ForegroundIntensities | None
 
 
-class ResampledCounts(Part):
+class ResampledCounts(CasePart):
     """Voxels of every class at the spacing that a case is probably resampled to, before a planner decides.
 
     Attributes:
@@ -75,7 +75,7 @@ class MirrorOverlap(Part):
     partner_overlap: Annotated[float, Field(ge=0, le=1)]
 
 
-class CaseFingerprint(Part):
+class CaseFingerprint(CasePart):
     """One training case, axes z, y, x in the training orientation.
 
     Attributes:

@@ -7,6 +7,8 @@ from typing import Final
 from autoseg.remote import arguments
 
 USES: Final[Mapping[str, Mapping[str, arguments.Use]]] = {
+    "convert": {"source": "read", "out": "write"},
+    "init": {"folder": "write"},
     "check": {"dataset": "read", "splits": "read"},
     "plan": {"dataset": "read", "run": "write", "splits": "read", "pretrained": "read"},
     "preprocess": {"run": "write"},
@@ -15,7 +17,10 @@ USES: Final[Mapping[str, Mapping[str, arguments.Use]]] = {
     "status": {"run": "watch"},
     "select": {"run": "write"},
     "predict": {"run": "read", "images": "read", "out": "write"},
-    "evaluate": {"predictions": "write", "references": "read", "run": "read"},
+    "evaluate": {"predictions": "write", "references": "read", "run": "read", "instances": "read"},
+    "refine": {"run": "read", "image": "read", "label_map": "read", "clicks": "read", "out": "write file"},
+    "view": {"image": "read", "label_maps": "read", "out": "write file"},
+    "doctor": {"folder": "read"},
     "report": {"run": "write", "predictions": "read", "out": "write file"},
     "export": {"run": "read", "output": "write as named"},
     "import_model": {"source": "read", "run": "write"},

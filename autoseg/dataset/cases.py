@@ -1,6 +1,6 @@
 """A dataset that was read, and the findings that are collected while it is being read."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -17,23 +17,43 @@ INSTANCES: Final = "instancesTr"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """One subject or picture.
+    """One subject or picture. Paths are kept as texts, which take a quarter of the memory.
 
     Attributes:
-        image_paths: One file per channel (or folder of DICOM slices), or a single file that holds all channels.
-        label_path: None where no reference is known.
-        instances_path: Label map that numbers the objects of the case, in the folder instancesTr; None without one.
+        images: One file per channel (or folder of DICOM slices), or a single file that holds all channels.
+        label: None where no reference is known.
+        instances: Label map that numbers the objects of the case, in the folder instancesTr; None without one.
         fix_geometry: Whether channels and label maps on another grid than the first channel's are resampled onto it
             instead of being refused.
         targets: Core and border of objects, which replace the labels of the label map; None: those are learned.
     """
 
     name: str
-    image_paths: tuple[Path, ...]
-    label_path: Path | None
+    images: tuple[str, ...]
+    label: str | None
     fix_geometry: bool = False
-    instances_path: Path | None = None
+    instances: str | None = None
     targets: InstanceTargets | None = None
+
+    @classmethod
+    def from_paths(cls, name: str, *, images: Iterable[Path], label: Path | None) -> "Case":
+        """Builds a case from its files."""
+        return cls(name=name, images=tuple(map(str, images)), label=None if label is None else str(label))
+
+    @property
+    def image_paths(self) -> tuple[Path, ...]:
+        """Paths of the images."""
+        return tuple(map(Path, self.images))
+
+    @property
+    def label_path(self) -> Path | None:
+        """Path of the label map."""
+        return None if self.label is None else Path(self.label)
+
+    @property
+    def instances_path(self) -> Path | None:
+        """Path of the label map of numbered objects."""
+        return None if self.instances is None else Path(self.instances)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -49,11 +49,11 @@ def attach_instances(root: Path, cases: tuple[Case, ...], findings: Findings | N
         findings: Receives a note where some cases lack one; None: no note is needed.
     """
     paths = {
-        strip_label_map_ending(path.name): path
+        strip_label_map_ending(path.name): str(path)
         for path in list_folder(root / INSTANCES)
         if find_ending(path.name) not in (None, *LOSSY_ENDINGS, *HEADER_OF_VOXELS.values())
     }
-    attached = tuple(replace(case, instances_path=paths.get(case.name)) for case in cases)
+    attached = tuple(replace(case, instances=paths.get(case.name)) for case in cases)
     if findings is not None and paths:
         for case in attached:
             if case.instances_path is None:
@@ -97,7 +97,7 @@ def find_folder_cases(
         _check_labels(groups, labels, folder=root / LABELS, ending=endings[0], findings=findings)
         _explain_lack_of_labels(root / LABELS, set(groups), labels, findings)
     return tuple(
-        Case(name=name, image_paths=tuple(path for _, path in sorted(files.items())), label_path=labels.get(name))
+        Case.from_paths(name, images=(path for _, path in sorted(files.items())), label=labels.get(name))
         for name, files in groups.items()
     )
 

@@ -33,8 +33,8 @@ def _resolve(root: Path, listed: ListedCase) -> Case:
     label = _make_absolute(root, listed.label)
     images = tuple(_make_absolute(root, image) for image in listed.images)
     if listed.name is not None:
-        return Case(name=listed.name, image_paths=images, label_path=label)
-    return Case(name=strip_ending(label.name), image_paths=_find_channels(images[0]), label_path=label)
+        return Case.from_paths(listed.name, images=images, label=label)
+    return Case.from_paths(strip_ending(label.name), images=_find_channels(images[0]), label=label)
 
 
 def _make_absolute(root: Path, text: str) -> Path:

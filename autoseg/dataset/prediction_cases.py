@@ -51,7 +51,7 @@ def find_images(path: Path, *, channel_count: int, file_ending: str) -> tuple[tu
         groups, findings
     )
     cases = tuple(
-        Case(name=name, image_paths=tuple(file for _, file in sorted(files.items())), label_path=None)
+        Case.from_paths(name, images=(file for _, file in sorted(files.items())), label=None)
         for name, files in groups.items()
         if name not in failed
     )

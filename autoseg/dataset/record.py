@@ -16,7 +16,7 @@ from autoseg.dataset.cases import (
 )
 from autoseg.dataset.folder_cases import attach_instances
 from autoseg.dicom_files import is_series_folder
-from autoseg.document import MOST_RESULT_BYTES, Document, Part
+from autoseg.document import MOST_RESULT_BYTES, CasePart, Document
 from autoseg.errors import DatasetError, Problem
 from autoseg.labels import ClassTerms, InstanceTargets, LabelScheme
 from autoseg.remote.address import is_url
@@ -25,7 +25,7 @@ from autoseg.remote.syncing import refresh_mirror
 from autoseg.untrusted.names import FileStem
 
 
-class RecordedCase(Part):
+class RecordedCase(CasePart):
     """The files of a case; paths inside the dataset's folder are relative to it.
 
     Attributes:
@@ -159,8 +159,8 @@ def _shorten(path: Path, root: Path) -> str:
 
 
 def _restore_case(case: RecordedCase, root: Path) -> Case:
-    return Case(
-        name=case.name,
-        image_paths=tuple(root / image for image in case.images),
-        label_path=None if case.label is None else root / case.label,
+    return Case.from_paths(
+        case.name,
+        images=(root / image for image in case.images),
+        label=None if case.label is None else root / case.label,
     )

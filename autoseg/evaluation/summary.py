@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal
 
-from autoseg.document import MOST_RESULT_BYTES, Document, Part, write_document
+from autoseg.document import MOST_RESULT_BYTES, CasePart, Document, write_document
 from autoseg.errors import EvaluationError
 from autoseg.evaluation.case_metrics import ClassMetrics
 from autoseg.geometry import DistanceUnit
@@ -59,7 +59,7 @@ DEFINITIONS: Final = {
 }
 
 
-class MetricValues(Part):
+class MetricValues(CasePart):
     """One value per metric; None where it is undefined. The names are those in the file.
 
     From PA on, metrics are missing in files of earlier versions.
@@ -99,7 +99,7 @@ COLUMN_NAMES: Final[Mapping[DistanceUnit, Mapping[str, str]]] = {
 SHOWN_METRICS: Final = ("Dice", "IoU", "HD95", "NSD")
 
 
-class CaseSummary(Part):
+class CaseSummary(CasePart):
     """Metrics of one case, by class key."""
 
     case: str

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int16, Int64
+from jaxtyping import Bool, Float32, Float64, Int16, Int32, Int64
 from numpy.typing import NDArray
 
 from autoseg import __version__
@@ -31,8 +31,11 @@ class MirrorCounts:
         overlaps: Rows of axis, label, label whose mirror image lies there, and the number of such points, if any.
     """
 
-    sizes: Int64[np.ndarray, " label"]
-    overlaps: Int64[np.ndarray, "overlap 4"]
+    sizes: Int32[np.ndarray, " label"]
+    overlaps: Int32[np.ndarray, "overlap 4"]
+
+
+NO_MIRROR_COUNTS: Final = MirrorCounts(sizes=np.zeros(0, np.int32), overlaps=np.zeros((0, 4), np.int32))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +51,10 @@ class CaseMeasurement:
     fingerprint: CaseFingerprint
     mirror_counts: MirrorCounts
     intensities: tuple[AnySummary, ...]
+
+    def forget_mirror_counts(self) -> "CaseMeasurement":
+        """Returns the measurements without the points at which labels meet mirror images."""
+        return replace(self, mirror_counts=NO_MIRROR_COUNTS)
 
     def store(self, store: SummaryStore) -> "CaseMeasurement":
         """Returns the measurements with intensities that a store keeps.
@@ -215,7 +222,8 @@ def count_mirrored(label_map: Int16[np.ndarray, "z y x"], labels: LabelScheme) -
         table = met.reshape(count, count)[1:, 1:]
         first, second = np.nonzero(table)
         rows.append(np.stack([np.full_like(first, axis), first + 1, second + 1, table[first, second]], axis=1))
-    return MirrorCounts(sizes=np.bincount(points.ravel(), minlength=count), overlaps=np.concatenate(rows))
+    sizes = np.bincount(points.ravel(), minlength=count)
+    return MirrorCounts(sizes=sizes.astype(np.int32), overlaps=np.concatenate(rows).astype(np.int32))
 
 
 def merge_mirror_counts(cases: Iterable[MirrorCounts], labels: LabelScheme) -> tuple[MirrorOverlap, ...]:

@@ -27,8 +27,8 @@ QUANTILES: Final = (0.005, 0.5, 0.995)
 # Where a quantile lies between two values of the distribution their mean is taken, as for the median of an even count;
 # the tolerance is for rounding of the summed weights.
 WEIGHT_ROUNDING: Final = 1e-9
-# More values than this, of all cases together, are kept in a temporary file; 32 MiB.
-MOST_VALUES_IN_MEMORY: Final = 2**22
+# More values than this, of all cases together, are kept in a temporary file; 8 MiB.
+MOST_VALUES_IN_MEMORY: Final = 2**20
 HALF_BITS: Final = 16
 HALF_VALUES: Final = 2**HALF_BITS
 SIGN_BIT: Final = np.uint32(2**31)

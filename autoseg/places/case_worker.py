@@ -22,6 +22,7 @@ from autoseg.errors import RunError
 from autoseg.files.checksums import compute_sha256
 from autoseg.files.temporary_files import TEMPORARY_NAME, name_temporary
 from autoseg.processes.case_pool import build_failure
+from autoseg.remote.cache_folder import find_cache, use_cache
 from autoseg.run_folder import RunFolder
 
 LIBRARIES: Final = ("autoseg", "numpy", "scipy", "SimpleITK", "nibabel", "blosc2", "torch")
@@ -39,12 +40,14 @@ class Caller:
         mark: A file of the run.
         mark_sha256: Its digest.
         versions: Versions of Python and the libraries.
+        cache: Its cache of files by URL, in which the paths of such files begin.
     """
 
     folder: Path
     mark: Path
     mark_sha256: str
     versions: tuple[tuple[str, str], ...]
+    cache: Path
 
     def list_differences(self) -> list[str]:
         """Lists the versions of this process that are others than the caller's."""
@@ -87,7 +90,8 @@ def run_case(work: Callable[[Any], object], name: str, job: Any, caller: Caller,
         reason = find_refusal(caller)
         if reason is not None:
             return Refusal(worker=socket.gethostname(), reason=reason)
-        with _enter_folder(caller.folder), threadpool_limits(None if runs_networks else 1):
+        threads = None if runs_networks else 1
+        with _enter_folder(caller.folder), use_cache(caller.cache), threadpool_limits(threads):
             try:
                 return work(job)
             except Exception as error:
@@ -111,7 +115,13 @@ def describe_caller(run_root: Path) -> Iterator[Caller]:
             raise RunError(msg) from error
         mark = plan
     try:
-        yield Caller(folder=Path.cwd(), mark=mark, mark_sha256=compute_sha256(mark), versions=read_library_versions())
+        yield Caller(
+            folder=Path.cwd(),
+            mark=mark,
+            mark_sha256=compute_sha256(mark),
+            versions=read_library_versions(),
+            cache=find_cache(),
+        )
     finally:
         if mark != plan:
             mark.unlink(missing_ok=True)

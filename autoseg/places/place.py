@@ -51,6 +51,8 @@ class Task:
         log: File that receives its output.
         needs: Names of tasks that must succeed first.
         resources: Needs of the task; ignored by a place that is used by one person alone.
+        is_exact: Whether what another command has submitted under this name stands for it only with the same options,
+            because this command answers with the result.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Task:
     log: Path
     needs: tuple[str, ...] = ()
     resources: Resources = Resources()
+    is_exact: bool = False
 
     def find_log(self, rank: int) -> Path:
         """Returns the log of one of several processes that work together; the first one has that of the task."""

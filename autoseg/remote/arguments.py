@@ -3,7 +3,7 @@
 import functools
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Final, Literal, ParamSpec, TypeVar
@@ -37,8 +37,11 @@ def accept_urls(
         @functools.wraps(function)
         def run(*arguments: Parameters.args, **options: Parameters.kwargs) -> Result:
             given = dict(zip(names, arguments, strict=False)) | options
-            paths = {key: value for key, value in given.items() if _is_path(value, is_named=key in uses)}
-            suspects = {key: Path(str(value)) for key, value in paths.items() if LIKE_URL.match(str(value))}
+            suspects = {
+                key: value
+                for key, value in given.items()
+                if any(_is_like_url(one, is_named=key in uses) for one in _list_values(value))
+            }
             if not suspects:
                 return function(*arguments, **options)
             with _open_locally(called, suspects, uses) as local:
@@ -49,18 +52,32 @@ def accept_urls(
     return decorate
 
 
-def _is_path(value: object, *, is_named: bool) -> bool:
-    """Returns whether a value is a path; a text is one only as an argument that may be a URL."""
-    return isinstance(value, Path) or (is_named and isinstance(value, str))
+def _list_values(value: object) -> Sequence[object]:
+    """Lists the values of an argument that takes several of them."""
+    return value if isinstance(value, list | tuple) else [value]
+
+
+def _is_like_url(value: object, *, is_named: bool) -> bool:
+    """Returns whether a value is a path like a URL; a text is a path only as an argument that may be a URL."""
+    is_path = isinstance(value, Path) or (is_named and isinstance(value, str))
+    return is_path and LIKE_URL.match(str(value)) is not None
 
 
 @contextmanager
-def _open_locally(called: str, suspects: Mapping[str, Path], uses: Mapping[str, Use]) -> Iterator[dict[str, Path]]:
+def _open_locally(called: str, suspects: Mapping[str, object], uses: Mapping[str, Use]) -> Iterator[dict[str, object]]:
+    """Yields the arguments with local paths in place of URLs."""
     from autoseg.remote.address import find_url
 
-    urls = {name: url for name, path in suspects.items() if (url := find_url(path)) is not None}
     with ExitStack() as stack:
-        yield {name: stack.enter_context(_open(called, name, url, uses)) for name, url in urls.items()}
+
+        def open_one(name: str, value: object) -> object:
+            url = find_url(Path(str(value))) if _is_like_url(value, is_named=name in uses) else None
+            return value if url is None else stack.enter_context(_open(called, name, url, uses))
+
+        local = {name: [open_one(name, one) for one in _list_values(value)] for name, value in suspects.items()}
+        yield {
+            name: values if isinstance(suspects[name], list | tuple) else values[0] for name, values in local.items()
+        }
 
 
 def _open(called: str, name: str, url: str, uses: Mapping[str, Use]) -> AbstractContextManager[Path]:

@@ -2,6 +2,8 @@
 
 import functools
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +17,19 @@ USUAL_GB: Final = 50.0  # guess: the images of most public datasets fit
 def find_cache() -> Path:
     """Returns the folder of the cache, without links: that of the environment, or one in the user's cache folder."""
     return _resolve(os.environ.get(FOLDER_VARIABLE) or _find_usual_folder())
+
+
+@contextmanager
+def use_cache(folder: Path) -> Iterator[None]:
+    """Context manager for the work on paths in the cache of another process, which this computer sees, too."""
+    before = os.environ.get(FOLDER_VARIABLE)
+    os.environ[FOLDER_VARIABLE] = str(folder)
+    try:
+        yield
+    finally:
+        del os.environ[FOLDER_VARIABLE]
+        if before is not None:
+            os.environ[FOLDER_VARIABLE] = before
 
 
 def _find_usual_folder() -> str:

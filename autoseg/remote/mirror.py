@@ -154,8 +154,8 @@ class UrlMirror:
             return {self.root.name: self.root.stat()} if self.root.is_file() else {}
         found = {}
         for place, folders, names in os.walk(self.root):
-            if Path(place) == self.root and KEPT_LOCAL in folders:
-                folders.remove(KEPT_LOCAL)
+            is_top = Path(place) == self.root
+            folders[:] = [name for name in folders if not (_is_private(name) or (is_top and name == KEPT_LOCAL))]
             for path in (Path(place, name) for name in names if not _is_private(name)):
                 with suppress(FileNotFoundError):  # removed meanwhile
                     found[self.find_name(path)] = path.stat()

@@ -1,10 +1,13 @@
 """A real server of S3 on this computer (moto's), and a connection to it that breaks when a test wants it."""
 
+import atexit
+import functools
 import socket
 import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
@@ -12,6 +15,7 @@ from typing import Final
 import pytest
 
 CHUNK_BYTES: Final = 2**14
+SECONDS_TO_ANSWER: Final = 60.0
 NEEDED: Final = ("moto", "flask", "flask_cors", "s3fs")
 
 
@@ -76,11 +80,9 @@ def serve_s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
         pytest.importorskip(package, reason=f"{package} is not installed (make s3-test installs a server of S3)")
     import fsspec
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    port = start_server()
+    reset = urllib.request.Request(f"http://127.0.0.1:{port}/moto-api/reset", method="POST")
+    urllib.request.urlopen(reset, timeout=SECONDS_TO_ANSWER).close()
     proxy = Proxy(port)
     settings = {
         "ENDPOINT_URL": proxy.url,
@@ -92,20 +94,30 @@ def serve_s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
     for name, value in settings.items():
         monkeypatch.setenv(f"AWS_{name}", value)
     try:
-        wait_for(port, server)
         fsspec.get_filesystem_class("s3").clear_instance_cache()  # connections to the servers of other tests
         files = fsspec.filesystem("s3", skip_instance_cache=True)
         files.mkdir("bucket")
         yield proxy
     finally:
         proxy.close()
-        server.kill()
-        server.wait(timeout=30)
+
+
+@functools.cache
+def start_server() -> int:
+    """Starts the server, once for all tests of this process, and returns its port."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    atexit.register(lambda: (server.kill(), server.wait()))
+    wait_for(port, server)
+    return port
 
 
 def wait_for(port: int, server: "subprocess.Popen[bytes]") -> None:
     """Waits until the server answers."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + SECONDS_TO_ANSWER
     while time.monotonic() < deadline and server.poll() is None:
         with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
             return

@@ -13,6 +13,8 @@ from builders.balls import make_case, save
 from builders.command_line import run_autoseg
 from builders.hosts import HOST
 from builders.plans import shorten
+from builders.public_datasets import build_tree
+from builders.scored_runs import build_planned_run
 from safetensors.numpy import load_file
 
 import autoseg
@@ -108,6 +110,40 @@ def test_the_commands_of_the_page_give_what_local_ones_give(
     texts = [path.read_text(errors="replace") for path in shared.rglob("*.json*")]
     assert len(texts) > 10
     assert [text for text in texts if " computer" in text] == []
+
+
+def test_commands_beside_those_of_a_run_take_urls_too(shared: Path, tmp_path: Path) -> None:
+    place = f"file://{shared}"
+    build_tree("kvasir", shared / "kvasir")
+    written = run("convert", f"{place}/kvasir", f"{place}/polyps", "--workers", 1)
+    assert f"written: {place}/polyps/dataset.json" in written
+    run("convert", shared / "kvasir", tmp_path / "polyps", "--workers", 1)
+    names = {path.relative_to(shared / "polyps") for path in (shared / "polyps").rglob("*") if path.is_file()}
+    assert {
+        path.relative_to(tmp_path / "polyps") for path in (tmp_path / "polyps").rglob("*") if path.is_file()
+    } == names
+    for name in names - {Path("conversion.json")}:
+        assert (shared / "polyps" / name).read_bytes() == (tmp_path / "polyps" / name).read_bytes(), name
+    assert json.loads((shared / "polyps" / "conversion.json").read_text())["source"] == f"{place}/kvasir"
+
+    (shared / DATASET / "dataset.json").rename(tmp_path / "dataset.json")
+    run("init", f"{place}/{DATASET}", "--workers", 1)
+    drafted, known = (json.loads((folder / "dataset.json").read_text()) for folder in (shared / DATASET, tmp_path))
+    assert (drafted["file_ending"], drafted["numTraining"]) == (known["file_ending"], known["numTraining"])
+
+    image, label_map = f"{place}/new_images/new200_0000.nii.gz", f"{place}/new_labels/new200.nii.gz"
+    run("view", image, label_map, "--out", f"{place}/view.html", "--no-open")
+    run("view", *(word.removeprefix("file://") for word in (image, label_map)), "--out", tmp_path / "v", "--no-open")
+    assert (shared / "view.html").read_bytes() == (tmp_path / "v").read_bytes()
+
+    planned = f"file://{build_planned_run(shared / 'planned').root}"
+    shutil.copytree(shared / "new_labels", shared / "predictions")
+    scored = ("--run", planned, "--instances", f"{place}/new_labels")
+    run("evaluate", f"{place}/predictions", f"{place}/new_labels", *scored)
+    objects = json.loads((shared / "predictions" / "object_scores.json").read_text())
+    assert {of_class["pooled"]["AP"] for of_class in objects["classes"]["components"].values()} == {1.0}
+    done = run_autoseg("doctor", planned, "--json")
+    assert json.loads(done.out)["folder"] == planned, done.err
 
 
 def test_problems_of_a_dataset_name_the_url(shared: Path) -> None:

@@ -16,16 +16,17 @@ from typing import Any
 import pytest
 from builders.balls import make_case, save
 from builders.command_line import run_autoseg
+from builders.hosts import HOST
 from builders.plans import shorten
 from builders.s3_server import Proxy, serve_s3
 from safetensors.numpy import load_file
 
-from autoseg.dataset import DatasetRecord
-from autoseg.document import read_document
 from autoseg.remote import retrying
 from autoseg.remote.mirror import open_mirror
 from autoseg.remote.store import Store
 from autoseg.remote.syncing import Synchronizer
+from autoseg.runtime.measurement_cache import find_measurement_cache
+from autoseg.workflows.plan.host_speed import find_host_speed
 
 pytestmark = pytest.mark.slow
 WEIGHTS = "models/3d_fullres/fold_0/checkpoint_final.safetensors"
@@ -62,27 +63,34 @@ def run(*arguments: object, code: int = 0) -> str:
 
 
 def test_a_run_in_s3_equals_a_local_one(
-    bucket: Any, trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bucket: Any, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dataset = Path(read_document(trained_run / "dataset.json", DatasetRecord).source)
+    find_host_speed(find_measurement_cache("host_speed"), measure=lambda: HOST)  # which takes seconds
     bucket.put(str(dataset), f"bucket/{dataset.name}", recursive=True)
     images = save(tmp_path / "images" / "new_0000.nii.gz", make_case(200)[0]).parent
     bucket.put(str(images), "bucket/images", recursive=True)
-    assert "6 cases, 0 problems" in run("check", f"s3://bucket/{dataset.name}", "--workers", 2)
-    run("plan", f"s3://bucket/{dataset.name}", "--run", URL, "--workers", 1, "--configuration", "3d_fullres")
+    assert "6 cases, 0 problems" in run("check", f"s3://bucket/{dataset.name}", "--workers", 1)
+    planning = ("--workers", 1, "--configuration", "3d_fullres")
+    training = ("--configuration", "3d_fullres", "--fold", "0", "--device", "cpu", "--workers", 0)
+    local = tmp_path / "balls.autoseg"
+    run("plan", dataset, "--run", local, *planning)
+    shorten(local, "3d_fullres", epochs=1, iterations=2)
+    run("train", local, *training)
+    run("plan", f"s3://bucket/{dataset.name}", "--run", URL, *planning)
     bucket.get_file("bucket/balls.autoseg/plan.json", str(tmp_path / "plan.json"))
-    shorten(tmp_path, "3d_fullres", epochs=3, iterations=20)
+    shorten(tmp_path, "3d_fullres", epochs=1, iterations=2)
+    assert (tmp_path / "plan.json").read_bytes() == (local / "plan.json").read_bytes()
     bucket.put_file(str(tmp_path / "plan.json"), "bucket/balls.autoseg/plan.json")
-    run("train", URL, "--configuration", "3d_fullres", "--fold", "0", "--device", "cpu")
+    run("train", URL, *training)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "second"))
     run("predict", URL, "s3://bucket/images", "s3://bucket/out", "--device", "cpu")
     assert "finished" in run("status", URL)
 
     bucket.get("bucket/balls.autoseg", str(tmp_path / "run"), recursive=True)
     bucket.get("bucket/out", str(tmp_path / "out"), recursive=True)
-    expected, found = load_file(trained_run / WEIGHTS), load_file(tmp_path / "run" / WEIGHTS)
+    expected, found = load_file(local / WEIGHTS), load_file(tmp_path / "run" / WEIGHTS)
     assert {name for name in expected if expected[name].tobytes() != found[name].tobytes()} <= {"checksums"}
-    run("predict", trained_run, images, tmp_path / "local", "--device", "cpu")
+    run("predict", local, images, tmp_path / "local", "--device", "cpu")
     assert (tmp_path / "out" / "new.nii.gz").read_bytes() == (tmp_path / "local" / "new.nii.gz").read_bytes()
     published = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
     assert not [path for path in published if b"hunter2" in path.read_bytes() or path.name.endswith(".lock")]

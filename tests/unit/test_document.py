@@ -1,11 +1,12 @@
 import json
 import math
+import pickle
 from typing import Annotated, Literal, Self
 
 import pytest
 from pydantic import Field, model_validator
 
-from autoseg.document import Document, OneOf, Part, parse_part, read_document, suggest_key, write_document
+from autoseg.document import CasePart, Document, OneOf, Part, parse_part, read_document, suggest_key, write_document
 from autoseg.errors import DocumentError
 from autoseg.untrusted.json_reading import read_json
 
@@ -42,6 +43,23 @@ def test_a_document_comes_back(tmp_path):
     assert read_document(tmp_path / "tree.json", Tree) == TREE
     assert (tmp_path / "tree.json").read_text().endswith("}\n")
     assert json.loads((tmp_path / "tree.json").read_text())["leaves"] == [{"size": 1}, {"size": 2}]
+
+
+class CaseLeaf(CasePart):
+    name: str
+    size: int = 1
+
+
+def test_parts_of_cases_share_the_names_of_their_fields_wherever_they_come_from():
+    first, second = CaseLeaf(name="a"), CaseLeaf.model_validate({"name": "b"})
+    for other in (second, pickle.loads(pickle.dumps(first)), first.model_copy(), CaseLeaf.model_construct(name="c")):
+        assert other.__pydantic_fields_set__ is first.__pydantic_fields_set__
+    assert all(
+        key is other for key, other in zip(first.__dict__, pickle.loads(pickle.dumps(first)).__dict__, strict=True)
+    )
+    changed = first.model_copy(update={"size": 2})
+    assert (changed.model_fields_set, first.model_fields_set) == ({"name", "size"}, {"name"})
+    assert pickle.loads(pickle.dumps(changed)) == changed == CaseLeaf(name="a", size=2)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])

@@ -1,14 +1,23 @@
 """What a command does for each case does not depend on how many others there are: files are counted, not seconds."""
 
+import gc
 import os
+import pickle
 import sys
+import tracemalloc
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Final
 
+import numpy as np
 import pytest
+from builders.labels import build_labels
 
+from autoseg.dataset import read_dataset
+from autoseg.measurement import measure_case
 from autoseg.run_folder import write_text
+from autoseg.workflows.plan.header_survey import survey_headers
 from benchmarks import growth_stages
 from benchmarks.growth_stages import CONFIGURATION, STAGES, Folders, write_dataset
 
@@ -91,3 +100,33 @@ def test_a_case_is_opened_by_few_stages_and_a_few_times(made: dict[str, list[Cou
     of_case = {stage: (counts[1]["opened"] - counts[0]["opened"]) / step for stage, counts in made.items()}
     assert {stage for stage, opened in of_case.items() if opened} == {"check", "plan", "preprocess", "evaluate"}
     assert max(of_case.values()) <= OPENED_AT_MOST, of_case
+
+
+def measure_bytes(build: Callable[[], Sequence[object]]) -> float:
+    """Bytes of memory for one of the objects."""
+    gc.collect()
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+    built = build()
+    gc.collect()
+    after, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return (after - before) / len(built)
+
+
+def test_the_main_process_keeps_little_of_a_case(tmp_path: Path) -> None:
+    folders = Folders(root=tmp_path)
+    write_dataset(folders, 100)
+    read_dataset(folders.dataset)  # loads modules
+    assert measure_bytes(lambda: read_dataset(folders.dataset).cases) <= 700  # with paths as objects 1,200
+    cases = read_dataset(folders.dataset).cases
+    survey_headers(cases[:1])
+    assert measure_bytes(lambda: [survey_headers(cases).grids] * len(cases)) <= 150  # with a grid for each 1,200
+    labels = build_labels({"large": (1,), "small": (2,)})
+    measured = measure_case(
+        *("case", np.ones((1, 8, 8, 8), np.float32), np.ones((8, 8, 8), np.int16)), spacing_mm=(1.0,) * 3, labels=labels
+    )
+    sent = pickle.dumps(measured)
+    assert (
+        measure_bytes(lambda: [pickle.loads(sent).fingerprint for _ in range(100)]) <= 1300
+    )  # with names of its own 2,500

@@ -30,11 +30,13 @@ class JobRecord(Part):
         task: Name of the task.
         job_id: Identifier in Slurm; with an underscore for a task of an array.
         needs: Names of the tasks that must succeed first.
+        command: Command of the task; empty in lists of earlier versions, which did not record it.
     """
 
     task: str
     job_id: str
     needs: tuple[str, ...] = ()
+    command: tuple[str, ...] = ()
 
 
 class JobList(Document):

@@ -3,7 +3,7 @@
 import logging
 import shlex
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -88,13 +88,15 @@ class Slurm:
         When it is closed early, the jobs continue.
 
         Raises:
-            WorkerError: Slurm does not answer for minutes, or refuses the jobs.
+            WorkerError: Slurm does not answer for minutes, or refuses the jobs, or a task that is exact is in the queue
+                with other options.
         """
         self._submit_missing(tasks)
         names = {task.name for task in tasks}
         seconds = SECONDS_BETWEEN_LOOKS
         while True:
             states = {name: state for name, state in self._read_states().items() if name in names}
+            _check_commands(read_jobs(self.folder), tasks, self.run_root)
             yield states
             if not any(state.phase in ACTIVE for state in states.values()):
                 return
@@ -137,6 +139,7 @@ class Slurm:
             states = read_task_states(self.folder)
             active = [job for job in read_jobs(self.folder) if states[job.task].phase in ACTIVE]
             known = {job.task: job for job in _cancel_early_jobs(active, tasks)}
+            _check_commands(known.values(), tasks, self.run_root)
             left = [task.name for task in tasks if task.name in known]
             if left:
                 logger.warning("in the queue already, and left as they were submitted: %s", shorten_names(left))
@@ -159,6 +162,23 @@ def _cancel_early_jobs(active: Sequence[JobRecord], tasks: Sequence[Task]) -> li
         logger.warning("submitted anew, to wait for more tasks: %s", shorten_names([job.task for job in early]))
         run_slurm(["scancel", *(job.job_id for job in early)])
     return [job for job in active if job not in early]
+
+
+def _check_commands(jobs: Iterable[JobRecord], tasks: Sequence[Task], run_root: Path) -> None:
+    """Checks that jobs of exact tasks run the same commands: otherwise the result of other options would be taken.
+
+    Raises:
+        WorkerError: One does not.
+    """
+    expected = {task.name: task.command for task in tasks if task.is_exact}
+    for job in jobs:
+        if job.command and job.command != expected.get(job.task, job.command):
+            msg = (
+                f"{job.task}: job {job.job_id} was submitted with other options, by `{shlex.join(job.command)}`, and "
+                f"not by `{shlex.join(expected[job.task])}`; wait until it has ended, or end it with "
+                f"`autoseg cancel {run_root}`, and repeat the command"
+            )
+            raise WorkerError(msg)
 
 
 @contextmanager

@@ -118,7 +118,9 @@ def submit_wave(
     with defer_interruptions():  # otherwise a job might be in the queue that no command knows
         job_ids = _call_sbatch(lambda: _submit(executor, commands))
         pairs = zip(wave, job_ids, strict=True)
-        records = tuple(JobRecord(task=task.name, job_id=job_id, needs=task.needs) for task, job_id in pairs)
+        records = tuple(
+            JobRecord(task=task.name, job_id=job_id, needs=task.needs, command=task.command) for task, job_id in pairs
+        )
         add_jobs(folder, records)
     return records
 

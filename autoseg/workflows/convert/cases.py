@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -18,6 +19,8 @@ from autoseg.errors import VolumeError
 from autoseg.file_endings import find_ending, label_map_ending
 from autoseg.files.temporary_files import name_temporary, remove_leftovers_once
 from autoseg.geometry import Grid
+from autoseg.remote.cache_folder import is_in_cache
+from autoseg.remote.local_files import use_local
 from autoseg.run_folder import make_folder, translate_write_errors
 from autoseg.volume_io import read_grid, read_picture, write_image, write_label_map, write_picture
 from autoseg.volume_io.dicom import read_stack
@@ -189,9 +192,12 @@ def _place_image(source: Path, target: Path) -> None:
 
 
 def _link_or_copy(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
+    """Links a file; a file by URL is copied, for its cache may replace it by a placeholder."""
+    if not is_in_cache(source):
+        with suppress(OSError):
+            os.link(source, target)
+            return
+    with use_local(source):
         shutil.copyfile(source, target)
 
 

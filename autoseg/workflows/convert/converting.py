@@ -18,6 +18,7 @@ from autoseg.document import Document, read_document, write_document
 from autoseg.errors import DatasetError, Problem, RunError, VolumeError, shorten_names
 from autoseg.processes.case_pool import compute_worker_count, list_problems, run_over_cases
 from autoseg.processes.progress import Progress
+from autoseg.remote.mirror import find_location
 from autoseg.run_folder import check_writable, make_folder, remove_folder, write_text
 from autoseg.untrusted.names import find_equal_names
 from autoseg.workflows.convert.cases import (
@@ -40,7 +41,7 @@ class ConversionRecord(Document):
 
     Attributes:
         layout: Name of the layout.
-        source: Absolute path of the folder.
+        source: Absolute path of the folder, or its URL.
     """
 
     schema_version: Literal[1] = 1
@@ -106,7 +107,7 @@ def convert_dataset(
     paths = list_tree(root)
     name, match = choose_layout(root, layout, paths)
     _check_names(root, match)
-    _prepare(out, ConversionRecord(layout=name, source=str(root)), overwrite=overwrite)
+    _prepare(out, ConversionRecord(layout=name, source=find_location(root)), overwrite=overwrite)
     cases = _convert_cases(root, out, match, workers=workers, progress=progress)
     groups = find_groups(match.layout, [case for case in cases if not case.source.is_held_out], root, paths)
     report = ConversionReport(layout_name=name, match=match, cases=cases, groups=groups)

@@ -9,6 +9,7 @@ from typing import Final
 import psutil
 
 from autoseg.document import Part
+from autoseg.remote.mirror import find_location
 from autoseg.workflows.doctor.accelerator import (
     check_compiler,
     check_cuda,
@@ -136,7 +137,7 @@ def examine_machine(
         for measure, error in results.items()
         if isinstance(error, NoAnswerError)
     ]
-    return DoctorReport(folder=str(folder), seconds=time.monotonic() - begin, findings=tuple(findings))
+    return DoctorReport(folder=find_location(folder), seconds=time.monotonic() - begin, findings=tuple(findings))
 
 
 def measure_all(

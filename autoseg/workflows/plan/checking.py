@@ -39,7 +39,7 @@ from autoseg.workflows.plan.class_losses import (
 )
 from autoseg.workflows.plan.dataset_corrections import Diagnosis, diagnose
 from autoseg.workflows.plan.header_survey import survey_headers
-from autoseg.workflows.plan.measuring import estimate_measuring_size, read_and_measure
+from autoseg.workflows.plan.measuring import estimate_measuring_sizes, read_and_measure
 from autoseg.workflows.plan.splitting import SplitRequest, describe_duplicates, divide_into_folds
 
 
@@ -94,9 +94,7 @@ def check_dataset(folder: Path, request: CheckRequest, *, progress: Progress) ->
     problems, notes, splits = _check_folds(dataset, request.split)
     headers = survey_headers(dataset.cases)
     orientation = headers.orientations[0][0] if headers.orientations else None
-    sizes = {
-        name: estimate_measuring_size(grid, channels=len(dataset.channel_names)) for name, grid in headers.grids.items()
-    }
+    sizes = estimate_measuring_sizes(headers.grids, channels=len(dataset.channel_names))
     examine = partial(
         read_and_examine,
         labels=dataset.labels,
@@ -197,7 +195,7 @@ def _measure(
         label="Checking",
         progress=progress,
         sizes=sizes,
-        keep=lambda measured: measured.store(store),
+        keep=lambda measured: measured.forget_mirror_counts().store(store),
     )
 
 

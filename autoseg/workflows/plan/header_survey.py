@@ -4,7 +4,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from autoseg.dataset import Case
@@ -22,7 +22,8 @@ class HeaderSurvey:
     Attributes:
         orientations: Axis codes (x, y, z) with the number of cases, the most frequent first; pictures have none.
         notes: Remarks, one sentence each.
-        grids: Grid of the first channel by case name, for every case whose header can be read.
+        grids: Grid of the first channel by case name, for every case whose header can be read. All begin at one place,
+            so that equal ones are in memory once.
     """
 
     orientations: tuple[tuple[str, int], ...]
@@ -36,6 +37,12 @@ class _Found:
     codes: Counter[str] = field(default_factory=Counter)
     slightly_different: list[str] = field(default_factory=list)
     fixes: list[Problem] = field(default_factory=list)
+    known_grids: dict[Grid, Grid] = field(default_factory=dict)
+
+    def keep_grid(self, case: str, grid: Grid) -> None:
+        """Keeps the grid of a case."""
+        moved = replace(grid, origin_mm=(0.0, 0.0, 0.0))
+        self.grids[case] = self.known_grids.setdefault(moved, moved)
 
 
 def survey_headers(cases: Sequence[Case]) -> HeaderSurvey:
@@ -46,7 +53,7 @@ def survey_headers(cases: Sequence[Case]) -> HeaderSurvey:
             grid = try_reading_grid(case.image_paths[0])
             if grid is None:
                 continue
-            found.grids[case.name] = grid
+            found.keep_grid(case.name, grid)
             if grid.is_oriented:
                 found.codes[grid.orientation_code] += 1
             _compare_files(case, grid, found)

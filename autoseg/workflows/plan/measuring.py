@@ -54,7 +54,7 @@ def measure_dataset(
     Raises:
         DatasetError: All problems of all cases in one report.
     """
-    sizes = {name: estimate_measuring_size(grid, channels=len(dataset.channel_names)) for name, grid in grids.items()}
+    sizes = estimate_measuring_sizes(grids, channels=len(dataset.channel_names))
     orientation = find_common_orientation(grids.values())
     measure = partial(
         read_and_measure,
@@ -143,6 +143,12 @@ def find_common_orientation(grids: Iterable[Grid]) -> str | None:
     """Finds the most frequent axis code (the alphabetically first on ties); None for pictures, which have none."""
     codes = Counter(grid.orientation_code for grid in grids if grid.is_oriented)
     return min(codes, key=lambda code: (-codes[code], code)) if codes else None
+
+
+def estimate_measuring_sizes(grids: Mapping[str, Grid], *, channels: int) -> dict[str, CaseSize]:
+    """Estimates the memory that measuring each case needs; equal grids share one estimate."""
+    of_grids = {grid: estimate_measuring_size(grid, channels=channels) for grid in set(grids.values())}
+    return {name: of_grids[grid] for name, grid in grids.items()}
 
 
 def estimate_measuring_size(grid: Grid, *, channels: int) -> CaseSize:

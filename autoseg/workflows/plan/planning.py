@@ -215,12 +215,13 @@ def plan_dataset(
     is_new = not _can_continue(run, dataset, request)
     if run.plan.is_file():
         remove_leftovers(run.root)
-    if is_new:
-        _plan_anew(dataset, run, rule, division=division, request=request, progress=progress)
-    elif request.split != SplitRequest():
+    if not is_new and request.split != SplitRequest():
         check_same_folds(run, division.splits)
+    plan_anew = partial(_plan_anew, dataset, run, rule, division=division, request=request, progress=progress)
+    fingerprint = plan_anew() if is_new else read_document(run.fingerprint, Fingerprint)
     plan = _extend_plan(run, request)
-    _report_measurements(run, report_classes, preprocesses=request.preprocess, progress=progress)
+    _report_measurements(run, fingerprint, report_classes, preprocesses=request.preprocess, progress=progress)
+    del fingerprint  # of all cases, which preprocessing needs no more
     report(plan)
     names = select_data_configurations(plan, request.configurations)
     for case in dataset.cases:  # so that validation works wherever the run is moved
@@ -271,13 +272,13 @@ def preprocess_run(
 
 def _report_measurements(
     run: RunFolder,
+    fingerprint: Fingerprint,
     report_classes: Callable[[Sequence[ClassCount]], None],
     *,
     preprocesses: bool,
     progress: Progress,
 ) -> None:
     """Reports the measurements of the cases; preprocessing itself counts what classes lose that do not vanish."""
-    fingerprint = read_document(run.fingerprint, Fingerprint)
     classes = count_class_occurrences(fingerprint.labels, fingerprint.cases)
     report_classes(classes)
     splits = read_document(run.splits, Splits)
@@ -376,7 +377,7 @@ def _plan_anew(
     division: DivisionIntoFolds,
     request: PlanRequest,
     progress: Progress,
-) -> None:
+) -> Fingerprint:
     prepare_worker_context(WORKER_MODULES)
     headers = survey_headers(dataset.cases)
     for note in headers.notes:
@@ -396,3 +397,4 @@ def _plan_anew(
     write_document(run.fingerprint, fingerprint)
     write_document(run.splits, division.splits)
     write_document(run.plan, plan)
+    return fingerprint

@@ -125,8 +125,7 @@ def preprocess_dataset(
     for name in configurations:
         check_writable(run.preprocessed(name))
     prepare_worker_context(WORKER_MODULES)
-    measured = read_document(run.fingerprint, Fingerprint).cases
-    sizes = {case.name: estimate_preprocessing_size(case, plan, configurations) for case in measured}
+    sizes = _estimate_sizes(run, plan, configurations)
     outcome = place.run_over_cases(
         partial(preprocess_case, plan=plan, run=run, configurations=configurations),
         jobs,
@@ -148,6 +147,16 @@ def preprocess_dataset(
         heading = f"{len(outcome.failures)} of {len(jobs)} cases failed; the others are finished:"
         raise CasesFailedError(heading, problems)
     return len(outcome.results)
+
+
+def _estimate_sizes(run: RunFolder, plan: Plan, configurations: Sequence[str]) -> dict[str, CaseSize]:
+    """Estimates the memory that each case needs; equal estimates are in memory once."""
+    known: dict[CaseSize, CaseSize] = {}
+    sizes = {}
+    for case in read_document(run.fingerprint, Fingerprint).cases:
+        size = estimate_preprocessing_size(case, plan, configurations)
+        sizes[case.name] = known.setdefault(size, size)
+    return sizes
 
 
 def find_largest_that_fits(sizes: Iterable[CaseSize], *, available_bytes: int) -> int:

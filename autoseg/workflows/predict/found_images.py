@@ -290,7 +290,7 @@ def _find_series_images(
     for name, group in chosen.items():
         progress.note(f"{' and '.join(one.describe() for one in group)} becomes {name}{SERIES_ENDING}")
     return SeriesImages(
-        cases=tuple(Case(name=name, image_paths=(), label_path=None) for name in chosen),
+        cases=tuple(Case(name=name, images=(), label=None) for name in chosen),
         problems=tuple(problems),
         series=chosen,
         formats=formats,

@@ -1,13 +1,14 @@
 """Writes a page with the viewer for any image and label maps."""
 
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Final
 
 import numpy as np
 
 from autoseg.errors import RunError, VolumeError
 from autoseg.file_endings import strip_ending
+from autoseg.remote.mirror import find_location
 from autoseg.report.blocks import Facts, Gallery, Section
 from autoseg.report.page import MOST_VOLUME_BYTES, Page, ShownCase
 from autoseg.report.pictures import draw_slices, find_colour
@@ -73,7 +74,7 @@ def _name_layer(path: Path, label_maps: Sequence[Path]) -> str:
         names = [build(other) for other in label_maps]
         if names.count(build(path)) == 1 and build(path) not in TAKEN_NAMES:
             return build(path)
-    return str(path)
+    return find_location(path)
 
 
 def _get_stem(path: Path) -> str:
@@ -81,7 +82,7 @@ def _get_stem(path: Path) -> str:
 
 
 def _name_with_folder(path: Path) -> str:
-    return f"{path.absolute().parent.name}/{_get_stem(path)}"
+    return f"{PurePath(find_location(path.absolute())).parent.name}/{_get_stem(path)}"
 
 
 def _list_shown(prepared: CaseVolumes) -> list[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 from autoseg.document import read_document
@@ -69,7 +70,8 @@ def build_task(run_root: Path, request: SelectionRequest, *, autoseg: Sequence[s
     names = [name for name in request.configurations or plan.configurations if name in plan.configurations]
     needs = [estimate_resources(run, plan, name, training) for name in names or plan.configurations]
     needed = max(needs, key=lambda one: one.ram_bytes)
-    return build_selection_task(run, needed, needs=(), options=request.list_options(), autoseg=autoseg)
+    task = build_selection_task(run, needed, needs=(), options=request.list_options(), autoseg=autoseg)
+    return replace(task, is_exact=True)
 
 
 def _tell(states: States, task: Task, told: str, progress: Progress) -> str:

@@ -4,11 +4,11 @@ Every held-out case is predicted once more, by the networks that held it out, as
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
-from jaxtyping import Bool, Int16, Int64, Integer
+from jaxtyping import Bool, Int16, Int32, Int64, Integer
 
 from autoseg.errors import RunError
 from autoseg.evaluation.crossvalidation import Table
@@ -218,7 +218,7 @@ def match_case(
     targets: InstanceTargets,
     grid: Grid,
 ) -> FoundInCase:
-    """Matches the objects of all rules with those of the reference; ignored voxels belong to none of them.
+    """Matches the objects of all rules with those of the reference; ignored voxels count for their sizes alone.
 
     Args:
         maps: Answer of the network.
@@ -235,7 +235,7 @@ def match_case(
         unit=find_size_unit([grid]),
         grown=tuple(
             tuple(
-                match_objects(_grow(maps, label, threshold, grid.spacing_mm) * is_scored, reference)
+                _match_scored(_grow(maps, label, threshold, grid.spacing_mm), reference, is_scored)
                 for label, reference in zip(labels, references, strict=True)
             )
             for threshold in THRESHOLDS
@@ -245,6 +245,16 @@ def match_case(
             for label, reference in zip(labels, references, strict=True)
         ),
     )
+
+
+def _match_scored(
+    objects: Int32[np.ndarray, "z y x"], reference: Int64[np.ndarray, "z y x"], is_scored: Bool[np.ndarray, "z y x"]
+) -> Matches:
+    """Matches the scored voxels of objects, whose sizes are those of a prediction, which knows no ignored voxels."""
+    voxels = np.bincount(objects.ravel())
+    is_left = np.bincount(objects[is_scored], minlength=voxels.size) > 0
+    is_left[0] = False
+    return replace(match_objects(objects * is_scored, reference), predicted_voxels=voxels[is_left])
 
 
 def _grow(maps: CoreMaps, label: int, threshold: float, spacing_mm: tuple[float, float, float]) -> np.ndarray:

@@ -24,15 +24,17 @@ from autoseg.plan.training import TrainingPlan
 from autoseg.preprocessing.pipeline import compute_preprocessed_shape
 from autoseg.processes.fold_lock import lock_fold
 from autoseg.remote.cache_folder import is_in_cache
-from autoseg.run_folder import RunFolder, remove_folder
+from autoseg.run_folder import FoldFolder, RunFolder, remove_folder
 from autoseg.training.checkpoint import read_description
 from autoseg.training.monitoring.history import read_last_record
+from autoseg.workflows.folds.state import read_state
 from autoseg.workflows.plan.planning import find_network_cost
 from autoseg.workflows.train.fold_options import MOST_WORKERS
 from autoseg.workflows.train.queue import TrainingQueue, build_task
 from autoseg.workflows.train.request import TrainingRequest
 from autoseg.workflows.train.units import Unit, is_up_to_date, limit_request
 
+CPU: Final = "cpu"  # name of the device
 CPU_CORES: Final = 8  # guess: for a training without a GPU
 LOGITS_IN_MEMORY: Final = 3  # of a validated case: the sum, its weights and mirrored views, the restored grid
 BYTES_PER_LOGIT: Final = 4
@@ -124,7 +126,7 @@ def build_selection_task(
 def estimate_resources(run: RunFolder, plan: Plan, name: str, request: TrainingRequest) -> Resources:
     """Estimates what the training and validation of a fold of a configuration needs."""
     configuration = plan.configurations[name]
-    training, uses_gpu = configuration.training, request.device != "cpu"
+    training, uses_gpu = configuration.training, request.device != CPU
     workers = request.workers if request.workers is not None else MOST_WORKERS if uses_gpu else 1
     cost = find_network_cost(configuration.network, configuration.patch_voxels, training.batch_size)
     voxels = training.batch_size * prod(configuration.patch_voxels) * BATCHES_IN_MEMORY
@@ -149,14 +151,25 @@ def estimate_resources(run: RunFolder, plan: Plan, name: str, request: TrainingR
 
 
 def forecast_seconds(run: RunFolder, name: str, training: TrainingPlan, request: TrainingRequest) -> float | None:
-    """Forecasts the time of a fold from the pace of those that were trained here; None where there are none."""
+    """Forecasts the time of a fold from the pace of those that were trained on a device of the same kind.
+
+    None where there are none.
+    """
     iterations = (request.length.epochs or training.epochs) * training.iterations_per_epoch
     count = len(read_document(run.splits, Splits).folds)
-    last = [read_last_record(run.fold(name, str(fold)).training_log) for fold in range(count)]
+    folders = [run.fold(name, str(fold)) for fold in range(count)]
+    alike = [folder for folder in folders if _was_on_cpu(folder) == (request.device == CPU)]
+    last = [read_last_record(folder.training_log) for folder in alike]
     paces = [record.seconds_per_iteration for record in last if record is not None]
     if not paces or request.length.more_epochs is not None:
         return None
     return min(LONGEST_SECONDS, TIME_MARGIN * iterations * max(paces))
+
+
+def _was_on_cpu(folder: FoldFolder) -> bool | None:
+    """Returns whether a fold was last trained on a CPU, or on several together; None where that is not known."""
+    state = read_state(folder)
+    return None if state is None else state.device.endswith(CPU)
 
 
 def make_repeatable(run: RunFolder, unit: Unit, request: TrainingRequest) -> TrainingRequest:

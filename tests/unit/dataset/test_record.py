@@ -54,7 +54,7 @@ def test_groups_beside_the_dataset_are_found(dataset):
 def test_paths_inside_the_dataset_are_relative_to_it(dataset, tmp_path):
     outside = tmp_path / "outside.png"
     outside.touch()
-    cases = (dataset.cases[0], Case(name="c", image_paths=(outside,), label_path=None))
+    cases = (dataset.cases[0], Case.from_paths("c", images=(outside,), label=None))
     record = record_dataset(replace(dataset, cases=cases))
     assert record.source == str(dataset.root)
     assert record.cases[0].images == ("imagesTr/a_0000.png",)

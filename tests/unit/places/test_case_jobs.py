@@ -15,7 +15,7 @@ from builders.fake_slurm import prepend_to_path, write_fake_slurm
 from autoseg.errors import PlanError, WorkerError
 from autoseg.files.temporary_files import ABANDONED_SECONDS
 from autoseg.places import open_place
-from autoseg.places.case_worker import Caller, describe_caller
+from autoseg.places.case_worker import describe_caller, run_case
 from autoseg.places.place import Resources, TaskState
 from autoseg.places.slurm import case_jobs
 from autoseg.places.slurm import place as slurm_place
@@ -23,6 +23,7 @@ from autoseg.places.slurm.case_jobs import CaseWork, build_tasks, iterate_cases,
 from autoseg.places.slurm.jobs import read_jobs
 from autoseg.processes.case_pool import CaseSize, Failure, gather_outcome
 from autoseg.processes.progress import SilentProgress
+from autoseg.remote.cache_folder import find_cache
 
 NAMES = ("a", "b", "c", "d", "e")
 FINISHED = TaskState(phase="finished")
@@ -187,9 +188,7 @@ def test_results_that_a_network_drive_shows_late_are_waited_for(root, given):
 
 def test_a_computer_with_other_versions_is_refused_for_all_cases(root, given):
     versions = (("Python", "2.7"), *given.caller.versions[1:])
-    other = Caller(
-        folder=given.caller.folder, mark=given.caller.mark, mark_sha256=given.caller.mark_sha256, versions=versions
-    )
+    other = replace(given.caller, versions=versions)
     refused = CaseWork(work=count_letters, jobs=given.jobs, caller=other, runs_networks=True, sizes={})
     with open_case_folder(root) as folder:
         tasks = build_tasks(folder, refused, label="Measuring", count=1)
@@ -198,6 +197,22 @@ def test_a_computer_with_other_versions_is_refused_for_all_cases(root, given):
             WorkerError, match=r"the worker on .* cannot work on this run: it has Python 3\.\d+ instead"
         ):
             gather(folder, refused, iter([{tasks[0].name: FINISHED}]), tasks)
+
+
+def name_cache(text: str) -> str:
+    """The work: tells where files by URL are looked for."""
+    return str(find_cache())
+
+
+def test_a_job_finds_files_by_url_in_the_cache_of_the_command(given, tmp_path, monkeypatch):
+    caller = replace(given.caller, cache=tmp_path / "shared")
+    monkeypatch.delenv("AUTOSEG_REMOTE_CACHE", raising=False)
+    for own in (None, tmp_path / "own"):
+        if own is not None:
+            monkeypatch.setenv("AUTOSEG_REMOTE_CACHE", str(own))
+        before = find_cache()
+        assert run_case(name_cache, "a", "", caller, runs_networks=False) == str(tmp_path / "shared")
+        assert find_cache() == before
 
 
 def kill_own_process(text: str) -> None:

@@ -4,6 +4,7 @@ import signal
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 from builders.fake_slurm import prepend_to_path, write_fake_slurm
@@ -127,6 +128,32 @@ def test_it_is_said_which_tasks_are_in_the_queue_already(slurm, root, caplog):
     assert caplog.messages == []
     next(run_tasks(root, [make_task(root, "2d, fold 0")]))
     assert caplog.messages == ["in the queue already, and left as they were submitted: 2d, fold 0"]
+
+
+def test_an_exact_task_is_not_answered_by_a_job_with_other_options(slurm, root):
+    plain, other = (
+        replace(make_task(root, "select", code=code), is_exact=True) for code in ("pass", "'--no-variants'")
+    )
+    slurm.show_queue("1|RUNNING|n1|None")
+    waiting = run_tasks(root, [plain])
+    next(waiting)
+    next(run_tasks(root, [plain]))
+    with pytest.raises(
+        WorkerError, match=r"select: job 1 was .* by `.*pass`, and not by `.*--no-variants.*autoseg cancel"
+    ):
+        next(run_tasks(root, [other]))
+    assert len(slurm.read_scripts()) == 1
+    # one that waits for further tasks takes its place: its own command does not wait for that result
+    slurm.show_queue("1|RUNNING|n1|None", "2|PENDING||Priority", "3|PENDING||Dependency")
+    next(run_tasks(root, [make_task(root, "2d, fold 0"), make_task(root, "select", needs=("2d, fold 0",), code="0")]))
+    with pytest.raises(WorkerError, match="select: job 3 was submitted with other options"):
+        next(waiting)
+
+
+def test_a_list_of_jobs_without_commands_can_be_read(slurm, root):
+    add_jobs(find_jobs_folder(root), [JobRecord(task="select", job_id="7")])
+    slurm.show_queue("7|RUNNING|n1|None")
+    assert next(run_tasks(root, [replace(make_task(root, "select"), is_exact=True)]))["select"].phase == "running"
 
 
 def test_a_scheduler_that_is_away_for_a_while_is_asked_again(slurm, root, monkeypatch, caplog):

@@ -15,6 +15,7 @@ from autoseg.cli.app import app
 from autoseg.cli.urls import USES, accept_urls, name_urls
 from autoseg.errors import RemoteError, UnreachableError
 from autoseg.remote import arguments, session
+from autoseg.remote.local_files import use_local
 
 Place = type[FaultyFileSystem]
 RUN = Path("faulty://bucket/run")
@@ -174,7 +175,7 @@ def test_local_work_does_not_load_the_library_of_urls() -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize(("command", "name"), [("convert", "source"), ("train", "log"), ("export", "fold")])
+@pytest.mark.parametrize(("command", "name"), [("cancel", "run"), ("train", "log"), ("export", "fold")])
 def test_arguments_that_take_no_url_say_so(command: str, name: str) -> None:
     with pytest.raises(RemoteError, match=f"autoseg {command} needs a local path for {name}, found faulty://bucket/x"):
         wrap(lambda **_: None, command)(**{name: Path("faulty://bucket/x")})
@@ -182,7 +183,22 @@ def test_arguments_that_take_no_url_say_so(command: str, name: str) -> None:
 
 def test_a_url_that_is_refused_is_shown_without_its_password() -> None:
     with pytest.raises(RemoteError, match=r"found ssh://\.\.\.@host/x; copy"):
-        wrap(lambda **_: None, "view")(image=Path("ssh://me:hunter2@host/x"))
+        wrap(lambda **_: None, "cancel")(run=Path("ssh://me:hunter2@host/x"))
+
+
+def test_each_of_several_paths_may_be_a_url(node: Node, place: Place, tmp_path: Path) -> None:
+    place().pipe_file("/bucket/run/a.nii.gz", b"1")
+    place().pipe_file("/bucket/run/b.nii.gz", b"2")
+    seen: list[Path] = []
+
+    def view(image: Path, label_maps: list[Path]) -> None:
+        with use_local(*label_maps):
+            seen.extend(label_maps)
+            assert [path.read_bytes() for path in label_maps[1:]] == [b"1", b"2"]
+
+    given = [tmp_path, RUN / "a.nii.gz", RUN / "b.nii.gz"]
+    wrap(view, "view")(image=tmp_path, label_maps=given)
+    assert seen[0] == tmp_path
 
 
 def test_local_paths_are_passed_on_as_they_are(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from autoseg.errors import DatasetError, EvaluationError
 from autoseg.evaluation.instances import Matches
 from autoseg.labels import InstanceTargets
 from autoseg.places.local import ThisComputer
+from autoseg.postprocessing.instances import build_usual_rules, find_objects
 from autoseg.processes.progress import SilentProgress
 from autoseg.run_folder import RunFolder
 from autoseg.volume_io import read_label_map
@@ -77,7 +78,7 @@ def test_numbers_beyond_the_foreground_and_on_another_grid_are_refused_and_the_l
         read(dataset.cases[1], dataset)
     third.unlink()
     with pytest.raises(DatasetError, match="plan again without telling objects apart"):
-        read(replace(dataset.cases[2], instances_path=None), dataset)
+        read(replace(dataset.cases[2], instances=None), dataset)
 
 
 def test_objects_of_volumes_are_read_as_cores_and_borders(tmp_path: Path) -> None:
@@ -172,6 +173,26 @@ def test_what_is_predicted_where_the_reference_is_ignored_counts_as_no_object() 
     for matches in (found.components[0], *(of_classes[0] for of_classes in found.grown)):
         assert len(matches.predicted_voxels) == len(matches.reference_voxels) == 1
         assert matches.ious.tolist() == [1.0]
+
+
+def test_a_rule_keeps_objects_by_their_whole_size_as_in_prediction_though_part_of_them_is_ignored() -> None:
+    numbers = draw_balls((1, 20, 40), {1: ((0, 9, 20), 6.0), 2: ((0, 9, 7), 4.0)})
+    grid = build_picture_grid(numbers.shape)
+    maps = answer_perfectly(numbers > 0, numbers, spacing_mm=grid.spacing_mm, targets=TWO_CLASSES)
+    is_scored = np.arange(40) < 20
+    classes = np.where(is_scored, numbers > 0, TWO_CLASSES.labels.ignore_label).astype(np.int16)
+    found = match_case(maps, classes, np.where(is_scored, numbers, 0), targets=TWO_CLASSES, grid=grid)
+    whole, cut = int((numbers == 1).sum()), int((numbers == 1)[..., is_scored].sum())
+    small = int((numbers == 2).sum())
+    assert cut < whole
+    for minimum, sizes in ((0, [whole, small]), (small + 1, [whole]), (cut + small, [whole]), (whole + 1, [])):
+        rules = [
+            rule.model_copy(update={"minimum_mm3": float(minimum)}) for rule in build_usual_rules(TWO_CLASSES.labels)
+        ]
+        kept = found.match(1, rules[0])
+        assert sorted(kept.predicted_voxels.tolist(), reverse=True) == [size for size in sizes if size >= minimum]
+        assert sorted(find_objects(maps, rules, grid=grid).voxels.tolist()) == sorted(kept.predicted_voxels.tolist())
+        assert set(kept.ious.tolist()) <= {1.0}
 
 
 def test_borders_get_free_values_that_eight_bits_hold_beside_the_ignored_one() -> None:

@@ -26,7 +26,7 @@ from autoseg.run_folder import write_text
 from autoseg.training.monitoring.history import write_training_log
 from autoseg.training.options import Length
 from autoseg.workflows.folds.jobs import cancel_run_jobs, read_watched_status
-from autoseg.workflows.folds.state import read_state
+from autoseg.workflows.folds.state import keep_state, read_state
 from autoseg.workflows.folds.status import FoldStatus, apply_task_state
 from autoseg.workflows.train import detached, dispatch
 from autoseg.workflows.train.detached import (
@@ -132,10 +132,28 @@ def test_without_a_budget_the_time_is_twice_that_of_the_slowest_fold_that_was_tr
     def find_seconds(request):
         return estimate_resources(measured, plan, "3d_lowres", request).seconds
 
+    assert find_seconds(TrainingRequest(length=Length(epochs=3))) is None  # nobody knows on what they were trained
+    for fold, device in (("0", "cuda:1"), ("1", "2 x cuda")):
+        with keep_state(measured.fold("3d_lowres", fold), device=device):
+            pass
     assert find_seconds(TrainingRequest(length=Length(epochs=10**6))) == detached.LONGEST_SECONDS
     assert find_seconds(TrainingRequest(length=Length(epochs=3))) == 2 * 0.5 * 3 * training.iterations_per_epoch
     assert find_seconds(TrainingRequest(length=Length(more_epochs=3))) is None  # how many it has had, its state says
     assert find_seconds(TrainingRequest(budget_seconds=60.0)) == 60.0
+
+
+@pytest.mark.parametrize(("device", "on_cpu", "on_gpu"), [("cpu", 0.25, 0.5), ("2 x cpu", 0.25, 0.5)])
+def test_a_pace_counts_for_jobs_with_a_device_of_its_kind(measured, device, on_cpu, on_gpu):
+    plan = read_document(measured.plan, Plan)
+    iterations = 3 * plan.configurations["3d_lowres"].training.iterations_per_epoch
+    for fold, where, pace in (("0", device, on_cpu), ("1", "cuda:0", on_gpu)):
+        record = build_epoch_record(0).model_copy(update={"seconds_per_iteration": pace})
+        write_training_log(measured.fold("3d_lowres", fold).training_log, [record])
+        with keep_state(measured.fold("3d_lowres", fold), device=where):
+            pass
+    for wanted, pace in (("cpu", on_cpu), ("auto", on_gpu), ("cuda", on_gpu)):
+        request = TrainingRequest(device=wanted, length=Length(epochs=3))
+        assert estimate_resources(measured, plan, "3d_lowres", request).seconds == 2 * pace * iterations
 
 
 def test_a_repeated_command_neither_restarts_nor_extends_once_more(run, monkeypatch):

@@ -16,7 +16,7 @@ GRID = Grid(shape_voxels=(2, 3, 4), spacing_mm=(3.0, 1.5, 1.25), origin_mm=(4.0,
 
 
 def build_case(label_path):
-    return Case(name="case1", image_paths=(label_path,), label_path=label_path)
+    return Case.from_paths("case1", images=(label_path,), label=label_path)
 
 
 @pytest.mark.parametrize("ending", [".nii.gz", ".NII.GZ", ".nrrd", ".mha", ".mhd", ".nhdr", ".hdr"])

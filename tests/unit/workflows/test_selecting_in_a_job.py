@@ -68,6 +68,7 @@ def test_a_job_selects_with_the_same_options_and_its_selection_is_read(measured)
     (task,) = place.tasks
     assert task.command == ("autoseg", "select", str(measured.root.resolve()), *REQUEST.list_options())
     assert task.resources.gpu_bytes == 0
+    assert task.is_exact
 
 
 def test_all_options_of_a_request_are_passed_on():
