@@ -89,7 +89,9 @@ class CommonDecisions:
 
     def _adapt(self, name: str, configuration: ConfigurationPlan) -> tuple[ConfigurationPlan, tuple[Reason, ...]]:
         channels = tuple(decision.value for decision in self.channels)
-        network, reasons = adapt_network(configuration.network, self.fingerprint.labels, channels)
+        network, reasons = adapt_network(
+            configuration.network, configuration.choose_network_labels(self.fingerprint.labels), channels
+        )
         named = tuple(reason.model_copy(update={"subject": f"{name}: {reason.subject}"}) for reason in reasons)
         return configuration.model_copy(update={"network": network}), named
 

@@ -40,7 +40,8 @@ class LatentEstimation(Objective):
         """Calls the network once in training, and once more in validation, to predict as it will."""
         masks = build_output_masks(batch.label_map, self.labels)
         noise, steps = self._draw(batch)
-        logits, found, start, found_noise = network(batch.image, masks, noise, steps)
+        decodes = self.plan.segmentation_weight > 0
+        logits, found, start, found_noise = network(batch.image, masks, noise, steps, decodes=decodes)
         loss = self.plan.latent_weight * self._compare(found, start)
         if self.network.estimate == "noise":
             loss = loss + self.plan.noise_weight * self._compare(found_noise, noise)

@@ -106,14 +106,14 @@ def test_the_loss_of_latents_is_zero_for_the_true_ones(plan_configuration) -> No
     network, batch = learner.network, draw_batch()
     assert isinstance(network, LatentDiffusion)
 
-    def know_all(image, masks, noise, steps):
+    def know_all(image, masks, noise, steps, **_):
         start = network.autoencoder.encode(masks)
         return network.autoencoder.decode(start), start, start, noise
 
     loss, _ = learner.objective(know_all, batch)
     assert loss.item() == 0
 
-    def be_off(image, masks, noise, steps):
+    def be_off(image, masks, noise, steps, **_):
         logits, start, _, found = know_all(image, masks, noise, steps)
         return logits, start + 0.25, start, found
 
@@ -142,7 +142,7 @@ def test_validation_repeats_itself_and_scores_what_prediction_gives(plan_configu
     assert first.loss == second.loss
     calls = []
 
-    def call(image, *further):
+    def call(image, *further, **_):
         calls.append(len(further))
         return learner.call_network(image, *further)
 
