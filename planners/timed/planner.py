@@ -16,6 +16,7 @@ from planners.rules.cascade import FULL_RESOLUTION, LOW_RESOLUTION
 from planners.rules.context_slices import SLICES
 from planners.rules.dimensionality import choose_dimensionality
 from planners.rules.median_shape import ResampledDataset
+from planners.rules.memory import CountObjective
 from planners.rules.topology import TopologyRule
 from planners.timed.budget import TRAINING_SHARE, explain_budget, explain_needed_iterations, find_budget
 from planners.timed.candidates import Situation, choose_candidate, warn_of_smallest
@@ -29,6 +30,7 @@ class TimedPlanner:
     Attributes:
         architecture: The networks that it chooses from; None: small plain U-Nets.
         head: Replaces the last stages of these networks; None: they stay as they are.
+        count_objective: What the objective keeps in memory beside the network; None: next to nothing.
     """
 
     name: str = "timed"
@@ -38,6 +40,7 @@ class TimedPlanner:
     measures_throughput: bool = True
     architecture: Architecture | None = None
     head: Head | None = None
+    count_objective: CountObjective | None = None
 
     def with_architecture(self, architecture: Architecture) -> "TimedPlanner":
         """Returns the planner that decides as this one, but for networks of an architecture."""
@@ -46,6 +49,10 @@ class TimedPlanner:
     def with_head(self, head: Head) -> "TimedPlanner":
         """Returns the planner that decides as this one, but for networks with a head in place of their last stages."""
         return replace(self, name=f"{self.name} --head {head.name}", head=head)
+
+    def with_objective(self, count: CountObjective) -> "TimedPlanner":
+        """Returns the planner that decides as this one, but for an objective that needs memory beside the network."""
+        return replace(self, count_objective=count)
 
     def with_configurations(self, names: Iterable[str]) -> "TimedPlanner":
         """Refuses configurations that other planners plan on request.
@@ -87,6 +94,7 @@ class TimedPlanner:
             measure_cost=measure_cost,
             architecture=self.architecture,
             head=self.head,
+            count_objective=self.count_objective,
         )
         name, dataset = _choose_dimensions(common, situation.topology)
         missing = explain_missing_pooling(dataset, situation.topology)

@@ -58,9 +58,11 @@ class LatentEstimation(Objective):
         generator = None if self.training else torch.Generator().manual_seed(VALIDATION_SEED)
         count, extents = len(batch.image), batch.image.shape[2:]
         grid = (whole // part for whole, part in zip(extents, self.network.autoencoder.patch_divisors, strict=True))
-        noise = torch.randn((count, self.network.autoencoder.latent_channels, *grid), generator=generator)
+        shape = (self.network.autoencoder.latent_channels, *grid)
+        noise = self.part.draw(lambda whole: torch.randn((whole, *shape), generator=generator), count)
         last = self.network.diffusion.steps
-        steps = torch.randint(1, last + 1, (count,), generator=generator)
-        is_last = torch.rand(count, generator=generator) < self.plan.last_step_fraction
+        steps = self.part.draw(lambda whole: torch.randint(1, last + 1, (whole,), generator=generator), count)
+        shares = self.part.draw(lambda whole: torch.rand(whole, generator=generator), count)
+        is_last = shares < self.plan.last_step_fraction
         device = batch.image.device
         return noise.to(device), torch.where(is_last, last, steps).to(device)

@@ -42,11 +42,4 @@ class Segmentation(Objective):
     def forward(self, network: NetworkCall, batch: Batch) -> tuple[Tensor, Tensor]:
         """Calls the network once."""
         outputs = network(batch.image)
-        loss = self.loss(
-            outputs,
-            batch.label_map,
-            self.output_weights,
-            output_targets=self.output_targets,
-            progress=self.progress,
-        )
-        return loss, outputs[0]
+        return self.compute_terms(outputs, batch), outputs[0]

@@ -19,6 +19,7 @@ from autoseg.plan.losses import SegmentationObjective
 from autoseg.plan.network import LatentDiffusionPlan
 from autoseg.plan.objectives import LatentDiffusionObjective, ShapePriorObjective
 from autoseg.run_folder import FoldFolder
+from autoseg.runtime.distributed import BatchPart
 from autoseg.training.budget.pace import Budget
 from autoseg.training.data.batch import Batch
 from autoseg.training.losses.targets import build_output_masks
@@ -315,3 +316,15 @@ def test_a_poor_reconstruction_is_told(dice, expected: str) -> None:
 def test_a_plan_without_an_autoencoder_trains_none(plan_configuration, training_data, tmp_path) -> None:
     assert train_prior(plan_configuration(), training_data, tmp_path / "none") is None
     assert not (tmp_path / "none").exists()
+
+
+def test_parts_of_a_batch_add_up_to_the_validation_loss_of_the_whole_batch(plan_configuration) -> None:
+    learner = build_learner(plan_with(plan_configuration, "latent_diffusion", LATENT), LABELS, device=CPU, seed=0)
+    learner.train(is_training=False)
+    batch, losses = draw_batch(), []
+    for place in (slice(0, 2), slice(0, 1), slice(1, 2)):
+        count = place.stop - place.start
+        learner.objective.part = BatchPart(share=count / 2, first=place.start, batch_size=2)
+        part = Batch(image=batch.image[place], label_map=batch.label_map[place])
+        losses.append(run_validation_step(learner, part).loss)
+    assert losses[0] == pytest.approx(sum(losses[1:]))
