@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from autoseg.networks.network import TargetKind
 from autoseg.training.data.batch import Batch
-from autoseg.training.losses.weighted_sum import WeightedLoss
 
 NetworkCall = Callable[..., tuple[Tensor, ...]]
 """The network as it is executed in this training (its dtype, order in memory, compiled, gradients summed over
@@ -46,7 +45,7 @@ class Objective(nn.Module, ABC):
     """
 
     progress: float = 0.0
-    loss: WeightedLoss
+    loss: Callable[..., Tensor]
     output_weights: tuple[float, ...]
     output_targets: tuple[TargetKind, ...]
 

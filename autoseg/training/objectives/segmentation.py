@@ -22,6 +22,8 @@ COMPUTED_ON_CPU: Final = frozenset({"border_weighted_cross_entropy", "boundary"}
 class Segmentation(Objective):
     """The weighted sum of the loss terms over all outputs; it has no parameters and no state."""
 
+    loss: WeightedLoss
+
     def __init__(
         self, plan: ConfigurationPlan, labels: LabelScheme, network: SegmentationNetwork, *, part: BatchPart, seed: int
     ) -> None:

@@ -21,6 +21,7 @@ from autoseg.plan.objectives import LatentDiffusionObjective, ShapePriorObjectiv
 from autoseg.run_folder import FoldFolder
 from autoseg.runtime.distributed import BatchPart
 from autoseg.training.budget.pace import Budget
+from autoseg.training.calibration import measure_step_times
 from autoseg.training.data.batch import Batch
 from autoseg.training.losses.targets import build_output_masks
 from autoseg.training.monitoring.events import EpochDone
@@ -328,3 +329,9 @@ def test_parts_of_a_batch_add_up_to_the_validation_loss_of_the_whole_batch(plan_
         part = Batch(image=batch.image[place], label_map=batch.label_map[place])
         losses.append(run_validation_step(learner, part).loss)
     assert losses[0] == pytest.approx(sum(losses[1:]))
+
+
+def test_the_steps_of_latent_diffusion_are_timed(plan_configuration) -> None:
+    learner = build_learner(plan_with(plan_configuration, "latent_diffusion", LATENT), LABELS, device=CPU, seed=0)
+    times = measure_step_times(learner, iter([draw_batch()] * 30), lambda key: draw_batch(), budget_seconds=0.1)
+    assert times.iteration_seconds > 0
