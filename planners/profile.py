@@ -35,7 +35,7 @@ class Profile:
         without_slices: Why there is no 2D network; None: there is one.
         head: Replaces the last stages of the network; None: it stays as it is.
         dataset_fraction_limit: A batch sees at most this share of all voxels of the dataset.
-        count_objective: What the objective keeps in memory beside the network; None: next to nothing.
+        count_objective: Counts the memory of the objective beside that of the network; None: next to none.
     """
 
     choose_network: ChooseNetwork

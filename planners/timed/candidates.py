@@ -55,7 +55,7 @@ class Situation:
         measure_cost: Measures the cost of a network.
         architecture: The networks to choose from; None: small plain U-Nets.
         head: Replaces the last stages of these networks; None: they stay as they are.
-        count_objective: What the objective keeps in memory beside the network; None: next to nothing.
+        count_objective: Counts the memory of the objective beside that of the network; None: next to none.
     """
 
     fingerprint: Fingerprint
