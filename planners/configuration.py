@@ -85,14 +85,16 @@ class Circumstances:
         return network, (*reasons, record("head", head.explain(network), network.describe()["head"]))
 
     def estimate(self, topology: Topology) -> int:
-        """Estimates the feature map elements of the network for a topology."""
+        """Estimates the feature map elements of the network for a topology, and of what the objective keeps."""
         network, _ = self.choose_network(topology)
-        return estimate_feature_map_elements(
+        count = self.profile.count_objective
+        own = estimate_feature_map_elements(
             network,
             topology,
             declared_label_count=self.fingerprint.labels.declared_count,
             measure_cost=self.measure_cost,
         )
+        return own if count is None else own + count(network, topology)
 
     def explain_memory(self, network: NetworkPlan, topology: Topology) -> Decision[int] | None:
         """Explains what the network keeps in memory, where that was measured."""

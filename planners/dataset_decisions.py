@@ -93,7 +93,9 @@ class CommonDecisions:
         if configuration.network.finds_objects and self.fingerprint.targets is None:
             raise PlanError(NEEDS_INSTANCES)
         channels = tuple(decision.value for decision in self.channels)
-        network, reasons = adapt_network(configuration.network, self.fingerprint.labels, channels)
+        network, reasons = adapt_network(
+            configuration.network, configuration.choose_network_labels(self.fingerprint.labels), channels
+        )
         named = tuple(reason.model_copy(update={"subject": f"{name}: {reason.subject}"}) for reason in reasons)
         return configuration.model_copy(update={"network": network}), named
 

@@ -22,7 +22,7 @@ from planners.rules.context_slices import SLICES
 from planners.rules.dimensionality import choose_dimensionality, explain_flat_patch
 from planners.rules.low_resolution import choose_low_resolution
 from planners.rules.median_shape import ResampledDataset
-from planners.rules.memory import PLAIN_CALIBRATION, choose_memory_target
+from planners.rules.memory import PLAIN_CALIBRATION, CountObjective, choose_memory_target
 from planners.rules.training import SCHEDULE_REASON, SUFFICIENT_REASON
 
 Configurations = dict[str, ConfigurationPlan]
@@ -62,6 +62,10 @@ class Planner:
         """Returns the planner that decides as this one, but for networks with a head in place of their last stages."""
         profile = replace(self.profile, head=head, calibration=PLAIN_CALIBRATION)
         return replace(self, name=f"{self.name} --head {head.name}", profile=profile)
+
+    def with_objective(self, count: CountObjective) -> "Planner":
+        """Returns the planner that decides as this one, but for an objective that needs memory beside the network."""
+        return replace(self, profile=replace(self.profile, count_objective=count))
 
     def with_configurations(self, names: Iterable[str]) -> "Planner":
         """Returns the planner that also plans these of `FURTHER_CONFIGURATIONS`."""

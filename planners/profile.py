@@ -6,7 +6,7 @@ from typing import Protocol
 from autoseg.plan.decisions import Reason
 from autoseg.plan.network import NetworkPlan
 from planners.heads import Head
-from planners.rules.memory import MemoryCalibration, PatchMustFit
+from planners.rules.memory import CountObjective, MemoryCalibration, PatchMustFit
 from planners.rules.topology import UNET_TOPOLOGY, Topology, TopologyRule
 
 
@@ -35,6 +35,7 @@ class Profile:
         without_slices: Why there is no 2D network; None: there is one.
         head: Replaces the last stages of the network; None: it stays as it is.
         dataset_fraction_limit: A batch sees at most this share of all voxels of the dataset.
+        count_objective: Counts the memory of the objective beside that of the network; None: next to none.
     """
 
     choose_network: ChooseNetwork
@@ -45,3 +46,4 @@ class Profile:
     topology: TopologyRule = UNET_TOPOLOGY
     without_slices: str | None = None
     head: Head | None = None
+    count_objective: CountObjective | None = None

@@ -10,6 +10,8 @@ import typer
 from autoseg.errors import OptionError, PlanError
 
 if TYPE_CHECKING:
+    from autoseg.plan.network import EncoderUPlan, LatentDiffusionPlan
+    from autoseg.plan.network.base import PretrainedPlan
     from autoseg.workflows.plan.planning import PlannerLike
     from planners.architectures.architecture import Architecture
 
@@ -75,7 +77,7 @@ def find_planner(
         name: Key of `planners.PLANNERS`.
         architecture: Key of `planners.ARCHITECTURES`; None: the networks that the planner chooses by itself.
         loss: Names of losses, joined by +.
-        pretrained: File of first weights for the encoder of the architecture.
+        pretrained: File of first weights for a part of the architecture.
         head: Key of `planners.HEADS`; None: the networks keep their own.
         configurations: Names of configurations, of which those are planned, too, that are planned on request alone.
 
@@ -99,7 +101,7 @@ def find_planner(
 
 
 def _find_architecture(name: str | None, pretrained: Path | None) -> "Architecture":
-    """Finds an architecture, whose encoders begin with the weights of a file where one is given.
+    """Finds an architecture, whose parts begin with the weights of a file where one is given.
 
     Its name then says which file, so that a run with other first weights is not continued.
     """
@@ -107,9 +109,9 @@ def _find_architecture(name: str | None, pretrained: Path | None) -> "Architectu
     from planners.architectures.encoder_u import EncoderUProfile
     from planners.architectures.hybrid import HybridProfile
     from planners.architectures.mask_rcnn import MaskRcnnProfile
+    from planners.architectures.stable_diffusion import LatentDiffusionProfile
 
-    encoded = (EncoderUProfile, HybridProfile, MaskRcnnProfile)
-
+    encoded = (EncoderUProfile, HybridProfile, LatentDiffusionProfile, MaskRcnnProfile)
     found = None if name is None else find_row(name, ARCHITECTURES, kind="architecture")
     if found is not None and pretrained is None:
         return found
@@ -118,15 +120,29 @@ def _find_architecture(name: str | None, pretrained: Path | None) -> "Architectu
         able = [row for row, other in ARCHITECTURES.items() if isinstance(other.choose_network, encoded)]
         chosen = "none was chosen" if name is None else f"{name} has none"
         msg = (
-            f"--pretrained needs an --architecture with an encoder of which others publish weights, and {chosen}; "
+            f"--pretrained needs an --architecture with a part of which others publish weights, and {chosen}; "
             f"choose one of: {', '.join(able)}"
         )
         raise PlanError(msg)
-    from autoseg.networks.pretrained import describe_pretrained
-
-    described = describe_pretrained(pretrained, profile.build_published())
+    described = _describe_weights(pretrained, profile.build_published())
     name = f"{found.name} --pretrained {pretrained.name}#{described.sha256:.8}"
-    return replace(found, name=name, choose_network=profile.with_pretrained(described))
+    profile = profile.with_pretrained(described)
+    topology = profile.topology if isinstance(profile, LatentDiffusionProfile) else found.topology
+    return replace(found, name=name, choose_network=profile, topology=topology)
+
+
+def _describe_weights(path: Path, published: "EncoderUPlan | LatentDiffusionPlan") -> "PretrainedPlan":
+    """Describes a file of weights for plans, after it was checked."""
+    from autoseg.networks.cost import META
+    from autoseg.networks.families import build_network
+    from autoseg.networks.pretrained import describe_latents, describe_pretrained
+    from autoseg.plan.network import EncoderUPlan
+
+    if isinstance(published, EncoderUPlan):
+        return describe_pretrained(path, published)
+    with META:
+        expected = build_network(published).state_dict()
+    return describe_latents(path, published, expected)
 
 
 def find_row(name: str, rows: Mapping[str, Row], *, kind: str) -> Row:

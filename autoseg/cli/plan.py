@@ -45,8 +45,8 @@ def plan(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Weights for the encoder of --architecture, in torchvision's form (.pth, .safetensors).  "
-            "[default: random]",
+            help="Weights for the encoder of --architecture, in torchvision's form (.pth, .safetensors); for "
+            "latent_diffusion those of Stable Diffusion (.ckpt, .safetensors).  [default: random]",
         ),
     ] = None,
     head: Annotated[

@@ -18,6 +18,7 @@ from autoseg.inference.execution.choice import Setting, prepare_networks
 from autoseg.inference.execution.preparation import Execution, ExecutionChoice
 from autoseg.inference.folds import find_configuration, find_folds, select_previous_folds
 from autoseg.inference.image_checks import check_grid, check_volume, find_largest_training_grid
+from autoseg.inference.label_autoencoders import load_label_autoencoders
 from autoseg.inference.options import DEFAULT_OPTIONS, ONE_IMAGE, Decoding, PredictionOptions, Workload
 from autoseg.inference.restoring.dice_decoding import restore_dice_label_map
 from autoseg.inference.restoring.restore_grid import (
@@ -70,7 +71,7 @@ class SegmentationModel:
         previous: The stage whose predictions this one gets; None without one.
         largest_training_grid_voxels: Voxels of the largest preprocessed training image; None if it is not known.
         pruned_depth: Depth to which the trained networks were pruned; None if they are whole.
-        label_autoencoders: Those that the networks hold, apart and in single precision, for the plausibility.
+        label_autoencoders: Those of the networks, apart and in single precision, for the plausibility.
     """
 
     plan: Plan
@@ -285,7 +286,7 @@ def load_model(
         inference_batch_size=prepared.inference_batch_size,
         largest_training_grid_voxels=find_largest_training_grid(folder, plan, name),
         pruned_depth=pruned_depth,
-        label_autoencoders=prepared.label_autoencoders,
+        label_autoencoders=(*prepared.label_autoencoders, *load_label_autoencoders(trainings, chosen)),
     )
     previous_stage = chosen.previous_configuration
     if previous_stage is None or not with_previous:
@@ -396,5 +397,4 @@ def _select_network_and_grid(plan: Plan, configuration: str) -> tuple[object, ..
 
 
 def _shorten(text: str, limit: int = 300) -> str:
-    words = " ".join(text.split())
-    return words if len(words) <= limit else f"{words[:limit]}..."
+    return words if len(words := " ".join(text.split())) <= limit else f"{words[:limit]}..."

@@ -1,9 +1,12 @@
-"""First weights of a network: of an encoder from a local file in torchvision's form, of all from a checkpoint."""
+"""First weights of a network: of parts from a local file of other programs, of all from a checkpoint.
+
+An encoder takes files in torchvision's form, latent diffusion those of Stable Diffusion.
+"""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 from jaxtyping import Float
@@ -16,12 +19,20 @@ from autoseg.files.checksums import compute_sha256
 from autoseg.networks.initialization import add_input_channels, enlarge_kernels
 from autoseg.networks.network import SegmentationNetwork
 from autoseg.networks.parts.diffusion.process import NOISE_NAME, tile
+from autoseg.networks.parts.diffusion.published import (
+    FIRST_KERNEL,
+    complete_names,
+    fit_published,
+    has_denoiser,
+    is_left_out,
+)
 from autoseg.networks.parts.encoders import build_encoder
 from autoseg.networks.parts.encoders.encoder import Encoder
 from autoseg.networks.safe_unpickling import find_storage_problem, read_checkpoint_safely
 from autoseg.networks.weights import find_weight_problem, read_weights
 from autoseg.plan.network.base import NetworkPlan, PretrainedPlan
 from autoseg.plan.network.encoder_u import EncoderUPlan
+from autoseg.plan.network.latent_diffusion import LatentDiffusionPlan
 
 COLOURS: Final = 3
 COUNTER: Final = "num_batches_tracked"  # of a batch normalization; older files have none
@@ -50,7 +61,7 @@ def check_pretrained(plan: NetworkPlan) -> Path | None:
 
 
 def load_pretrained(network: SegmentationNetwork) -> None:
-    """Replaces the first weights of the encoder by those of the file in the plan; does nothing if there is none.
+    """Replaces the first weights of parts by those of the file in the plan; does nothing if there is none.
 
     Raises:
         PlanError: The file is missing, has changed since the plan was made, or does not fit.
@@ -58,6 +69,9 @@ def load_pretrained(network: SegmentationNetwork) -> None:
     """
     path = check_pretrained(network.plan)
     if path is None:
+        return
+    if isinstance(network.plan, LatentDiffusionPlan):
+        network.load_state_dict(fit_latents(read_latents(path), network.state_dict(), network.plan), strict=False)
         return
     encoders = (module for module in network.modules() if isinstance(module, Encoder))
     encoder = next(encoder for encoder in encoders if encoder.plan.pretrained is not None)
@@ -105,6 +119,26 @@ def read_pretrained(path: Path) -> dict[str, Tensor]:
         PlanError: It holds anything but tensors by name.
         ExchangeError: It is damaged or names anything but weights.
     """
+    return dict(_list_weights(_read_content(path), path))
+
+
+def read_latents(path: Path) -> dict[str, Tensor]:
+    """Reads the weights of a file of Stable Diffusion, without those of which nothing is used here.
+
+    Raises:
+        PlanError: It holds anything but tensors by name.
+        ExchangeError: It is damaged or names anything but weights.
+    """
+    content = _read_content(path)
+    state = content.get("state_dict", content)
+    if not isinstance(state, Mapping):
+        msg = f"{path} must hold tensors by name in its state_dict; found {type(state).__name__}"
+        raise PlanError(msg)
+    kept = {name: tensor for name, tensor in state.items() if not (isinstance(name, str) and is_left_out(name))}
+    return complete_names(dict(_list_weights(kept, path)))
+
+
+def _read_content(path: Path) -> Mapping[Any, Any]:
     if path.suffix == ".safetensors":
         try:
             content: object = load_file(path)
@@ -116,14 +150,14 @@ def read_pretrained(path: Path) -> dict[str, Tensor]:
     if not isinstance(content, Mapping):
         msg = f"{path} holds no weights by name: expected a dictionary of tensors, found {type(content).__name__}"
         raise PlanError(msg)
-    return dict(_list_weights(content, path))
+    return content
 
 
 def _list_weights(content: Mapping[object, object], path: Path) -> Iterator[tuple[str, Tensor]]:
     for name, tensor in content.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
             msg = (
-                f"{path} must hold tensors by name, as torchvision's files do; found {name!s:.80}: "
+                f"{path} must hold tensors by name, as the files of their authors do; found {name!s:.80}: "
                 f"{type(tensor).__name__}"
             )
             raise PlanError(msg)
@@ -167,15 +201,68 @@ def fit_pretrained(weights: Mapping[str, Tensor], encoder: Encoder, path: Path) 
     problem = find_weight_problem(weights, {})
     if problem is not None:
         problems.append(problem)
+    advice = "choose the file of the same network in torchvision's form, or another --architecture"
+    _refuse_problems(problems, f"{path} do not fit the encoder {encoder.plan.encoder.name}", advice)
+    return fitted
+
+
+def fit_latents(
+    weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], plan: LatentDiffusionPlan
+) -> dict[str, Tensor]:
+    """Fits weights of Stable Diffusion to a network of latent diffusion, and the first kernels to its channels.
+
+    Args:
+        weights: Weights by the names of Stable Diffusion.
+        expected: State of the network, which may lie on the meta device.
+        plan: Its plan, with the file.
+
+    Raises:
+        PlanError: A tensor is missing, has another shape, is not finite, or is unknown.
+    """
+    assert plan.pretrained is not None, "there is a file"
+    fitted, problems = fit_published(weights, expected, plan)
+    first = fitted.get(FIRST_KERNEL)
+    if first is not None and first.ndim > 1 and plan.pretrained.first_kernels == "mean":
+        fitted[FIRST_KERNEL] = adapt_channels(first, plan.input_channels)
+    problem = find_weight_problem(weights, {})
+    if problem is not None:
+        problems.append(problem)
+    advice = (
+        "choose a file with the names of the code of Stable Diffusion 1 or of latent diffusion (.ckpt, .safetensors; "
+        "not those of diffusers) that holds the autoencoder of 8 x 8 pixels, or plan without --pretrained"
+    )
+    _refuse_problems(problems, f"{plan.pretrained.path} do not fit {plan.family}", advice)
+    return fitted
+
+
+def describe_latents(path: Path, plan: LatentDiffusionPlan, expected: Mapping[str, Tensor]) -> PretrainedPlan:
+    """Describes a file of Stable Diffusion for plans, after it was checked.
+
+    Args:
+        path: The file.
+        plan: The network as published.
+        expected: State of that network, which may lie on the meta device.
+
+    Raises:
+        PlanError: The file is missing or does not fit.
+        ExchangeError: It is damaged, or holds anything but weights.
+    """
+    digest, weights = hash_pretrained(path), read_latents(path)
+    described = PretrainedPlan(
+        path=path.resolve(),
+        sha256=digest,
+        first_kernels="mean",
+        parts=("autoencoder", "denoiser") if has_denoiser(weights) else ("autoencoder",),
+    )
+    fit_latents(weights, expected, plan.with_pretrained(described))
+    return described
+
+
+def _refuse_problems(problems: Sequence[str], subject: str, advice: str) -> None:
     if problems:
         more = f"; and {len(problems) - MOST_SHOWN} more" if len(problems) > MOST_SHOWN else ""
-        msg = (
-            f"the pretrained weights {path} do not fit the encoder {encoder.plan.encoder.name}: "
-            f"{'; '.join(problems[:MOST_SHOWN])}{more}; choose the file of the same network in torchvision's form, or "
-            f"another --architecture"
-        )
+        msg = f"the pretrained weights {subject}: {'; '.join(problems[:MOST_SHOWN])}{more}; {advice}"
         raise PlanError(msg)
-    return fitted
 
 
 def adapt_channels(

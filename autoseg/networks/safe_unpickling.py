@@ -39,8 +39,9 @@ HARMLESS_NAMES: Final = (
     "numpy._core.multiarray._reconstruct",
     "numpy.ndarray",
     "numpy.dtype",
+    "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
 )
-"""Names in nnU-Net's checkpoints besides PyTorch's own types; each is read as a `Placeholder`."""
+"""Names in checkpoints of nnU-Net and Stable Diffusion besides PyTorch's own types; each is read as a `Placeholder`."""
 
 PICKLE_NAME: Final = "data.pkl"
 LARGEST_PICKLE_BYTES: Final = 2**26  # without tensors; nnU-Net's have less than 1 MiB

@@ -19,6 +19,9 @@ from autoseg.remote.local_files import use_local
 from autoseg.run_folder import write_atomically
 
 NETWORK_PREFIX: Final = "network."
+LABEL_AUTOENCODER_PREFIX: Final = "label_autoencoder."
+"""Beginning of the names of a label autoencoder that is no part of the network, but was used to train it."""
+
 CHECKSUMS_NAME: Final = "checksums"
 WEIGHT_DTYPES: Final = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -36,21 +39,34 @@ def read_weights(path: Path, wanted: Container[str] | None = None) -> dict[str, 
     Raises:
         RunError: The file is missing, damaged, or holds no network.
     """
+    weights = _read_named(path, NETWORK_PREFIX, wanted)
+    if not weights:
+        msg = f"{path} holds no network: expected tensors named {NETWORK_PREFIX}..., found none; is it a checkpoint?"
+        raise RunError(msg)
+    return weights
+
+
+def read_label_autoencoder(path: Path) -> dict[str, Tensor]:
+    """Reads the weights of the label autoencoder with which a network was trained; empty if there are none.
+
+    Raises:
+        RunError: The file is missing or damaged.
+    """
+    return _read_named(path, LABEL_AUTOENCODER_PREFIX, None)
+
+
+def _read_named(path: Path, prefix: str, wanted: Container[str] | None) -> dict[str, Tensor]:
     try:
         with use_local(path), safe_open(path, framework="pt", device="cpu") as checkpoint:
-            found = [name for name in checkpoint.keys() if name.startswith(NETWORK_PREFIX)]  # noqa: SIM118 (no mapping)
-            names = [name for name in found if wanted is None or name.removeprefix(NETWORK_PREFIX) in wanted]
-            weights = {name.removeprefix(NETWORK_PREFIX): tensor for name, tensor in read_tensors(checkpoint, names)}
+            found = [name for name in checkpoint.keys() if name.startswith(prefix)]  # noqa: SIM118 (no mapping)
+            names = [name for name in found if wanted is None or name.removeprefix(prefix) in wanted]
+            return {name.removeprefix(prefix): tensor for name, tensor in read_tensors(checkpoint, names)}
     except FileNotFoundError as error:
         msg = f"no checkpoint at {path}; train this fold first, or copy the file there"
         raise RunError(msg) from error
     except (SafetensorError, OSError, ValueError) as error:
         msg = f"the checkpoint {path} cannot be read ({error}); copy it again, or train this fold again"
         raise RunError(msg) from error
-    if not weights:
-        msg = f"{path} holds no network: expected tensors named {NETWORK_PREFIX}..., found none; is it a checkpoint?"
-        raise RunError(msg)
-    return weights
 
 
 def find_weight_problem(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str | None:
@@ -89,9 +105,9 @@ def hash_weights(path: Path) -> str:
         raise RunError(msg) from error
 
 
-def serialize_weights(weights: Mapping[str, Tensor]) -> bytes:
-    """Returns the content of the file that `write_weights` writes."""
-    return save(_name_tensors(weights))
+def serialize_weights(weights: Mapping[str, Tensor], label_autoencoder: Mapping[str, Tensor] | None = None) -> bytes:
+    """Returns the content of the file that `write_weights` writes, with an autoencoder beside the network."""
+    return save(_name_tensors(weights, label_autoencoder or {}))
 
 
 def write_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
@@ -108,7 +124,7 @@ def write_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
     """
     try:
         with write_atomically(path) as temporary:
-            save_file(_name_tensors(weights), temporary)
+            save_file(_name_tensors(weights, {}), temporary)
     except SafetensorError as error:
         msg = f"cannot write {path}: {error}; free space or choose another place"
         raise RunError(msg) from error
@@ -176,6 +192,7 @@ def _compute_checksum(name: str, tensor: Tensor) -> int:
     return compute_crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, kind)
 
 
-def _name_tensors(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    named = {f"{NETWORK_PREFIX}{name}": tensor.contiguous() for name, tensor in weights.items()}
+def _name_tensors(weights: Mapping[str, Tensor], label_autoencoder: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    parts = ((NETWORK_PREFIX, weights), (LABEL_AUTOENCODER_PREFIX, label_autoencoder))
+    named = {f"{prefix}{name}": tensor.contiguous() for prefix, part in parts for name, tensor in part.items()}
     return add_checksums(named, metadata={})

@@ -17,11 +17,16 @@ GEOMETRIC_TRANSFORMS: Final = frozenset({"spatial", "deformation", "mirror", "mi
 
 
 def find_label_autoencoder(plan: ConfigurationPlan) -> tuple[NetworkPlan, int] | None:
-    """Finds the label autoencoder that the training of a configuration needs, and for how many iterations it trains."""
+    """Finds the label autoencoder that the training of a configuration needs, and for how many iterations it trains.
+
+    One with the weights of a file is not trained.
+    """
     objective = plan.training.objective
     if isinstance(objective, LatentDiffusionObjective):
         autoencoder = plan.network.find_label_autoencoder()
-        return None if autoencoder is None else (autoencoder, objective.autoencoder_iterations)
+        if autoencoder is None or plan.network.find_pretrained() is not None:
+            return None
+        return autoencoder, objective.autoencoder_iterations
     if isinstance(objective, ShapePriorObjective) and objective.shape_prior_weight > 0:
         return objective.autoencoder, objective.autoencoder_iterations
     return None

@@ -39,10 +39,23 @@ class BatchPart:
     Attributes:
         share: Share of the batch's samples.
         add_up: Sums over all parts; the gradient is that of the own summand. Every process must call it alike.
+        first: Index in the batch of the first sample.
+        batch_size: Samples of the whole batch; None: as many as this process sees.
     """
 
     share: float = 1.0
     add_up: Callable[[Tensor], Tensor] = keep
+    first: int = 0
+    batch_size: int | None = None
+
+    def draw(self, draw: Callable[[int], Tensor], count: int) -> Tensor:
+        """Draws for the whole batch, and returns what its samples get that this process sees.
+
+        Args:
+            draw: Draws for a number of samples.
+            count: Number of the samples of this part.
+        """
+        return draw(self.batch_size or count)[self.first : self.first + count]
 
 
 WHOLE_BATCH: Final = BatchPart()
@@ -166,7 +179,10 @@ def build_batch_part(process_group: ProcessGroup, batch_size: int) -> BatchPart:
     """
     if process_group.size == 1:
         return BatchPart()
-    return BatchPart(share=len(process_group.select_samples(batch_size)) / batch_size, add_up=sum_over_processes)
+    samples = process_group.select_samples(batch_size)
+    return BatchPart(
+        share=len(samples) / batch_size, add_up=sum_over_processes, first=samples.start, batch_size=batch_size
+    )
 
 
 def sum_over_processes(value: Tensor) -> Tensor:

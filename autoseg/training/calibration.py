@@ -81,10 +81,10 @@ def _time_network(learner: Learner, batch: Batch) -> float:
     """Times the objective's calls of the network; with gradients, for which a network is compiled."""
     seconds = 0.0
 
-    def call(image: Tensor, *further: Tensor) -> tuple[Tensor, ...]:
+    def call(image: Tensor, *further: Tensor, **named: bool) -> tuple[Tensor, ...]:
         nonlocal seconds
         begin = _read_clock(learner.device)
-        outputs = learner.call_network(image, *further)
+        outputs = learner.call_network(image, *further, **named)
         seconds += _read_clock(learner.device) - begin
         return outputs
 

@@ -154,13 +154,14 @@ def write_resumable_checkpoint(path: Path, state: LoopState) -> None:
 
 
 def write_network_checkpoint(path: Path, state: LoopState) -> None:
-    """Writes what prediction needs, atomically: the network with its moving average, where there is one.
+    """Writes what prediction needs, atomically: the network with its moving average, where there is one, and what the
+    objective keeps beside it.
 
     Raises:
         RunError: The folder cannot be written or the disk is full.
     """
     with state.learner.averaged_weights():
-        _write(path, state, _collect_weights(state.learner))
+        _write(path, state, _collect_weights(state.learner) | state.learner.objective.list_kept())
 
 
 def _write(path: Path, state: LoopState, tensors: dict[str, Tensor]) -> None:

@@ -79,12 +79,12 @@ class Learner:
         self.network.train(is_training)
         self.objective.train(is_training)
 
-    def call_network(self, image: Tensor, *further: Tensor | bool) -> tuple[Tensor, ...]:
+    def call_network(self, image: Tensor, *further: Tensor | bool, **named: bool) -> tuple[Tensor, ...]:
         """Calls the network as it is executed in training or evaluation mode, with tensors on the device."""
         adapt_threads()
         network = self.replica if self.network.training else self.network
         with autocast(self.device, self.dtype):
-            outputs: tuple[Tensor, ...] = network(image.contiguous(memory_format=self.memory_format), *further)
+            outputs: tuple[Tensor, ...] = network(image.contiguous(memory_format=self.memory_format), *further, **named)
         return outputs
 
     def compute_loss(self, batch: Batch) -> tuple[Tensor, Tensor]:

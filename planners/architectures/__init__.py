@@ -20,7 +20,6 @@ from planners.architectures.encoder_u import (
 )
 from planners.architectures.fcn import FCN_8S, FCN_16S, FCN_32S
 from planners.architectures.hybrid import H_DENSE_UNET
-from planners.architectures.latent_diffusion import LATENT_DIFFUSION
 from planners.architectures.mask_rcnn import MASK_RCNN
 from planners.architectures.mednext import (
     MEDNEXT_B,
@@ -39,6 +38,7 @@ from planners.architectures.parallel import HRNET_V1, HRNET_V2
 from planners.architectures.primus import PRIMUS_B, PRIMUS_L, PRIMUS_M, PRIMUS_S
 from planners.architectures.residual_unets import DENSE_UNET, MULTIRES_UNET, R2U_NET, RES_UNET, V_NET
 from planners.architectures.seg_res_net import SEG_RES_NET
+from planners.architectures.stable_diffusion import LATENT_DIFFUSION
 from planners.architectures.u2_net import U2_NET
 from planners.architectures.unets import U_NET, U_NET_3D, U_NET_VALID
 from planners.architectures.unext import UNEXT

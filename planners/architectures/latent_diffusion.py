@@ -6,7 +6,6 @@ from typing import Final
 from autoseg.plan.decisions import Decision, Reason
 from autoseg.plan.network import LabelAutoencoderPlan, LatentDiffusionPlan
 from autoseg.plan.network.latent_diffusion import DenoiserPlan, DiffusionPlan
-from planners.architectures.architecture import Architecture, PublishedNetwork
 from planners.reasons import format_amount, format_extents, record
 from planners.rules.topology import Topology
 
@@ -41,7 +40,7 @@ def choose_latent_diffusion(
         output_channels=output_channels,
         autoencoder=autoencoder,
         vision_features_per_stage=outer,
-        denoiser=_build_denoiser(topology, halvings.value, features.value),
+        denoiser=build_denoiser(topology, halvings.value, features.value),
         diffusion=DIFFUSION,
         estimate="latent",
         noise_grid=tuple(
@@ -81,7 +80,7 @@ def choose_features(width: int) -> Decision[int]:
     return Decision(
         width,
         f"{width} at the resolution of the latents, doubled with every stage up to {MOST_FEATURES}; half as many at "
-        f"that of the image; with the weights of Stable Diffusion, which are not used here, 192 were published",
+        f"that of the image; with the weights of Stable Diffusion (--pretrained), 192 were published",
     )
 
 
@@ -104,7 +103,8 @@ def build_autoencoder(
     )
 
 
-def _build_denoiser(topology: Topology, halvings: int, width: int) -> DenoiserPlan:
+def build_denoiser(topology: Topology, halvings: int, width: int) -> DenoiserPlan:
+    """Builds the denoiser of the reductions that follow those of the autoencoder."""
     strides = ((1,) * len(topology.patch_voxels), *topology.strides[halvings + 1 :])
     attends = prod(topology.bottleneck_voxels) <= MOST_ATTENDING_VOXELS
     return DenoiserPlan(
@@ -118,54 +118,3 @@ def _build_denoiser(topology: Topology, halvings: int, width: int) -> DenoiserPl
         attention_stages=(len(strides) - 1,) if attends else (),
         dropout=0.0,
     )
-
-
-def _build_published() -> LatentDiffusionPlan:
-    """Builds the network of the authors' code, for colour images and label maps in three equal channels."""
-    outer, inner = (128, 256, 512, 512), (192, 384, 384, 768, 768)
-    return LatentDiffusionPlan(
-        dimensions=2,
-        input_channels=3,
-        output_channels=3,
-        autoencoder=LabelAutoencoderPlan(
-            dimensions=2,
-            input_channels=3,
-            output_channels=3,
-            features_per_stage=outer,
-            kernel_sizes=((3, 3),) * 4,
-            strides=((1, 1), *((2, 2),) * 3),
-            blocks_per_stage=2,
-            latent_channels=LATENT_CHANNELS,
-            latents="gaussian",
-            latent_noise=0.0,
-            has_attention=True,
-        ),
-        vision_features_per_stage=outer,
-        denoiser=DenoiserPlan(
-            dimensions=2,
-            input_channels=2 * LATENT_CHANNELS,
-            output_channels=LATENT_CHANNELS,
-            features_per_stage=inner,
-            kernel_sizes=((3, 3),) * 5,
-            strides=((1, 1), *((2, 2),) * 4),
-            blocks_per_stage=2,
-            attention_stages=(0, 1, 2, 3),
-            dropout=0.2,
-        ),
-        diffusion=DIFFUSION,
-        estimate="noise",
-        noise_grid=(32, 32),
-    )
-
-
-LATENT_DIFFUSION: Final = Architecture(
-    name="latent_diffusion",
-    sentence="SDSeg: denoises a compressed label map in one step, given the image; trained from the data alone.",
-    source="Lin et al. 2024, MICCAI, arXiv:2406.18361",
-    year=2024,
-    choose_network=choose_latent_diffusion,
-    published=(
-        # Autoencoder 83,653,863, encoder of the image 34,163,664, denoiser 294,973,828, as in the code of the authors.
-        PublishedNetwork(plan=_build_published(), parameter_count=412_791_355),
-    ),
-)

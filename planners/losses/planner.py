@@ -13,6 +13,7 @@ from autoseg.plan.losses import list_loss_problems
 from planners.losses.rule import LossRule, Terms
 from planners.losses.table import LOSS_RULES
 from planners.reasons import record
+from planners.rules.memory import CountObjective
 
 
 class AnyPlanner(Protocol):
@@ -30,6 +31,10 @@ class AnyPlanner(Protocol):
 
     def plan(self, fingerprint: Fingerprint, machine: Machine, *, measure_cost: MeasureCost | None = None) -> Plan:
         """Decides everything about a dataset."""
+        ...
+
+    def with_objective(self, count: CountObjective) -> "AnyPlanner":
+        """Returns the planner that decides as this one, but for an objective that needs memory beside the network."""
         ...
 
 
@@ -72,7 +77,9 @@ class LossPlanner:
         Raises:
             PlanError: No plan exists, or the loss is impossible for the labels of the dataset.
         """
-        plan = self.planner.plan(fingerprint, machine, measure_cost=measure_cost)
+        counts = [rule.count_elements for rule in find_rules(self.loss) if rule.count_elements is not None]
+        planner = self.planner.with_objective(counts[0]) if counts else self.planner  # never two: see find_rules
+        plan = planner.plan(fingerprint, machine, measure_cost=measure_cost)
         chosen = {name: self._choose(fingerprint, name, part) for name, part in plan.configurations.items()}
         configurations = {
             name: self._change_objective(_change_training(part, losses=chosen[name].value))

@@ -7,6 +7,7 @@ from autoseg.fingerprint import Fingerprint
 from autoseg.plan.decisions import Decision
 from autoseg.plan.document import ConfigurationPlan
 from autoseg.plan.losses import DiceTerm, LossTerm, ObjectivePlan
+from planners.rules.memory import CountObjective
 
 Terms = tuple[LossTerm, ...]
 
@@ -22,6 +23,8 @@ class LossRule:
         choose: Chooses the terms for a configuration, whose other decisions are made.
         choose_objective: Chooses an objective that adds to the terms, which then count only where no other loss is
             asked for; None: the objective stays.
+        count_elements: Counts what the objective keeps in memory of one patch beside the network; None: next to
+            nothing.
     """
 
     description: str
@@ -29,6 +32,7 @@ class LossRule:
     year: int
     choose: Callable[[Fingerprint, ConfigurationPlan], Decision[Terms]]
     choose_objective: Callable[[ConfigurationPlan], ObjectivePlan] | None = None
+    count_elements: CountObjective | None = None
 
 
 def has_batch_dice(configuration: ConfigurationPlan) -> bool:

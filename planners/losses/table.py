@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from planners.losses.adversarial import choose_adversarial, choose_adversarial_terms
+from planners.losses.adversarial import choose_adversarial, choose_adversarial_terms, count_discriminator
 from planners.losses.entropy import (
     choose_balanced_cross_entropy,
     choose_border_weighted_cross_entropy,
@@ -115,5 +115,6 @@ LOSS_RULES: Final[dict[str, LossRule]] = {
         year=2016,
         choose=choose_adversarial_terms,
         choose_objective=choose_adversarial,
+        count_elements=count_discriminator,
     ),
 }

@@ -23,6 +23,8 @@ SMALLEST_BATCH_SIZE: Final = 2  # nnU-Net paper: below two samples the gradient 
 REFERENCE_BATCH_SIZE: Final = {2: 12, 3: 2}  # batches of the networks on which the limits were calibrated
 
 PatchMustFit = Literal["smallest_batch", "reference_batch"]
+CountObjective = Callable[[NetworkPlan, Topology], int]
+"""Counts what an objective keeps of one patch beside the network, as elements of feature maps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,9 +5,10 @@ from typing import Literal
 
 from autoseg.labels import LabelScheme
 from autoseg.plan.decisions import Decision, Reason
-from autoseg.plan.network import DetectorPlan, HybridPlan, NetworkPlan, PointRendPlan
+from autoseg.plan.network import DetectorPlan, HybridPlan, LatentDiffusionPlan, NetworkPlan, PointRendPlan
 from autoseg.plan.preprocessing import ChannelPlan, are_colours
-from planners.reasons import record
+from planners.reasons import format_amount, record
+from planners.rules.label_pictures import choose_pictures
 
 COLOURS = 3
 
@@ -25,6 +26,12 @@ def adapt_network(
         kernels = choose_first_kernels(channels, network.input_channels)
         network = network.with_pretrained(pretrained.model_copy(update={"first_kernels": kernels.value}))
         reasons.append(record("first kernels", kernels, kernels.value.replace("_", " ")))
+    if isinstance(network, LatentDiffusionPlan) and network.autoencoder.pictures is not None:
+        pictures = choose_pictures(labels)
+        autoencoder = network.autoencoder.model_copy(update={"pictures": pictures.value})
+        network = network.model_copy(update={"autoencoder": autoencoder})
+        colours = format_amount(len(pictures.value.colours), "colour")
+        reasons.append(record("pictures of label maps", pictures, colours))
     if isinstance(network, DetectorPlan):
         function = choose_probabilities(labels)
         network = network.model_copy(update={"probabilities": function.value})

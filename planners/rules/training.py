@@ -30,8 +30,10 @@ SCHEDULE_REASON: Final = Reason(
 
 AUTOENCODER_ITERATIONS: Final = 1000
 LAST_STEP_FRACTION: Final = 0.5  # guess
-DIFFUSION_LEARNING_RATE: Final = 3e-4  # guess; 1e-5 as published, for the weights of Stable Diffusion
 OBJECTS_LEARNING_RATE: Final = 1e-3  # guess; SGD with 0.02 as published, for the weights of ImageNet
+DIFFUSION_LEARNING_RATE: Final = 3e-4  # guess
+PUBLISHED_LEARNING_RATE: Final = 1e-5  # SDSeg, for the weights of Stable Diffusion
+PARTLY_PUBLISHED_LEARNING_RATE: Final = 1e-4  # guess, where the denoiser has none of them
 CANDIDATES_PER_POINT: Final = 3  # as published, as is the next
 UNCERTAIN_FRACTION: Final = 0.75
 SUFFICIENT_ITERATIONS: Final = 2000
@@ -61,7 +63,7 @@ def build_training(*, batch_size: int, batch_dice: bool, transforms: tuple[Trans
 def choose_objective(training: TrainingPlan, network: NetworkPlan) -> Decision[TrainingPlan]:
     """Chooses the objective that a network needs, with the optimizer of its paper."""
     if isinstance(network, LatentDiffusionPlan):
-        return _choose_latent_estimation(training)
+        return _choose_latent_estimation(training, network)
     if isinstance(network, DiffusionUNetPlan):
         return _choose_denoising(training)
     if isinstance(network, PointRendPlan):
@@ -73,7 +75,9 @@ def choose_objective(training: TrainingPlan, network: NetworkPlan) -> Decision[T
     return Decision(training, "logits are compared with labels")
 
 
-def _choose_latent_estimation(training: TrainingPlan) -> Decision[TrainingPlan]:
+def _choose_latent_estimation(training: TrainingPlan, network: LatentDiffusionPlan) -> Decision[TrainingPlan]:
+    if network.pretrained is not None:
+        return _choose_published_estimation(training, network)
     objective = LatentDiffusionObjective(
         latent_weight=1.0,
         noise_weight=1.0,
@@ -89,6 +93,25 @@ def _choose_latent_estimation(training: TrainingPlan) -> Decision[TrainingPlan]:
     return Decision(_change_to_diffusion(training, objective), because)
 
 
+def _choose_published_estimation(training: TrainingPlan, network: LatentDiffusionPlan) -> Decision[TrainingPlan]:
+    is_whole = network.estimate == "noise"
+    objective = LatentDiffusionObjective(
+        latent_weight=1.0,
+        noise_weight=1.0,
+        last_step_fraction=0.0 if is_whole else LAST_STEP_FRACTION,
+        segmentation_weight=0.0,
+        autoencoder_iterations=AUTOENCODER_ITERATIONS,
+    )
+    rate = PUBLISHED_LEARNING_RATE if is_whole else PARTLY_PUBLISHED_LEARNING_RATE
+    source = "as published" if is_whole else "a guess: the denoiser begins with random weights"
+    because = (
+        f"the autoencoder has the weights of the file and is not trained; the differences of latents and noise are, "
+        f"as in SDSeg, and no loss of decoded latents, whose decoder would need most of the memory; learning rate "
+        f"{rate:g} ({source})"
+    )
+    return Decision(_change_to_diffusion(training, objective, rate), because)
+
+
 def _choose_denoising(training: TrainingPlan) -> Decision[TrainingPlan]:
     objective = DenoisingObjective(
         estimate_weight=1.0, segmentation_weight=1.0, last_step_fraction=LAST_STEP_FRACTION, image_dropout=0.0
@@ -101,13 +124,15 @@ def _choose_denoising(training: TrainingPlan) -> Decision[TrainingPlan]:
     return Decision(_change_to_diffusion(training, objective), because)
 
 
-def _change_to_diffusion(training: TrainingPlan, objective: ObjectivePlan) -> TrainingPlan:
+def _change_to_diffusion(
+    training: TrainingPlan, objective: ObjectivePlan, learning_rate: float = DIFFUSION_LEARNING_RATE
+) -> TrainingPlan:
     """Changes the objective, and the optimizer of the reference to that of the papers."""
     changes: dict[str, object] = {"objective": objective}
     if training.optimizer == "sgd_nesterov":
         changes |= {
             "optimizer": "adamw",
-            "initial_learning_rate": DIFFUSION_LEARNING_RATE,
+            "initial_learning_rate": learning_rate,
             "momentum": 0.9,
             "second_moment_decay": 0.999,
             "weight_decay": 0.01,

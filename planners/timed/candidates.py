@@ -17,6 +17,7 @@ from planners.heads import Head
 from planners.reasons import format_amount, format_count, format_extents, format_lengths, format_share
 from planners.rules.low_resolution import coarsen
 from planners.rules.median_shape import ResampledDataset
+from planners.rules.memory import CountObjective
 from planners.rules.patch_size import compute_initial_patch
 from planners.rules.topology import FEWEST_STAGES, UNET_TOPOLOGY, Topology, TopologyRule, choose_deep_supervision
 from planners.step_time import estimate_fixed_seconds, estimate_step_seconds
@@ -55,6 +56,7 @@ class Situation:
         choose_network: The network of a width for a topology.
         topology: Rule for dividing a patch.
         head: Replaces the last stages of these networks; None: they stay as they are.
+        count_objective: Counts the memory of the objective beside that of the network; None: next to none.
     """
 
     fingerprint: Fingerprint
@@ -65,6 +67,7 @@ class Situation:
     choose_network: ChooseArchitecture
     topology: TopologyRule
     head: Head | None = None
+    count_objective: CountObjective | None = None
 
     def build_network(self, topology: Topology, width: int) -> NetworkPlan:
         """Builds the network with `width` features in its first stage."""
@@ -157,6 +160,8 @@ def evaluate_candidate(dataset: ResampledDataset, topology: Topology, width: int
     fixed_seconds = estimate_fixed_seconds(cost, situation.throughput)
     patch_seconds = estimate_step_seconds(cost, situation.throughput) - fixed_seconds
     elements = sum(convolution.output_elements for convolution in cost.convolutions)
+    if situation.count_objective is not None:
+        elements += situation.count_objective(network, topology)
     patch_bytes = float(elements * BYTES_PER_ELEMENT)
     batch = choose_batch(patch_seconds, fixed_seconds, patch_bytes, situation)
     step_seconds = fixed_seconds + batch.value * patch_seconds

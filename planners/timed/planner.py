@@ -17,6 +17,7 @@ from planners.rules.cascade import FULL_RESOLUTION, LOW_RESOLUTION
 from planners.rules.context_slices import SLICES
 from planners.rules.dimensionality import choose_dimensionality
 from planners.rules.median_shape import ResampledDataset
+from planners.rules.memory import CountObjective
 from planners.rules.topology import UNET_TOPOLOGY, TopologyRule
 from planners.timed.budget import TRAINING_SHARE, explain_budget, explain_needed_iterations, find_budget
 from planners.timed.candidates import Situation, choose_candidate, choose_small_unet, warn_of_smallest
@@ -32,6 +33,7 @@ class TimedPlanner:
         architecture: The networks that it chooses from; None: small plain U-Nets.
         head: Replaces the last stages of these networks; None: they stay as they are.
         further: Keys of `FURTHER_CONFIGURATIONS` that are planned, too.
+        count_objective: Counts the memory of the objective beside that of the network; None: next to none.
     """
 
     name: str = "timed"
@@ -42,6 +44,7 @@ class TimedPlanner:
     architecture: Architecture | None = None
     head: Head | None = None
     further: tuple[str, ...] = ()
+    count_objective: CountObjective | None = None
 
     def with_architecture(self, architecture: Architecture) -> "TimedPlanner":
         """Returns the planner that decides as this one, but for networks of an architecture."""
@@ -50,6 +53,10 @@ class TimedPlanner:
     def with_head(self, head: Head) -> "TimedPlanner":
         """Returns the planner that decides as this one, but for networks with a head in place of their last stages."""
         return replace(self, name=f"{self.name} --head {head.name}", head=head)
+
+    def with_objective(self, count: CountObjective) -> "TimedPlanner":
+        """Returns the planner that decides as this one, but for an objective that needs memory beside the network."""
+        return replace(self, count_objective=count)
 
     def with_configurations(self, names: Iterable[str]) -> "TimedPlanner":
         """Returns the planner that also plans these of `FURTHER_CONFIGURATIONS`, each for the time of a fold."""
@@ -85,6 +92,7 @@ class TimedPlanner:
             choose_network=choose_small_unet if self.architecture is None else self.architecture.choose_network,
             topology=UNET_TOPOLOGY if self.architecture is None else self.architecture.topology,
             head=self.head,
+            count_objective=self.count_objective,
         )
         name, dataset = _choose_dimensions(common, situation.topology)
         missing = explain_missing_pooling(dataset, situation.topology)

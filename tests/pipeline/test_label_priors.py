@@ -1,6 +1,7 @@
 """Latent diffusion from the plan to predictions: its label autoencoder is trained first, once for every fold."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ import autoseg
 from autoseg.cli.choices import find_planner
 from autoseg.errors import ExchangeError
 from autoseg.networks import read_weights
+from autoseg.networks.weights import read_label_autoencoder
 from autoseg.run_folder import RunFolder
+from autoseg.workflows.exchange.request import ExportRequest
 from autoseg.workflows.predict.prediction import PredictionRequest
 from autoseg.workflows.train.request import TrainingRequest
 
@@ -67,3 +70,27 @@ def test_predictions_and_held_out_cases_get_a_plausibility(run: Path, tmp_path: 
 def test_the_export_to_nnunet_refuses_the_family_by_name(run: Path, tmp_path: Path) -> None:
     with pytest.raises(ExchangeError, match="nnU-Net has no network of the family 'latent_diffusion'"):
         autoseg.export_model(run, tmp_path / "out")
+
+
+def test_of_a_shape_prior_the_checkpoint_and_the_model_file_hold_the_autoencoder(tmp_path: Path) -> None:
+    dataset = write_balls(tmp_path / "Dataset001_Balls", cases=3)
+    run, unpacked = tmp_path / "balls.autoseg", tmp_path / "unpacked"
+    planner = find_planner("default", loss="shape_prior")
+    autoseg.plan_dataset(dataset, run, planner=planner, configurations=["2d"], workers=1)
+    shorten(run)
+    autoseg.train_run(run, TrainingRequest(configuration="2d", folds=("0",), workers=0, device="cpu"))
+    fold = RunFolder(run).fold("2d", "0")
+    trained = read_weights(fold.root / "label_autoencoder" / "checkpoint_final.safetensors")
+    kept = read_label_autoencoder(fold.final_checkpoint)
+    assert trained.keys() == kept.keys()
+    assert all(torch.equal(kept[name], tensor) for name, tensor in trained.items())
+    shutil.rmtree(fold.root / "label_autoencoder")
+    autoseg.export_model(run, tmp_path / "model.zip", ExportRequest(format="autoseg"))
+    autoseg.import_model(tmp_path / "model.zip", unpacked)
+    image, found = dataset / "imagesTr" / "case0_0000.nii.gz", []
+    for model in (run, unpacked):
+        out = tmp_path / f"{model.name}_out"
+        autoseg.predict_images(model, image, out, PredictionRequest(device="cpu", execution="eager"))
+        found.append(json.loads((out / "quality.json").read_text())["cases"][0]["plausibility"])
+    assert found[0] == found[1]
+    assert 0 <= found[0] <= 1

@@ -13,11 +13,14 @@ from autoseg.networks.parts.diffusion.denoising_blocks import (
     MiddleBlocks,
     build_enlargement,
     build_group_norm,
+    build_late_reduction,
     build_reduction,
+    use_published_epsilon,
     zero_last_convolutions,
 )
+from autoseg.networks.parts.diffusion.label_pictures import LabelPictures
 from autoseg.networks.parts.layers import build_kernel, get_ones
-from autoseg.plan.network.label_autoencoder import LabelAutoencoderPlan
+from autoseg.plan.network.label_autoencoder import PICTURE_CHANNELS, LabelAutoencoderPlan
 
 PUBLISHED_SCALE: Final = 0.18215  # of the latents of Stable Diffusion, so that their variance is about 1
 
@@ -35,11 +38,12 @@ class LatentEncoder(nn.Module):
         super().__init__()
         self.latent_channels, kernels = plan.latent_channels, plan.kernel_sizes
         channels = features_per_stage[0]
+        reduce = build_reduction if plan.pictures is None else build_late_reduction
         self.stem = build_kernel(channels_in, channels, kernels[0])
         self.stages = nn.Sequential()
         for stage, (features, kernel) in enumerate(zip(features_per_stage, kernels, strict=True)):
             if stage > 0:
-                self.stages.append(build_reduction(channels, kernel, plan.strides[stage]))
+                self.stages.append(reduce(channels, kernel, plan.strides[stage]))
             for _ in range(plan.blocks_per_stage):
                 self.stages.append(DenoisingBlock(channels, features, kernel))
                 channels = features
@@ -50,6 +54,8 @@ class LatentEncoder(nn.Module):
         self.head = build_kernel(channels, outputs, kernels[-1])
         one = get_ones(kernels[-1])
         self.moments = build_kernel(outputs, outputs, one) if has_variances else nn.Identity()
+        if plan.pictures is not None:
+            use_published_epsilon(self)
 
     def forward(self, image: Float[Tensor, "batch channel *space"]) -> Float[Tensor, "batch latent *space_below"]:
         """Computes latents without bounds; of Gaussian ones the means."""
@@ -77,7 +83,10 @@ class LatentDecoder(nn.Module):
             if stage > 0:
                 self.stages.append(build_enlargement(channels, kernel, plan.strides[stage]))
         self.norm = build_group_norm(channels)
-        self.head = build_kernel(channels, plan.output_channels, kernels[0])
+        outputs = plan.output_channels if plan.pictures is None else PICTURE_CHANNELS
+        self.head = build_kernel(channels, outputs, kernels[0])
+        if plan.pictures is not None:
+            use_published_epsilon(self)
 
     def forward(self, latents: Float[Tensor, "batch latent *space_below"]) -> Float[Tensor, "batch output *space"]:
         """Computes logits."""
@@ -90,14 +99,24 @@ class LabelAutoencoder(SegmentationNetwork):
     """An encoder of label maps and a decoder; its image has one channel per class, its logits are those of a label map.
 
     In training, noise is added to the latents.
+
+    Attributes:
+        latent_scale: Factor of Gaussian latents; of an autoencoder of pictures a part of the state.
     """
 
     plan: LabelAutoencoderPlan
+    latent_scale: Tensor | float
 
     def __init__(self, plan: LabelAutoencoderPlan) -> None:
         super().__init__(plan)
-        self.encoder = LatentEncoder(plan, plan.input_channels, plan.features_per_stage)
+        self.pictures = None if plan.pictures is None else LabelPictures(plan.pictures)
+        channels = plan.input_channels if plan.pictures is None else PICTURE_CHANNELS
+        self.encoder = LatentEncoder(plan, channels, plan.features_per_stage)
         self.decoder = LatentDecoder(plan)
+        if plan.pictures is None:
+            self.latent_scale = PUBLISHED_SCALE
+        else:
+            self.register_buffer("latent_scale", torch.tensor(PUBLISHED_SCALE))
 
     def forward(self, image: Float[Tensor, "batch channel *space"]) -> tuple[Float[Tensor, "batch output ..."], ...]:
         """Encodes and decodes."""
@@ -108,13 +127,13 @@ class LabelAutoencoder(SegmentationNetwork):
 
     def encode(self, masks: Float[Tensor, "batch channel *space"]) -> Float[Tensor, "batch latent *space_below"]:
         """Computes the latents of label maps."""
-        latents: Tensor = self.encoder(masks)
-        return latents.tanh() if self.plan.latents == "bounded" else latents * PUBLISHED_SCALE
+        latents: Tensor = self.encoder(masks if self.pictures is None else self.pictures.paint(masks))
+        return latents.tanh() if self.plan.latents == "bounded" else latents * self.latent_scale
 
     def decode(self, latents: Float[Tensor, "batch latent *space_below"]) -> Float[Tensor, "batch output *space"]:
         """Computes the logits of latents."""
-        logits: Tensor = self.decoder(latents if self.plan.latents == "bounded" else latents / PUBLISHED_SCALE)
-        return logits
+        found: Tensor = self.decoder(latents if self.plan.latents == "bounded" else latents / self.latent_scale)
+        return found if self.pictures is None else self.pictures.find_logits(found)
 
     def initialize_weights(self, generator: torch.Generator | None = None) -> None:
         """Sets the first weights; residual blocks begin as their shortcuts."""

@@ -39,6 +39,8 @@ class LatentDiffusion(SegmentationNetwork):
         masks: Float[Tensor, "batch output *space"] | None = None,
         noise: Float[Tensor, "batch latent ..."] | None = None,
         steps: Int[Tensor, " batch"] | None = None,
+        *,
+        decodes: bool = True,
     ) -> tuple[Float[Tensor, "batch _output ..."], ...]:
         """Computes the logits of the only step of prediction; in training, of latents to which noise was added.
 
@@ -47,14 +49,18 @@ class LatentDiffusion(SegmentationNetwork):
             masks: The label map, one channel per output; None: it is predicted.
             noise: Noise on the grid of the latents; needed with `masks`.
             steps: Numbers of the diffusion steps; needed with `masks`.
+            decodes: Whether the estimated latents of a label map are decoded.
 
         Returns:
-            The logits; with `masks`, also the estimated latents, the true ones, and the estimated noise.
+            The logits, or the estimated latents if they are not decoded; with `masks`, also the estimated latents, the
+            true ones, and the estimated noise.
         """
-        features = self.vision(image)
+        features = self._see(image)
         if masks is None:
             latents, _ = self._predict_latents(features)
-            return (self.autoencoder.decode(latents),)
+            # The decoder of Stable Diffusion keeps more than all else, and its training does not go through it.
+            with torch.set_grad_enabled(torch.is_grad_enabled() and self.plan.pretrained is None):
+                return (self.autoencoder.decode(latents),)
         assert noise is not None, "latents and noise go together"
         assert steps is not None, "noise is that of a step"
         with torch.no_grad():
@@ -65,14 +71,19 @@ class LatentDiffusion(SegmentationNetwork):
             found, found_noise = estimate, self.diffusion.predict_noise(noisy, steps, estimate)
         else:
             found, found_noise = self.diffusion.predict_start(noisy, steps, estimate), estimate
-        return self.autoencoder.decode(found), found, start, found_noise
+        return self.autoencoder.decode(found) if decodes else found, found, start, found_noise
 
     def predict_with(
         self, image: Float[Tensor, "batch channel *space"], noise: Float[Tensor, "1 latent *grid"]
     ) -> Float[Tensor, "batch output *space"]:
         """Computes the logits of an image with other noise than that of `forward`."""
-        latents, _ = self._predict_latents(self.vision(image), noise)
+        latents, _ = self._predict_latents(self._see(image), noise)
         return self.autoencoder.decode(latents)
+
+    def _see(self, image: Tensor) -> Tensor:
+        """Encodes the image, with weights for pictures to the scale of their latents."""
+        features: Tensor = self.vision(image)
+        return features if self.plan.autoencoder.pictures is None else features * self.autoencoder.latent_scale
 
     def _predict_latents(self, features: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Estimates latents, and the noise in them, in one step from noise alone."""

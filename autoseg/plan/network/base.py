@@ -23,11 +23,14 @@ class PretrainedPlan(Part):
         first_kernels: Rule for the kernels that see the image. "by_colour": those for red, green and blue are kept, as
             the channels are these three. "mean": every channel gets their mean, in such a proportion that equal
             channels give the response to a grey image.
+        parts: Parts of the network that the file has weights for, where these are not one encoder: the "autoencoder" of
+            latents, and the "denoiser".
     """
 
     path: Path
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     first_kernels: Literal["by_colour", "mean"]
+    parts: tuple[Literal["autoencoder", "denoiser"], ...] = ()
 
     def describe(self) -> str:
         """Describes the file in a few words."""

@@ -6,7 +6,7 @@ from typing import Annotated, Final, Literal
 from pydantic import Field, model_validator
 
 from autoseg.document import Part
-from autoseg.plan.network.base import NetworkPlan, StagedNetworkPlan
+from autoseg.plan.network.base import NetworkPlan, PretrainedPlan, StagedNetworkPlan
 from autoseg.plan.network.label_autoencoder import LabelAutoencoderPlan
 from autoseg.plan.values import MOST_STAGES, BlockCount, ChannelCounts, Extents
 
@@ -82,6 +82,8 @@ class LatentDiffusionPlan(NetworkPlan):
         estimate: Quantity that the denoiser estimates: the "noise", or the "latent" without noise.
         noise_grid: Extents of the noise with which prediction begins: those of the latents of the planned patch. It is
             repeated for other patches.
+        pretrained: The weights of Stable Diffusion with which the autoencoder, the encoder of the image and maybe the
+            denoiser begin; None: the autoencoder is trained first, and the others begin with random weights.
     """
 
     family: Literal["latent_diffusion"] = "latent_diffusion"
@@ -91,6 +93,7 @@ class LatentDiffusionPlan(NetworkPlan):
     diffusion: DiffusionPlan
     estimate: Literal["noise", "latent"]
     noise_grid: Extents
+    pretrained: PretrainedPlan | None = None
 
     @property
     def patch_divisors(self) -> tuple[int, ...]:
@@ -106,6 +109,7 @@ class LatentDiffusionPlan(NetworkPlan):
             "features": f"{vision} and {self.denoiser.describe()['features']}",
             "latents": self.autoencoder.describe()["latents"],
             "estimate": self.estimate,
+            **({} if self.pretrained is None else {"first weights": self.pretrained.describe()}),
         }
 
     @property
@@ -116,6 +120,26 @@ class LatentDiffusionPlan(NetworkPlan):
     def find_label_autoencoder(self) -> LabelAutoencoderPlan:
         """Returns the autoencoder."""
         return self.autoencoder
+
+    def find_pretrained(self) -> PretrainedPlan | None:
+        """Finds the weights of Stable Diffusion."""
+        return self.pretrained
+
+    def with_pretrained(self, pretrained: PretrainedPlan | None) -> "LatentDiffusionPlan":
+        """Returns the plan with other first weights."""
+        return self.model_copy(update={"pretrained": pretrained})
+
+    @model_validator(mode="after")
+    def _check_pretrained(self) -> "LatentDiffusionPlan":
+        if self.pretrained is not None and (
+            "autoencoder" not in self.pretrained.parts or self.autoencoder.pictures is None
+        ):
+            msg = (
+                "pretrained needs the part 'autoencoder' and autoencoder.pictures, the pictures that stand for label "
+                "maps: plan again with --pretrained, or set pretrained to null"
+            )
+            raise ValueError(msg)
+        return self
 
     @model_validator(mode="after")
     def _check_parts(self) -> "LatentDiffusionPlan":

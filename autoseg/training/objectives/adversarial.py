@@ -55,13 +55,7 @@ class Adversarial(Objective):
     def forward(self, network: NetworkCall, batch: Batch) -> tuple[Tensor, Tensor]:
         """Calls the network once."""
         outputs = network(batch.image)
-        loss = self.loss(
-            outputs,
-            batch.label_map,
-            self.output_weights,
-            output_targets=self.output_targets,
-            progress=self.progress,
-        )
+        loss = self.compute_terms(outputs, batch)
         if self.weight > 0:
             loss = loss + self._compete(outputs[0].float(), batch)
         return loss, outputs[0]

@@ -62,9 +62,12 @@ class Denoising(Objective):
         always the same noise and steps, with every image."""
         generator = None if self.training else torch.Generator().manual_seed(VALIDATION_SEED)
         count, last = len(masks), self.network.diffusion.steps
-        noise = torch.randn(masks.shape, generator=generator)
-        steps = torch.randint(1, last + 1, (count,), generator=generator)
-        is_last = torch.rand(count, generator=generator) < self.plan.last_step_fraction
-        is_kept = torch.rand(count, generator=generator) >= (self.plan.image_dropout if self.training else 0.0)
+        noise = self.part.draw(lambda whole: torch.randn((whole, *masks.shape[1:]), generator=generator), count)
+        steps = self.part.draw(lambda whole: torch.randint(1, last + 1, (whole,), generator=generator), count)
+        shares, chances = (
+            self.part.draw(lambda whole: torch.rand(whole, generator=generator), count) for _ in range(2)
+        )
+        is_last = shares < self.plan.last_step_fraction
+        is_kept = chances >= (self.plan.image_dropout if self.training else 0.0)
         kept = is_kept.float().reshape(-1, *(1,) * (masks.ndim - 1))
         return noise.to(masks.device), torch.where(is_last, last, steps).to(masks.device), kept.to(masks.device)

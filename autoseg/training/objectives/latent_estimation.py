@@ -40,7 +40,8 @@ class LatentEstimation(Objective):
         """Calls the network once in training, and once more in validation, to predict as it will."""
         masks = build_output_masks(batch.label_map, self.labels)
         noise, steps = self._draw(batch)
-        logits, found, start, found_noise = network(batch.image, masks, noise, steps)
+        decodes = self.plan.segmentation_weight > 0
+        logits, found, start, found_noise = network(batch.image, masks, noise, steps, decodes=decodes)
         loss = self.plan.latent_weight * self._compare(found, start)
         if self.network.estimate == "noise":
             loss = loss + self.plan.noise_weight * self._compare(found_noise, noise)
@@ -57,9 +58,11 @@ class LatentEstimation(Objective):
         generator = None if self.training else torch.Generator().manual_seed(VALIDATION_SEED)
         count, extents = len(batch.image), batch.image.shape[2:]
         grid = (whole // part for whole, part in zip(extents, self.network.autoencoder.patch_divisors, strict=True))
-        noise = torch.randn((count, self.network.autoencoder.latent_channels, *grid), generator=generator)
+        shape = (self.network.autoencoder.latent_channels, *grid)
+        noise = self.part.draw(lambda whole: torch.randn((whole, *shape), generator=generator), count)
         last = self.network.diffusion.steps
-        steps = torch.randint(1, last + 1, (count,), generator=generator)
-        is_last = torch.rand(count, generator=generator) < self.plan.last_step_fraction
+        steps = self.part.draw(lambda whole: torch.randint(1, last + 1, (whole,), generator=generator), count)
+        shares = self.part.draw(lambda whole: torch.rand(whole, generator=generator), count)
+        is_last = shares < self.plan.last_step_fraction
         device = batch.image.device
         return noise.to(device), torch.where(is_last, last, steps).to(device)

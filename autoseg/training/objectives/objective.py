@@ -1,11 +1,12 @@
 """The contract of an objective, which computes the loss of a network for a batch."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
+from autoseg.networks.network import TargetKind
 from autoseg.training.data.batch import Batch
 
 NetworkCall = Callable[..., tuple[Tensor, ...]]
@@ -32,15 +33,27 @@ class Objective(nn.Module, ABC):
       training stays bit-equal to an uninterrupted one; or, in training mode, from torch's global one, which is seeded
       for every iteration, as for dropout.
 
-    It has no say in prediction, which calls the network: final checkpoints hold the network alone, and an extension of
-    a finished training begins with a new objective, as with a new optimizer.
+    It has no say in prediction, which calls the network: final checkpoints hold the network, and what `list_kept` names
+    for the quality of predictions. An extension of a finished training begins with a new objective, as with a new
+    optimizer.
 
     Attributes:
         progress: Share of the training that is done, 0 to 1. It is set before every iteration by the schedule, which
             checkpoints hold, and stays 0 while the end of the training is open.
+        loss: The planned loss terms, and the weight and the target of every output; of objectives that
+            `compute_terms`.
     """
 
     progress: float = 0.0
+    loss: Callable[..., Tensor]
+    output_weights: tuple[float, ...]
+    output_targets: tuple[TargetKind, ...]
+
+    def compute_terms(self, outputs: Sequence[Tensor], batch: Batch) -> Tensor:
+        """Computes the weighted sum of the loss terms over all outputs of the network."""
+        return self.loss(
+            outputs, batch.label_map, self.output_weights, output_targets=self.output_targets, progress=self.progress
+        )
 
     def find_capture_problem(self) -> str | None:
         """Finds a reason why a training step cannot be captured in a CUDA graph; None if it can.
@@ -53,6 +66,10 @@ class Objective(nn.Module, ABC):
     def load_label_autoencoder(self, weights: Mapping[str, Tensor]) -> None:
         """Takes the weights of the label autoencoder that was trained before; most objectives have none."""
         del weights
+
+    def list_kept(self) -> dict[str, Tensor]:
+        """Lists what a checkpoint to predict with keeps beside the network, by the names there; most have nothing."""
+        return {}
 
     def summarize_epoch(self) -> dict[str, float]:
         """Returns figures of the epoch that ends, by their fields in its record, and begins to count anew.

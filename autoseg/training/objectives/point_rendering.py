@@ -23,6 +23,8 @@ class PointRendering(Objective):
     the prediction and lower levels.
     """
 
+    loss: WeightedLoss
+
     def __init__(
         self, plan: ConfigurationPlan, labels: LabelScheme, network: SegmentationNetwork, *, part: BatchPart, seed: int
     ) -> None:

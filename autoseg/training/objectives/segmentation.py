@@ -22,6 +22,8 @@ COMPUTED_ON_CPU: Final = frozenset({"border_weighted_cross_entropy", "boundary"}
 class Segmentation(Objective):
     """The weighted sum of the loss terms over all outputs; it has no parameters and no state."""
 
+    loss: WeightedLoss
+
     def __init__(
         self, plan: ConfigurationPlan, labels: LabelScheme, network: SegmentationNetwork, *, part: BatchPart, seed: int
     ) -> None:
@@ -42,11 +44,4 @@ class Segmentation(Objective):
     def forward(self, network: NetworkCall, batch: Batch) -> tuple[Tensor, Tensor]:
         """Calls the network once."""
         outputs = network(batch.image)
-        loss = self.loss(
-            outputs,
-            batch.label_map,
-            self.output_weights,
-            output_targets=self.output_targets,
-            progress=self.progress,
-        )
-        return loss, outputs[0]
+        return self.compute_terms(outputs, batch), outputs[0]

@@ -26,7 +26,7 @@ from autoseg.exchange.model_file import (
 from autoseg.inference.ensemble import get_output_signature
 from autoseg.inference.folds import find_configuration, find_folds, find_trained_folds, select_previous_folds
 from autoseg.inference.model import check_stages_compatible, load_network, read_common_plan
-from autoseg.networks.weights import serialize_weights
+from autoseg.networks.weights import read_label_autoencoder, serialize_weights
 from autoseg.plan.document import ConfigurationPlan, Plan
 from autoseg.processes.progress import Progress
 from autoseg.quality.calibration import CALIBRATION_NAME, QualityCalibration
@@ -222,8 +222,9 @@ def _write_models(writer: ModelFileWriter, shared: ModelFileContent, progress: P
     for name, fold in progress.track(folds, label="Exporting", total=len(folds), unit="fold"):
         plan, inside = shared.plans[name], RunFolder(Path()).fold(name, fold)
         is_pruned = name in _list_pruned(shared.selection)
-        network = load_network(shared.run.fold(name, fold), plan.configurations[name], is_pruned=is_pruned)
-        weights = serialize_weights(network.state_dict())
+        training = shared.run.fold(name, fold)
+        network = load_network(training, plan.configurations[name], is_pruned=is_pruned)
+        weights = serialize_weights(network.state_dict(), read_label_autoencoder(training.final_checkpoint))
         writer.add(inside.final_checkpoint, weights)
         writer.add_document(inside.plan, extract_shared_plan(plan, _collect_needed(plan, name)))
         digests[name, fold] = hashlib.sha256(weights).hexdigest()

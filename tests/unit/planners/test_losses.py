@@ -1,6 +1,9 @@
 """Losses that a plan is asked for: their terms, their weights, and their reasons."""
 
+from math import prod
+
 import pytest
+import torch
 from builders.fingerprints import build_case, build_fingerprint
 from builders.hosts import HOST
 from builders.labels import build_labels
@@ -10,12 +13,18 @@ from autoseg.document import parse_part
 from autoseg.errors import PlanError
 from autoseg.fingerprint import Machine
 from autoseg.labels import InstanceTargets
+from autoseg.networks.cost import META, measure_module_cost
+from autoseg.networks.parts.discriminator import Discriminator
 from autoseg.plan import Plan
 from autoseg.plan.losses import LOSS_TERMS
 from autoseg.workflows.plan.planning import find_network_cost
 from planners import PLANNERS
 from planners.losses import LOSS_RULES
+from planners.losses.adversarial import FEATURES, count_discriminator
+from planners.rules.topology import compute_topology
+from planners.rules.unet import PLAIN_UNET
 
+TOPOLOGY = compute_topology((1.0, 1.0), (32, 64))
 SHAPE = (20, 20, 25)  # 10,000 voxels
 LABELS = build_labels({"organ": (1,), "lesion": (2,)})
 REGIONS = build_labels({"organ": (1, 2), "lesion": (2,)}, region_write_values=(1, 2))
@@ -115,6 +124,42 @@ def test_a_discriminator_has_the_first_strides_of_the_network_and_adds_to_the_us
         assert [term.name for term in other.losses] == ["focal"]
         assert other.objective == objective
     assert "discriminator that learns beside the network" in find_reason(alone, "2d: loss")
+
+
+@pytest.mark.parametrize("planner", ["default", "timed"])
+def test_what_a_discriminator_keeps_counts_in_the_memory_of_a_patch(planner):
+    case = build_case((1.0, 1.0, 1.0), (160, 200, 200), voxel_counts=(1500, 100))
+    large = build_fingerprint((1.0, 1.0, 1.0), (160, 200, 200), cases=(case,) * 40, labels=LABELS)
+    usual, planned = (plan(loss, large, planner=planner) for loss in ("dice", "adversarial"))
+    pairs = [(usual.configurations[name], part) for name, part in planned.configurations.items()]
+    assert all(fewer.training.batch_size <= more.training.batch_size for more, fewer in pairs)
+    if planner == "default":
+        assert any(
+            prod((fewer.training.batch_size, *fewer.patch_voxels))
+            < prod((more.training.batch_size, *more.patch_voxels))
+            for more, fewer in pairs
+        )
+
+
+def test_the_elements_of_a_discriminator_are_half_the_floats_that_autograd_keeps_of_it():
+    network = PLAIN_UNET(TOPOLOGY, input_channels=1, output_channels=3)[0]
+    elements = count_discriminator(network, TOPOLOGY)
+    assert elements == 3 * (4 * 32 * 64 // 2 + 16 * 16 * 32 + 32 * 8 * 16 + 64 * 4 * 8)
+    with META:
+        discriminator = Discriminator(4, FEATURES, TOPOLOGY.strides[1:4])
+        calls = [measure_module_cost(Once(discriminator), torch.empty(1, 4, 32, 64)).kept_bytes for _ in range(3)]
+    assert elements == pytest.approx(sum(calls) / 8, rel=0.05)
+
+
+class Once(torch.nn.Module):
+    """One call of a discriminator, which sees one channel of the image."""
+
+    def __init__(self, discriminator):
+        super().__init__()
+        self.discriminator = discriminator
+
+    def forward(self, joined):
+        return (self.discriminator(joined[:, :1], joined[:, 1:]),)
 
 
 def test_two_objectives_are_refused():

@@ -9,6 +9,7 @@ from builders.threads import use_one_thread
 from autoseg.plan import ConfigurationPlan
 from autoseg.plan.losses import SegmentationObjective
 from autoseg.plan.objectives import DenoisingObjective
+from autoseg.runtime.distributed import BatchPart
 from autoseg.training.data.batch import Batch
 from autoseg.training.losses.targets import build_output_masks
 from autoseg.training.step import build_learner, run_training_step, run_validation_step
@@ -125,3 +126,30 @@ def test_a_denoising_of_logits_is_refused(plan_configuration) -> None:
     content["training"]["objective"] = DENOISING.model_dump()
     with pytest.raises(ValueError, match="'denoising' needs a network of the family diffusion_unet"):
         ConfigurationPlan.model_validate(content)
+
+
+@pytest.mark.parametrize("is_training", [True, False])
+def test_parts_of_a_batch_draw_what_the_whole_batch_draws(plan_configuration, *, is_training: bool) -> None:
+    """Of three samples, the first process sees one, the second two."""
+    plan = plan_with(plan_configuration, estimate="noise")
+    learner = build_learner(plan, LABELS, device=CPU, seed=0)
+    learner.train(is_training=is_training)
+    objective, batch = learner.objective, draw_batch()
+    batch = Batch(image=batch.image[[0, 1, 0]], label_map=batch.label_map[[0, 1, 0]])
+    losses, noises = [], []
+
+    def estimate(image, masks=None, noise=None, steps=None):
+        if masks is None:
+            return (torch.zeros(len(image), 3, 8, 8),)
+        noises.append(noise)
+        return masks, noise * steps.reshape(-1, 1, 1, 1)
+
+    whole, parts = slice(0, 3), (slice(0, 1), slice(1, 3))
+    for place in (whole, *parts):
+        count = place.stop - place.start
+        objective.part = BatchPart(share=count / 3, first=place.start, batch_size=3)
+        torch.manual_seed(0)
+        loss, _ = objective(estimate, Batch(image=batch.image[place], label_map=batch.label_map[place]))
+        losses.append(loss.item())
+    assert torch.equal(noises[0], torch.cat(noises[1:]))
+    assert losses[0] == pytest.approx(sum(losses[1:]))

@@ -19,7 +19,9 @@ from autoseg.plan.losses import SegmentationObjective
 from autoseg.plan.network import LatentDiffusionPlan
 from autoseg.plan.objectives import LatentDiffusionObjective, ShapePriorObjective
 from autoseg.run_folder import FoldFolder
+from autoseg.runtime.distributed import BatchPart
 from autoseg.training.budget.pace import Budget
+from autoseg.training.calibration import measure_step_times
 from autoseg.training.data.batch import Batch
 from autoseg.training.losses.targets import build_output_masks
 from autoseg.training.monitoring.events import EpochDone
@@ -106,14 +108,14 @@ def test_the_loss_of_latents_is_zero_for_the_true_ones(plan_configuration) -> No
     network, batch = learner.network, draw_batch()
     assert isinstance(network, LatentDiffusion)
 
-    def know_all(image, masks, noise, steps):
+    def know_all(image, masks, noise, steps, **_):
         start = network.autoencoder.encode(masks)
         return network.autoencoder.decode(start), start, start, noise
 
     loss, _ = learner.objective(know_all, batch)
     assert loss.item() == 0
 
-    def be_off(image, masks, noise, steps):
+    def be_off(image, masks, noise, steps, **_):
         logits, start, _, found = know_all(image, masks, noise, steps)
         return logits, start + 0.25, start, found
 
@@ -142,7 +144,7 @@ def test_validation_repeats_itself_and_scores_what_prediction_gives(plan_configu
     assert first.loss == second.loss
     calls = []
 
-    def call(image, *further):
+    def call(image, *further, **_):
         calls.append(len(further))
         return learner.call_network(image, *further)
 
@@ -315,3 +317,21 @@ def test_a_poor_reconstruction_is_told(dice, expected: str) -> None:
 def test_a_plan_without_an_autoencoder_trains_none(plan_configuration, training_data, tmp_path) -> None:
     assert train_prior(plan_configuration(), training_data, tmp_path / "none") is None
     assert not (tmp_path / "none").exists()
+
+
+def test_parts_of_a_batch_add_up_to_the_validation_loss_of_the_whole_batch(plan_configuration) -> None:
+    learner = build_learner(plan_with(plan_configuration, "latent_diffusion", LATENT), LABELS, device=CPU, seed=0)
+    learner.train(is_training=False)
+    batch, losses = draw_batch(), []
+    for place in (slice(0, 2), slice(0, 1), slice(1, 2)):
+        count = place.stop - place.start
+        learner.objective.part = BatchPart(share=count / 2, first=place.start, batch_size=2)
+        part = Batch(image=batch.image[place], label_map=batch.label_map[place])
+        losses.append(run_validation_step(learner, part).loss)
+    assert losses[0] == pytest.approx(sum(losses[1:]))
+
+
+def test_the_steps_of_latent_diffusion_are_timed(plan_configuration) -> None:
+    learner = build_learner(plan_with(plan_configuration, "latent_diffusion", LATENT), LABELS, device=CPU, seed=0)
+    times = measure_step_times(learner, iter([draw_batch()] * 30), lambda key: draw_batch(), budget_seconds=0.1)
+    assert times.iteration_seconds > 0

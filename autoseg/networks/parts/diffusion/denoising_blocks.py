@@ -15,6 +15,7 @@ from autoseg.networks.parts.tokens import attend_without_map
 
 MOST_GROUPS: Final = 32
 LONGEST_WAVELENGTH: Final = 10_000.0
+PUBLISHED_EPSILON: Final = 1e-6
 
 
 def build_group_norm(channels: int) -> nn.GroupNorm:
@@ -116,6 +117,19 @@ class VoxelAttention(nn.Module):
 def build_reduction(channels: int, kernel: Sequence[int], stride: Sequence[int]) -> nn.Module:
     """Builds the convolution to a lower resolution."""
     return build_kernel(channels, channels, kernel, stride=tuple(stride))
+
+
+def build_late_reduction(channels: int, kernel: Sequence[int], stride: Sequence[int]) -> nn.Module:
+    """Builds the convolution to half the resolution of pictures as Stable Diffusion has it: zeros follow alone."""
+    convolution = build_kernel(channels, channels, kernel, stride=tuple(stride), is_padded=False)
+    return nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), convolution)
+
+
+def use_published_epsilon(module: nn.Module) -> None:
+    """Sets the smallest variance of all normalizations to that of the autoencoder of Stable Diffusion."""
+    for part in module.modules():
+        if isinstance(part, nn.GroupNorm):
+            part.eps = PUBLISHED_EPSILON
 
 
 def build_enlargement(channels: int, kernel: Sequence[int], stride: Sequence[int]) -> nn.Module:
