@@ -89,6 +89,13 @@ def train(
             "kernels of another size are interpolated.  [default: random weights]",
         ),
     ] = None,
+    teacher: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            help="Learn from the answers of the same configuration and fold of another run, too (distillation).",
+        ),
+    ] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Discard an earlier training of these folds.")] = False,
     on: On = None,
     nodes: Annotated[
@@ -114,6 +121,7 @@ def train(
         precision=parse_precision(precision),
         seed=seed,
         initial_weights=init,
+        teacher=teacher,
         restart=restart,
         workers=workers,
         deterministic=deterministic,
@@ -123,8 +131,7 @@ def train(
     )
     with open_place(on or HERE, run, slurm or ()) as place:
         if dry_run:
-            describe = partial(describe_training, run, request, place, devices=devices, autoseg=context.obj)
-            typer.echo(describe(progress=console))
+            typer.echo(describe_training(run, request, place, devices=devices, autoseg=context.obj, progress=console))
         else:
             work = partial(train_folds, run, request, devices=devices, autoseg=context.obj, place=place)
             train_and_show(console, work, run)

@@ -10,7 +10,7 @@ USES: Final[Mapping[str, Mapping[str, arguments.Use]]] = {
     "check": {"dataset": "read", "splits": "read"},
     "plan": {"dataset": "read", "run": "write", "splits": "read", "pretrained": "read"},
     "preprocess": {"run": "write"},
-    "train": {"run": "write", "init": "read"},
+    "train": {"run": "write", "init": "read", "teacher": "read"},
     "status": {"run": "watch"},
     "select": {"run": "write"},
     "predict": {"run": "read", "images": "read", "out": "write"},

@@ -24,6 +24,8 @@ class TrainingRecord(Document):
     Attributes:
         initial_weights: Checkpoint whose weights the training began with; None: they were drawn.
         initial_weights_sha256: Its digest.
+        teacher: Checkpoint of the network whose answers were learnt, too; None: the labels alone were.
+        teacher_sha256: Its digest.
         calls: Options of every call that trained it, in their order.
     """
 
@@ -36,6 +38,8 @@ class TrainingRecord(Document):
     plan_sha256: str
     initial_weights: str | None = None
     initial_weights_sha256: str | None = None
+    teacher: str | None = None
+    teacher_sha256: str | None = None
     calls: tuple[tuple[str, ...], ...] = ()
     versions: LibraryVersions
 

@@ -18,6 +18,7 @@ class TrainingIdentity(Part):
         fold_digest: Digest of the names of the training and validation cases.
         previous_digest: Digest of the weights of the previous stage of a cascade; None without one.
         initial_digest: Digest of the checkpoint whose weights the training began with; None: those that were drawn.
+        teacher_digest: Digest of the checkpoint of the teacher; None without one.
     """
 
     plan_digest: str | None
@@ -25,6 +26,7 @@ class TrainingIdentity(Part):
     seed: int
     previous_digest: str | None = None
     initial_digest: str | None = None
+    teacher_digest: str | None = None
 
 
 @dataclass(slots=True, kw_only=True)

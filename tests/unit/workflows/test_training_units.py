@@ -108,6 +108,7 @@ FULL = TrainingRequest(
     precision="bfloat16",
     seed=7,
     initial_weights=Path("small.autoseg"),
+    teacher=Path("teacher.autoseg"),
     restart=True,
     workers=3,
     deterministic=True,
