@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from jaxtyping import Int32, Integer
@@ -12,6 +12,8 @@ from torch import Tensor
 from autoseg.errors import PredictionError
 from autoseg.geometry import Grid
 from autoseg.inference.ensemble import Ensemble
+from autoseg.inference.model import SegmentationModel
+from autoseg.inference.options import PredictionOptions
 from autoseg.labels import InstanceTargets
 from autoseg.plan.document import Plan
 from autoseg.postprocessing.instances import ObjectRule, build_core_maps, build_usual_rules, find_objects
@@ -20,6 +22,7 @@ from autoseg.preprocessing.case import CaseGeometry
 from autoseg.run_folder import write_text
 from autoseg.volume_io import write_label_map
 from autoseg.workflows.cases.references import OBJECTS_FOLDER, name_objects
+from autoseg.workflows.predict.input_images import InputImage
 from autoseg.workflows.select.selection_document import Selection
 
 TABLE_NAME: Final = "objects.csv"
@@ -66,11 +69,49 @@ class ObjectFinder:
         """
         path, table = self.find_paths(name)
         label_map, numbers, rows = objects
-        highest = int(numbers.max(initial=0))
-        kind = np.uint16 if highest <= np.iinfo(np.uint16).max else np.int32
-        write_label_map(path, numbers.astype(kind), grid=grid, like=None)
+        write_label_map(path, shorten_numbers(numbers), grid=grid, like=None)
         write_text(table, format_rows(rows))
         return label_map
+
+
+def shorten_numbers(numbers: Int32[np.ndarray, "z y x"]) -> Integer[np.ndarray, "z y x"]:
+    """Returns numbers of objects in the smaller of uint16 and int32 that holds them."""
+    highest = int(numbers.max(initial=0))
+    return numbers.astype(np.uint16 if highest <= np.iinfo(np.uint16).max else np.int32)
+
+
+def predict_objects(
+    model: SegmentationModel,
+    image: InputImage,
+    *,
+    name: str,
+    rules: Sequence[ObjectRule] | None,
+    options: PredictionOptions,
+) -> tuple[Any, Any, tuple[ObjectRow, ...]]:
+    """Predicts classes and objects of an image; see `autoseg.predict_objects`.
+
+    Raises:
+        PredictionError: The model tells no objects apart, the rules are not of its classes, or the image does not fit.
+    """
+    targets = model.plan.instances
+    if targets is None:
+        msg = (
+            "the model tells no objects apart: it was planned without --task instances; autoseg.predict_volume gives "
+            "its classes"
+        )
+        raise PredictionError(msg)
+    usual = build_usual_rules(targets.labels)
+    chosen = usual if rules is None else tuple(rules)
+    expected, found = ([rule.name for rule in some] for some in (usual, chosen))
+    if found != expected:
+        msg = f"rules: expected one for each class, {', '.join(expected)}, found {', '.join(found) or 'none'}"
+        raise PredictionError(msg)
+    ensemble = Ensemble(members=(model,))
+    cases = ensemble.preprocess(image.array, image.grid)
+    logits = ensemble.predict_case(cases, options=options)
+    finder = ObjectFinder(out=Path(), targets=targets, rules=chosen)
+    classes, numbers, rows = finder.find(name, ensemble, logits, geometries=[case.geometry for case in cases])
+    return image.convert_result(classes), image.convert_result(shorten_numbers(numbers)), rows
 
 
 def build_object_finder(
