@@ -268,8 +268,9 @@ def predict_objects(
 ) -> tuple[Any, Any, tuple[ObjectRow, ...]]:
     """Segments one image and tells its objects apart, for a model that was planned with `--task instances`.
 
+    All other arguments are those of `predict_volume`.
+
     Args:
-        run, image, spacing_mm, orientation, configuration, folds, device, options: As for `predict_volume`.
         name: Name of the image in the rows.
         rules: A rule for each class, such as those that `select_models` learned; None for the usual ones.
 

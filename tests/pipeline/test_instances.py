@@ -203,6 +203,28 @@ def test_what_is_missing_is_made_again_and_old_tables_go_with_their_images(
     assert "another table" not in (out / "objects.csv").read_text()
 
 
+def test_a_map_of_numbers_that_was_corrected_by_hand_is_not_replaced(
+    run: Path, dataset: Path, predicted: Path, tmp_path: Path
+) -> None:
+    out = shutil.copytree(predicted, tmp_path / "out")
+    again = replace(CPU, overwrite=True)
+    path = out / "instances" / "case1.nii.gz"
+    image = nib.load(path)
+    numbers = np.asarray(image.dataobj).copy()
+    numbers[tuple(place[0] for place in np.nonzero(numbers))] = 0  # one voxel less
+    nib.save(nib.Nifti1Image(numbers, image.affine, image.header), path)
+    content = path.read_bytes()
+    with pytest.raises(RunError, match=r"replaced although they were changed since they were predicted: case1\.nii"):
+        autoseg.predict_images(run, dataset / "imagesTr", out, again)
+    assert (out / "case1.nii.gz").is_file()
+    (out / "case1.nii.gz").unlink()  # so that the image would be predicted once more
+    with pytest.raises(RunError, match="changed since they were predicted"):
+        autoseg.predict_images(run, dataset / "imagesTr", out, CPU)
+    assert path.read_bytes() == content
+    path.rename(tmp_path / "corrected.nii.gz")
+    assert autoseg.predict_images(run, dataset / "imagesTr", out, again).written == 6
+
+
 def test_numbers_of_a_bmp_are_written_as_png(run: Path, tmp_path: Path) -> None:
     finder = build_object_finder(read_plan(run), None, tmp_path, formats=())
     assert finder is not None

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int32, Integer
 from torch import Tensor
 
-from autoseg.errors import PredictionError
+from autoseg.errors import PredictionError, RunError, shorten_names
 from autoseg.geometry import Grid
 from autoseg.inference.ensemble import Ensemble
 from autoseg.inference.model import SegmentationModel
@@ -17,10 +17,11 @@ from autoseg.inference.options import PredictionOptions
 from autoseg.labels import InstanceTargets
 from autoseg.plan.document import Plan
 from autoseg.postprocessing.instances import ObjectRule, build_core_maps, build_usual_rules, find_objects
-from autoseg.postprocessing.object_table import ObjectRow, describe_objects, format_rows
+from autoseg.postprocessing.object_table import ObjectRow, describe_objects, format_rows, is_described
 from autoseg.preprocessing.case import CaseGeometry
+from autoseg.remote.local_files import use_local
 from autoseg.run_folder import write_text
-from autoseg.volume_io import write_label_map
+from autoseg.volume_io import read_label_map, write_label_map
 from autoseg.workflows.cases.references import OBJECTS_FOLDER, name_objects
 from autoseg.workflows.predict.input_images import InputImage
 from autoseg.workflows.select.selection_document import Selection
@@ -139,6 +140,34 @@ def find_objects_files(out: Path, name: str) -> tuple[Path, Path]:
     """Returns the map of numbers and the table that belong to a label map of this name in a folder."""
     folder = out / OBJECTS_FOLDER
     return folder / name_objects(name), folder / f"{name}.csv"
+
+
+def check_objects_unchanged(out: Path, names: Iterable[str]) -> None:
+    """Checks that no map of numbers that is to be replaced or removed was changed since, such as a corrected one.
+
+    One was if its objects are not those of its table.
+
+    Args:
+        out: Folder of the label maps.
+        names: Names of the label maps.
+
+    Raises:
+        RunError: Some were changed.
+        VolumeError: A map cannot be read.
+    """
+    changed = []
+    for name in sorted(names):
+        path, table = find_objects_files(out, name)
+        if path.is_file() and table.is_file():
+            with use_local(path, table):
+                is_same = is_described(read_label_map(path).array, table.read_text(encoding="utf-8"))
+            changed += [] if is_same else [path.name]
+    if changed:
+        msg = (
+            f"{out / OBJECTS_FOLDER} holds maps of numbers that would be replaced although they were changed since "
+            f"they were predicted: {shorten_names(changed)}; move them away, or choose another folder"
+        )
+        raise RunError(msg)
 
 
 def remove_old_objects(out: Path, *, removed: Iterable[str]) -> None:
