@@ -11,6 +11,8 @@ from autoseg.fingerprint import Machine
 from autoseg.inference.model import SegmentationModel
 from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions
 from autoseg.plan.document import Plan
+from autoseg.postprocessing.instances import ObjectRule
+from autoseg.postprocessing.object_table import ObjectRow
 from autoseg.processes.progress import Progress, SilentProgress
 from autoseg.processes.signals import CTRL_C, StopRequest
 from autoseg.remote.arguments import accept_urls
@@ -18,7 +20,7 @@ from autoseg.workflows.evaluate import evaluation
 from autoseg.workflows.exchange import exporting, importing
 from autoseg.workflows.exchange.request import ExchangedModel, ExportRequest, ImportRequest
 from autoseg.workflows.plan import planning
-from autoseg.workflows.predict import model_source, prediction
+from autoseg.workflows.predict import model_source, objects, prediction
 from autoseg.workflows.predict.input_images import OrientationWarning, open_input_image
 from autoseg.workflows.select import selection
 from autoseg.workflows.select.request import SelectionRequest
@@ -37,6 +39,7 @@ __all__ = [
     "load_model",
     "plan_dataset",
     "predict_images",
+    "predict_objects",
     "predict_volume",
     "select_models",
     "train_run",
@@ -244,13 +247,52 @@ def predict_volume(
         RunError: There is no run.
         DeviceError: There is no such device.
     """
-    if isinstance(run, SegmentationModel):
-        _check_no_choice(configuration, folds, device)
-        model = run
-    else:
-        model = load_model(Path(run), configuration=configuration, folds=folds, device=device)
+    model = _open_loaded(run, configuration=configuration, folds=folds, device=device)
     taken = open_input_image(image, model, spacing_mm=spacing_mm, orientation=orientation)
     return taken.convert_result(model.predict_volume(taken.array, taken.grid, options=options))
+
+
+@accept_urls("autoseg.predict_objects", {"run": "read", "image": "read"})
+def predict_objects(
+    run: str | Path | SegmentationModel,
+    image: Any,
+    spacing_mm: Iterable[SupportsFloat] | None = None,
+    *,
+    orientation: str | None = None,
+    name: str = "image",
+    rules: Sequence[ObjectRule] | None = None,
+    configuration: str | None = None,
+    folds: Sequence[str] | None = None,
+    device: str = "auto",
+    options: PredictionOptions = DEFAULT_OPTIONS,
+) -> tuple[Any, Any, tuple[ObjectRow, ...]]:
+    """Segments one image and tells its objects apart, for a model that was planned with `--task instances`.
+
+    All other arguments are those of `predict_volume`.
+
+    Args:
+        name: Name of the image in the rows.
+        rules: A rule for each class, such as those that `select_models` learned; None for the usual ones.
+
+    Returns:
+        What `autoseg predict` writes: the label map of the classes of objects, the map of their numbers, both of the
+        type of the image, and a row for each object.
+
+    Raises:
+        AutosegError: As for `predict_volume`, or the model tells no objects apart.
+    """
+    model = _open_loaded(run, configuration=configuration, folds=folds, device=device)
+    taken = open_input_image(image, model, spacing_mm=spacing_mm, orientation=orientation)
+    return objects.predict_objects(model, taken, name=name, rules=rules, options=options)
+
+
+def _open_loaded(
+    run: str | Path | SegmentationModel, *, configuration: str | None, folds: Sequence[str] | None, device: str
+) -> SegmentationModel:
+    if not isinstance(run, SegmentationModel):
+        return load_model(Path(run), configuration=configuration, folds=folds, device=device)
+    _check_no_choice(configuration, folds, device)
+    return run
 
 
 def _check_no_choice(configuration: str | None, folds: Sequence[str] | None, device: str) -> None:

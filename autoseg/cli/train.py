@@ -92,6 +92,13 @@ def train(
     synthetic: Annotated[
         bool, typer.Option("--synthetic", help="Train also on the synthetic cases of autoseg synthesize.")
     ] = False,
+    teacher: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            help="Learn from the answers of the same configuration and fold of another run, too (distillation).",
+        ),
+    ] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Discard an earlier training of these folds.")] = False,
     on: On = None,
     nodes: Annotated[
@@ -118,6 +125,7 @@ def train(
         seed=seed,
         initial_weights=init,
         synthetic=synthetic,
+        teacher=teacher,
         restart=restart,
         workers=workers,
         deterministic=deterministic,

@@ -3,9 +3,10 @@
 import csv
 import io
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Bool, Float32, Integer
 from scipy import ndimage
 
 from autoseg.document import Part
@@ -70,29 +71,43 @@ def describe_objects(
     rows = []
     for index, box in enumerate(ndimage.find_objects(found.numbers)):
         is_object = found.numbers[box] == index + 1
-        z, y, x = (float(places.mean()) + part.start for places, part in zip(np.nonzero(is_object), box, strict=True))
         voxels = int(found.voxels[index])
         rows.append(
             ObjectRow(
                 case=case,
                 object=index + 1,
                 class_name=rules[found.classes[index] - 1].name,
-                voxels=voxels,
                 size=voxels * voxel_size,
                 unit="ml" if unit == "mm3" else unit,
-                centroid_x=round(x, 3),
-                centroid_y=round(y, 3),
-                centroid_z=round(z, 3),
-                first_x=box[2].start,
-                first_y=box[1].start,
-                first_z=box[0].start,
-                last_x=box[2].stop - 1,
-                last_y=box[1].stop - 1,
-                last_z=box[0].stop - 1,
+                **_measure_place(is_object, box),
                 mean_probability=round(float(probabilities[box][is_object].mean(dtype=np.float64)), 4),
             )
         )
     return tuple(rows)
+
+
+def is_described(numbers: Integer[np.ndarray, "z y x"], table: str) -> bool:
+    """Returns whether the rows of a table describe the objects of a map: their voxels, boxes and centroids."""
+    rows = list(csv.DictReader(io.StringIO(table)))
+    boxes = ndimage.find_objects(numbers.astype(np.int64).clip(0))
+    if numbers.min(initial=0) < 0 or len(rows) != len(boxes) or None in boxes:
+        return False
+    places = (_measure_place(numbers[box] == index + 1, box) for index, box in enumerate(boxes))
+    return all(
+        all(row.get(field) == str(value) for field, value in place.items())
+        for row, place in zip(rows, places, strict=True)
+    )
+
+
+def _measure_place(is_object: Bool[np.ndarray, "box_z box_y box_x"], box: tuple[slice, ...]) -> dict[str, Any]:
+    found = np.nonzero(is_object)
+    z, y, x = (round(float(places.mean()) + part.start, 3) for places, part in zip(found, box, strict=True))
+    return {
+        "voxels": len(found[0]),
+        **{"centroid_x": x, "centroid_y": y, "centroid_z": z},
+        **{f"first_{axis}": part.start for axis, part in zip("zyx", box, strict=True)},
+        **{f"last_{axis}": part.stop - 1 for axis, part in zip("zyx", box, strict=True)},
+    }
 
 
 def format_rows(rows: Iterable[ObjectRow]) -> str:

@@ -25,6 +25,8 @@ class TrainingRecord(Document):
         initial_weights: Checkpoint whose weights the training began with; None: they were drawn.
         initial_weights_sha256: Its digest.
         synthetic_cases: Number of synthetic cases that took part.
+        teacher: Checkpoint of the network whose answers were learnt, too; None: the labels alone were.
+        teacher_sha256: Its digest.
         calls: Options of every call that trained it, in their order.
     """
 
@@ -38,6 +40,8 @@ class TrainingRecord(Document):
     initial_weights: str | None = None
     initial_weights_sha256: str | None = None
     synthetic_cases: int = 0
+    teacher: str | None = None
+    teacher_sha256: str | None = None
     calls: tuple[tuple[str, ...], ...] = ()
     versions: LibraryVersions
 

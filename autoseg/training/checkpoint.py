@@ -124,7 +124,12 @@ class Checkpoint:
 
 
 def identify_training(
-    plan: ConfigurationPlan, data: TrainingData, *, seed: int, initial_digest: str | None = None
+    plan: ConfigurationPlan,
+    data: TrainingData,
+    *,
+    seed: int,
+    initial_digest: str | None = None,
+    teacher_digest: str | None = None,
 ) -> TrainingIdentity:
     """Computes the digests of everything that affects the course of a training."""
     return TrainingIdentity(
@@ -134,6 +139,7 @@ def identify_training(
         previous_digest=data.previous_digest,
         initial_digest=initial_digest,
         synthetic_digest=data.synthetic_digest,
+        teacher_digest=teacher_digest,
     )
 
 
@@ -292,30 +298,6 @@ def _load_state(checkpoint: Checkpoint, module: nn.Module, prefix: str, *, subje
     except RuntimeError as error:
         msg = f"{checkpoint.path} does not fit the planned {subject}: {error}; {_advise(checkpoint.path)}"
         raise TrainingError(msg) from error
-
-
-def check_identity(path: Path, stored: TrainingIdentity, identity: TrainingIdentity) -> None:
-    """Checks that a checkpoint belongs to the requested training.
-
-    Raises:
-        TrainingError: Names everything that differs.
-    """
-    problems = [] if stored.seed == identity.seed else [f"seed was {stored.seed}, now {identity.seed}"]
-    changed = {"plan_digest": "the plan"} | {
-        "fold_digest": "the cases of the fold",
-        "previous_digest": "the weights of the previous stage",
-        "initial_digest": "the weights to begin with (--init)",
-        "synthetic_digest": "the synthetic cases (--synthetic)",
-    }
-    problems += [
-        f"{subject} changed" for field, subject in changed.items() if getattr(stored, field) != getattr(identity, field)
-    ]
-    if problems:
-        msg = (
-            f"the training in {path.parent} is another one than is asked for and cannot be continued: "
-            f"{'; '.join(problems)}; give what it was begun with, or begin again with --restart"
-        )
-        raise TrainingError(msg)
 
 
 def _digest(*parts: Part, exclude: dict[str, set[str]] | None = None) -> str:

@@ -19,6 +19,7 @@ class TrainingIdentity(Part):
         previous_digest: Digest of the weights of the previous stage of a cascade; None without one.
         initial_digest: Digest of the checkpoint whose weights the training began with; None: those that were drawn.
         synthetic_digest: Digest of the record of the synthetic cases that take part; None without them.
+        teacher_digest: Digest of the checkpoint of the teacher; None without one.
     """
 
     plan_digest: str | None
@@ -27,6 +28,7 @@ class TrainingIdentity(Part):
     previous_digest: str | None = None
     initial_digest: str | None = None
     synthetic_digest: str | None = None
+    teacher_digest: str | None = None
 
 
 @dataclass(slots=True, kw_only=True)

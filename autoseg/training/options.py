@@ -12,6 +12,7 @@ from autoseg.processes.signals import StopRequest
 from autoseg.runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from autoseg.runtime.precision import DtypeName
 from autoseg.training.budget.pace import Budget
+from autoseg.training.teacher import Teacher
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +40,8 @@ class TrainingOptions:
         seed: 0 or more; with the plan and the fold it decides about everything random.
         initial_weights: Checkpoint whose weights a new training begins with; None: they are drawn.
         initial_digest: Digest of that checkpoint, also where a training is resumed without it.
+        teacher: Trained network whose answers are learnt, too; None: the labels alone are.
+        teacher_digest: Digest of its weights, also where they are not at hand, as for a training that is finished.
         label_autoencoder: Checkpoint of the label autoencoder that was trained before; None: the plan needs none.
         workers: Processes that prepare patches; 0 prepares them between the steps.
         budget: Time within which epochs are laid out; None: without a limit.
@@ -62,6 +65,8 @@ class TrainingOptions:
     workers: int
     initial_weights: Path | None = None
     initial_digest: str | None = None
+    teacher: Teacher | None = None
+    teacher_digest: str | None = None
     label_autoencoder: Path | None = None
     length: Length = field(default_factory=Length)
     budget: Budget | None = None

@@ -7,7 +7,7 @@ from autoseg.document import read_document
 from autoseg.errors import TrainingError
 from autoseg.plan.document import Plan
 from autoseg.run_folder import FoldFolder
-from autoseg.training.checkpoint import CheckpointDescription, check_identity, digest_plan, read_description
+from autoseg.training.checkpoint import CheckpointDescription, digest_plan, read_description
 from autoseg.training.loop_state import Start, TrainingIdentity
 from autoseg.training.optimization.schedule import Schedule
 from autoseg.training.options import Length
@@ -55,6 +55,32 @@ def _read_own_description(
         expected = identity.model_copy(update={"previous_digest": stored.previous_digest})
     check_identity(path, stored, expected)
     return description
+
+
+def check_identity(path: Path, stored: TrainingIdentity, identity: TrainingIdentity) -> None:
+    """Checks that a checkpoint belongs to the requested training.
+
+    Raises:
+        TrainingError: Names everything that differs.
+    """
+    problems = [] if stored.seed == identity.seed else [f"seed was {stored.seed}, now {identity.seed}"]
+    changed = {
+        "plan_digest": "the plan",
+        "fold_digest": "the cases of the fold",
+        "previous_digest": "the weights of the previous stage",
+        "initial_digest": "the weights to begin with (--init)",
+        "synthetic_digest": "the synthetic cases (--synthetic)",
+        "teacher_digest": "the teacher (--teacher)",
+    }
+    problems += [
+        f"{subject} changed" for field, subject in changed.items() if getattr(stored, field) != getattr(identity, field)
+    ]
+    if problems:
+        msg = (
+            f"the training in {path.parent} is another one than is asked for and cannot be continued: "
+            f"{'; '.join(problems)}; give what it was begun with, or begin again with --restart"
+        )
+        raise TrainingError(msg)
 
 
 def _has_followed(path: Path, identity: TrainingIdentity) -> bool:

@@ -10,6 +10,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from autoseg.errors import RunError
 from autoseg.labels import LabelScheme
 from autoseg.networks.blocks import fuse_normalization
 from autoseg.networks.families import build_network
@@ -28,6 +29,8 @@ from autoseg.training.execution import TrainingExecution, find_execution, prepar
 from autoseg.training.learner import Learner
 from autoseg.training.monitoring.pseudo_dice import OverlapCounts, count_overlaps
 from autoseg.training.objectives import build_objective
+from autoseg.training.objectives.distillation import Distillation
+from autoseg.training.objectives.objective import Objective
 from autoseg.training.optimization.optimizer import (
     build_optimizer,
     find_scaling_problem,
@@ -35,6 +38,7 @@ from autoseg.training.optimization.optimizer import (
 )
 from autoseg.training.optimization.weight_average import WeightAverage, list_averaged_buffers
 from autoseg.training.step_graph import build_step_graph
+from autoseg.training.teacher import Teacher
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +64,7 @@ def build_learner(
     announce: Callable[[str], None] = logger.info,
     initial: Mapping[str, Tensor] | None = None,
     label_autoencoder: Path | None = None,
+    teacher: Teacher | None = None,
 ) -> Learner:
     """Builds the network, with first weights from the seed, and its optimizer.
 
@@ -69,13 +74,14 @@ def build_learner(
         initial: Weights to begin with, by the names of the network's state; None: those from the seed.
         label_autoencoder: Checkpoint of a frozen label autoencoder; None: the plan needs none, or its weights do not
             matter. Weights to begin with have their own.
+        teacher: Trained network whose answers are learnt, too; None: the labels alone are.
         announce: Called with the reason, in words, if steps that were to be captured are not.
 
     Raises:
         TrainingError: The batch cannot be divided among the processes.
         PlanError: The file of pretrained weights is missing, has changed or does not fit.
         ExchangeError: It is damaged.
-        RunError: The label autoencoder cannot be read.
+        RunError: The label autoencoder or the teacher cannot be read.
     """
     prior = None if label_autoencoder is None else read_weights(label_autoencoder)
     execution = execution or find_execution(plan.dimensions, device, dtype)
@@ -95,7 +101,7 @@ def build_learner(
     if execution.first_convolution is not None:
         reform_first_convolutions(network, execution.first_convolution, execution.memory_format)
     training, part = plan.training, build_batch_part(process_group, plan.training.batch_size)
-    objective = build_objective(plan, labels, network, part=part, seed=seed).to(device)
+    objective = _add_teacher(build_objective(plan, labels, network, part=part, seed=seed), teacher, device, dtype=dtype)
     if prior is not None:
         objective.load_label_autoencoder(prior)
     optimizer = build_optimizer([network, objective], training)
@@ -128,6 +134,28 @@ def build_learner(
         if execution.is_captured
         else None,
     )
+
+
+def _add_teacher(objective: Objective, teacher: Teacher | None, device: torch.device, *, dtype: DtypeName) -> Objective:
+    if teacher is None:
+        return objective.to(device)
+    return Distillation(objective, read_teacher(teacher, device), dtype=dtype).to(device)
+
+
+def read_teacher(teacher: Teacher, device: torch.device) -> SegmentationNetwork:
+    """Builds the network with its weights; it never changes.
+
+    Raises:
+        RunError: They are missing, damaged, or of another network.
+    """
+    network = build_network(teacher.plan, torch.Generator().manual_seed(0))
+    try:
+        network.load_state_dict(read_weights(teacher.checkpoint))
+    except RuntimeError as error:
+        msg = f"{teacher.checkpoint} does not fit the plan beside it: {error}; give another run as --teacher"
+        raise RunError(msg) from error
+    network.set_deep_supervision(enabled=False)
+    return network.requires_grad_(requires_grad=False).eval().to(device)
 
 
 def _initialize(

@@ -10,6 +10,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from autoseg.errors import TrainingError
 from autoseg.labels import LabelScheme
 from autoseg.networks.families import build_network
 from autoseg.networks.pretrained import check_pretrained, fit_initial_weights
@@ -69,16 +70,16 @@ def train(
         ExchangeError: That file is damaged.
     """
     assert (data.previous is None) == (plan.previous_stage is None), "a cascade is trained on predictions"
-    identity = identify_training(plan, data, seed=options.seed, initial_digest=options.initial_digest)
+    identity = identify_training(
+        plan, data, seed=options.seed, initial_digest=options.initial_digest, teacher_digest=options.teacher_digest
+    )
     with options.process_group.main_process_first():
         start = find_start(output, identity, options.length)
     if start is None:
         return
-    is_new, initial = start.checkpoint is None, None
-    if is_new and options.initial_weights is None:
-        check_pretrained(plan.network)
-    elif is_new:
-        initial = _read_initial_weights(plan, options)
+    check_teacher(output, options)
+    is_new = start.checkpoint is None
+    initial = _find_first_weights(plan, options) if is_new else None
     select_kernels(options.device, deterministic=options.deterministic)
     beside = CompilingBeside(plan=plan, labels=data.labels, options=options)
     memory = translate_memory_errors(options.device, purpose=WHAT_NEEDS_MEMORY, advice=ADVICE)
@@ -137,6 +138,20 @@ def train(
         yield from loop.run(_make_batches(loop, source, start, options))
 
 
+def check_teacher(output: FoldFolder, options: TrainingOptions) -> None:
+    """Checks that a training that learns from a teacher has it.
+
+    Raises:
+        TrainingError: It has not.
+    """
+    if options.teacher is None and options.teacher_digest is not None:
+        msg = (
+            f"the training in {output.root} learns from a teacher, which is no longer where it was; give its run with "
+            f"--teacher, or begin again with --restart"
+        )
+        raise TrainingError(msg)
+
+
 def _make_batches(
     loop: TrainingLoop, source: BatchSource | DeviceBatchSource, start: Start, options: TrainingOptions
 ) -> Iterator[Batch]:
@@ -187,11 +202,15 @@ def _build_learner(
         announce=options.announce,
         initial=initial,
         label_autoencoder=options.label_autoencoder,
+        teacher=options.teacher,
     )
 
 
-def _read_initial_weights(plan: ConfigurationPlan, options: TrainingOptions) -> Mapping[str, Tensor]:
-    assert options.initial_weights is not None
+def _find_first_weights(plan: ConfigurationPlan, options: TrainingOptions) -> Mapping[str, Tensor] | None:
+    """Reads the weights that a new training is to begin with; None if they are drawn, but for those of the plan."""
+    if options.initial_weights is None:
+        check_pretrained(plan.network)
+        return None
     with torch.device("meta"):
         expected = build_network(plan.network).state_dict()
     adds_channels = plan.previous_stage is not None and plan.previous_stage.begins_with_previous

@@ -13,6 +13,7 @@ from autoseg.plan.losses import list_loss_problems
 from planners.losses.rule import LossRule, Terms
 from planners.losses.table import LOSS_RULES
 from planners.reasons import record
+from planners.rules.detection import DETECT
 from planners.rules.memory import CountObjective
 
 
@@ -120,9 +121,12 @@ class LossPlanner:
                 objective = rule.choose_objective(configuration)
                 problem = objective.find_problem(configuration.network)
                 if problem is not None or objective.name == configuration.training.objective.name:
+                    advice = "choose another --loss or --architecture"
+                    if configuration.network.finds_boxes:
+                        advice = f"leave out --configuration {DETECT}, of which it is the first stage, or --loss"
                     msg = (
                         f"the loss {self.loss!r} is impossible for the network {configuration.network.family!r}: "
-                        f"{problem or 'it has no strides for latents'}; choose another --loss or --architecture"
+                        f"{problem or 'it has no strides for latents'}; {advice}"
                     )
                     raise PlanError(msg)
                 configuration = _change_training(configuration, objective=objective)

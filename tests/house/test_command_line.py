@@ -34,7 +34,7 @@ EXPECTED_FLAGS = {
     "train": {
         "--configuration", "--fold", "--epochs", "--extend", "--budget", "--until-plateau", "--precision", "--device",
         "--devices", "--parallel", "--workers", "--deterministic", "--log-to", "--seed", "--init",
-        "--synthetic", "--restart", "--on", "--nodes", "--slurm", "--dry-run",
+        "--synthetic", "--teacher", "--restart", "--on", "--nodes", "--slurm", "--dry-run",
     },
     "cancel": {"--configuration", "--fold"},
     "status": {"--watch", "--json"},

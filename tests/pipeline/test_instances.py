@@ -5,9 +5,10 @@ import json
 import re
 import shlex
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import tifffile
@@ -19,12 +20,13 @@ import autoseg
 from autoseg.cli.terminal.console import open_console
 from autoseg.cli.terminal.reports import print_selection
 from autoseg.dataset import read_dataset, tell_instances_apart
-from autoseg.document import read_document
+from autoseg.document import read_document, write_document
 from autoseg.errors import EvaluationError, ExchangeError, PlanError, PredictionError, RunError, VolumeError
 from autoseg.exchange.nnunet_limits import describe_export_limits
 from autoseg.geometry import Grid
 from autoseg.labels import LabelScheme
 from autoseg.plan import Plan
+from autoseg.postprocessing.object_table import format_rows
 from autoseg.processes.progress import SilentProgress
 from autoseg.run_folder import RunFolder
 from autoseg.volume_io import read_label_map
@@ -201,6 +203,28 @@ def test_what_is_missing_is_made_again_and_old_tables_go_with_their_images(
     assert "another table" not in (out / "objects.csv").read_text()
 
 
+def test_a_map_of_numbers_that_was_corrected_by_hand_is_not_replaced(
+    run: Path, dataset: Path, predicted: Path, tmp_path: Path
+) -> None:
+    out = shutil.copytree(predicted, tmp_path / "out")
+    again = replace(CPU, overwrite=True)
+    path = out / "instances" / "case1.nii.gz"
+    image = nib.load(path)
+    numbers = np.asarray(image.dataobj).copy()
+    numbers[tuple(place[0] for place in np.nonzero(numbers))] = 0  # one voxel less
+    nib.save(nib.Nifti1Image(numbers, image.affine, image.header), path)
+    content = path.read_bytes()
+    with pytest.raises(RunError, match=r"replaced although they were changed since they were predicted: case1\.nii"):
+        autoseg.predict_images(run, dataset / "imagesTr", out, again)
+    assert (out / "case1.nii.gz").is_file()
+    (out / "case1.nii.gz").unlink()  # so that the image would be predicted once more
+    with pytest.raises(RunError, match="changed since they were predicted"):
+        autoseg.predict_images(run, dataset / "imagesTr", out, CPU)
+    assert path.read_bytes() == content
+    path.rename(tmp_path / "corrected.nii.gz")
+    assert autoseg.predict_images(run, dataset / "imagesTr", out, again).written == 6
+
+
 def test_numbers_of_a_bmp_are_written_as_png(run: Path, tmp_path: Path) -> None:
     finder = build_object_finder(read_plan(run), None, tmp_path, formats=())
     assert finder is not None
@@ -269,6 +293,37 @@ def test_models_in_python_predict_the_classes(run: Path, dataset: Path) -> None:
     model = autoseg.load_model(run, device="cpu")
     volume = read_image([dataset / "imagesTr" / "case0_0000.nii.gz"])
     assert set(np.unique(model.predict_volume(volume.array, volume.grid))) <= {0, 1}
+
+
+def test_objects_in_python_are_those_that_the_command_writes(run: Path, dataset: Path, tmp_path: Path) -> None:
+    model = autoseg.load_model(run, configuration="2d", folds=["0"], device="cpu", precision="float32")
+    learned = read_document(RunFolder(run).selection, Selection).objects
+    assert learned is not None
+    images = tmp_path / "images"
+    images.mkdir()
+    shutil.copy(dataset / "imagesTr" / "case0_0000.nii.gz", images)
+    special = tuple(rule.model_copy(update={"seed_threshold": 0.3}) for rule in learned.rules)
+    other = shutil.copytree(run, tmp_path / "other", ignore=shutil.ignore_patterns("preprocessed"))
+    selection = read_document(RunFolder(run).selection, Selection)
+    changed = selection.model_copy(update={"objects": learned.model_copy(update={"rules": special})})
+    write_document(RunFolder(other).selection, changed)
+    usual = replace(CPU, configuration="2d", folds=("0",))
+    for number, (source, request, rules) in enumerate(((run, usual, None), (other, CPU, special))):
+        out = tmp_path / str(number)
+        autoseg.predict_images(source, images, out, request)
+        found = autoseg.predict_objects(model, images / "case0_0000.nii.gz", name="case0", rules=rules)
+        paths = (out / "case0.nii.gz", out / "instances" / "case0.nii.gz")
+        for own, path in zip(found[:2], paths, strict=True):
+            written = nib.load(path)
+            assert np.array_equal(np.asarray(own.dataobj), np.asarray(written.dataobj))
+            assert own.get_data_dtype() == written.get_data_dtype()
+            assert np.array_equal(own.affine, written.affine)
+        assert format_rows(found[2]) == (out / "objects.csv").read_text()
+    with pytest.raises(PredictionError, match="expected one for each class, cell, found none"):
+        autoseg.predict_objects(model, images / "case0_0000.nii.gz", rules=())
+    plain = replace(model, plan=model.plan.model_copy(update={"instances": None}))
+    with pytest.raises(PredictionError, match="planned without --task instances"):
+        autoseg.predict_objects(plain, images / "case0_0000.nii.gz")
 
 
 def test_the_page_runs(run: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ are averaged; outside them nothing changes.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -17,15 +17,18 @@ from autoseg.errors import PredictionError
 from autoseg.geometry import IntTriple, add_slice_axis
 from autoseg.inference.sliding_window.mirroring import ChannelExchange, predict_mirrored
 from autoseg.inference.sliding_window.prediction import (
+    MEMORY_ADVICE,
     OnWindow,
     compute_inference_batch_size,
     explain_broken_output,
+    retry_with_fewer_patches,
     switch_to_evaluation,
 )
 from autoseg.labels import LabelScheme
 from autoseg.plan.document import ConfigurationPlan
 from autoseg.plan.stages import BoundaryOfPreviousStage
 from autoseg.runtime.cpu_threads import adaptive_cpu_threads
+from autoseg.runtime.device import translate_memory_errors
 from autoseg.stages.boundary import build_class_masks, find_boundary, select_centres
 
 SMALLEST_PROBABILITY: Final = 1e-13
@@ -74,6 +77,7 @@ def refine_boundaries(
 
     Raises:
         PredictionError: The output of the network is not finite.
+        DeviceError: Not even one patch fits in the memory of the device.
     """
     del step_fraction
     stage = configuration.previous_stage
@@ -94,12 +98,19 @@ def refine_boundaries(
     centres = [
         select_centres(find_boundary(mask, axes=axes), patch, overlap_limit=stage.overlap_limit) for mask in masks
     ]
-    counter = _Counter(total=sum(map(len, centres)), on_window=on_window)
-    with switch_to_evaluation(members), adaptive_cpu_threads(device):
-        refined = [
-            _refine_class(refinement, given[:-1], mask, places, counter=counter)
+    padded = np.pad(given[:-1], ((0, 0), *_list_padding(patch)))  # a patch around a voxel begins there in it
+
+    def refine(count: int) -> list[Float32[np.ndarray, "z y x"]]:
+        own = replace(refinement, batch_size=count)
+        counter = _Counter(total=sum(map(len, centres)), on_window=on_window)
+        return [
+            _refine_class(own, padded, mask, places, counter=counter)
             for mask, places in zip(masks, centres, strict=True)
         ]
+
+    fits = translate_memory_errors(device, purpose="the network and one patch", advice=MEMORY_ADVICE)
+    with switch_to_evaluation(members), adaptive_cpu_threads(device), fits:
+        refined = retry_with_fewer_patches(refine, refinement.batch_size, device=device, networks=members)
     broken = [name for name, values in zip(labels.class_names, refined, strict=True) if not np.isfinite(values).all()]
     if broken:
         msg = (
@@ -124,21 +135,21 @@ class _Counter:
 
 def _refine_class(
     refinement: _Refinement,
-    image: Float32[np.ndarray, "channel z y x"],
+    padded: Float32[np.ndarray, "channel padded_z padded_y padded_x"],
     mask: Bool[np.ndarray, "z y x"],
     centres: Int32[np.ndarray, "centre 3"],
     *,
     counter: _Counter,
 ) -> Float32[np.ndarray, "z y x"]:
     patch = refinement.patch_voxels
-    joined = np.concatenate([image, mask[None]], dtype=np.float32)
-    padded = np.pad(joined, ((0, 0), *_list_padding(patch)))  # a patch around a voxel begins there in the padded image
+    padded_mask = np.pad(mask, _list_padding(patch))[None]
     places = [tuple(slice(*ends) for ends in zip(centre, centre + patch, strict=True)) for centre in centres]
 
     def predict() -> Iterator[Float32[np.ndarray, "z y x"]]:
         for first in range(0, len(places), refinement.batch_size):
             group = places[first : first + refinement.batch_size]
-            yield from refinement.predict(np.stack([padded[(slice(None), *place)] for place in group]))
+            cuts = [[values[(slice(None), *place)] for values in (padded, padded_mask)] for place in group]
+            yield from refinement.predict(np.stack([np.concatenate(cut, dtype=np.float32) for cut in cuts]))
             counter.add(len(group))
 
     return average_patches(mask, centres, predict(), patch_voxels=patch)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 
 import torch
 from jaxtyping import Float32
@@ -48,6 +48,7 @@ MEMORY_ADVICE: Final = (
 )
 
 logger = logging.getLogger(__name__)
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,27 +130,35 @@ def compute_inference_batch_size(configuration: ConfigurationPlan, device: torch
 
 
 def _blend_in_memory(job: _Job) -> Tensor:
-    """Blends the windows; if the memory of the device does not suffice, with fewer patches at once, then with the sums
-    in RAM. Every step is a warning in the log.
+    """Blends the windows; where memory does not suffice, with fewer patches at once, then with the sums in RAM.
 
     Raises:
         DeviceError: Not even one patch fits.
     """
-    while job.inference_batch_size > 1:
+
+    def blend(count: int) -> Tensor:
+        work = partial(_blend_windows, replace(job, inference_batch_size=count))
+        storage = select_storage_device(job.device, _count_stored_bytes(job))
+        return retry_in_ram(work, storage) if count == 1 else work(storage)
+
+    return retry_with_fewer_patches(blend, job.inference_batch_size, device=job.device, networks=job.networks)
+
+
+def retry_with_fewer_patches(
+    work: Callable[[int], Result], count: int, *, device: torch.device, networks: Sequence[nn.Module]
+) -> Result:
+    """Computes with so many patches at once, and again with half of them while memory does not suffice for several."""
+    while count > 1:
         try:
-            return _blend_windows(job, select_storage_device(job.device, _count_stored_bytes(job)))
+            return work(count)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-        job = replace(job, inference_batch_size=job.inference_batch_size // 2)
-        logger.warning(
-            "%s ran out of memory; predicting this volume again with the batch size %d",
-            job.device,
-            job.inference_batch_size,
-        )
-        release_captured(job.networks)
+        count //= 2
+        logger.warning("%s ran out of memory; predicting this volume again with the batch size %d", device, count)
+        release_captured(networks)
         _release_memory()
-    return retry_in_ram(partial(_blend_windows, job), select_storage_device(job.device, _count_stored_bytes(job)))
+    return work(count)
 
 
 def retry_in_ram(work: Callable[[torch.device], Tensor], storage: torch.device) -> Tensor:

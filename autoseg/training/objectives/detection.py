@@ -1,5 +1,7 @@
 """Training of a detector: scores, boxes and distances of cells against the boxes of objects (arXiv:2209.02976)."""
 
+from typing import Final
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -16,8 +18,12 @@ from autoseg.training.objectives.detection_losses import (
     compute_distribution_loss,
     compute_varifocal_loss,
 )
+from autoseg.training.objectives.distillation import compare_distributions, compare_scores
 from autoseg.training.objectives.objective import NetworkCall, Objective
 from autoseg.training.objectives.task_alignment import assign_cells
+
+TEACHER_TEMPERATURE: Final = 20.0
+"""Logits of a teacher are divided by it (YOLOv6)."""
 
 
 class Detection(Objective):
@@ -50,6 +56,21 @@ class Detection(Objective):
         ]
         loss, wanted = (self.part.add_up(torch.stack(parts).sum()) for parts in zip(*sums, strict=True))
         return loss / wanted.clamp(min=1), logits
+
+    def compare_with_teacher(self, found: tuple[Tensor, ...], taught: tuple[Tensor, ...], batch: Batch) -> Tensor:
+        """Computes the divergence of the scores of all cells and, by the teacher's score, of the bins of distances.
+
+        Both have the weights that they have without a teacher, and the sum is divided by that of the teacher's scores.
+        """
+        (scores, bins, _, centres, _), (wanted, wanted_bins) = found[1:], taught[1:3]
+        usable = find_usable_cells(batch.label_map, centres, self.labels)
+        certainty = wanted.sigmoid().amax(dim=-1) * usable
+        differences = compare_scores(scores, wanted, TEACHER_TEMPERATURE).sum(dim=-1)
+        loss = self.plan.class_weight * (differences * usable).sum()
+        if self.plan.bin_weight > 0:
+            distances = compare_distributions(bins, wanted_bins, TEACHER_TEMPERATURE).mean(dim=(-2, -1))
+            loss = loss + self.plan.bin_weight * (distances * certainty).sum()
+        return self.part.add_up(loss) / self.part.add_up(certainty.sum()).clamp(min=1)
 
     def _add_losses(
         self,

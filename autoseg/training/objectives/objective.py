@@ -71,6 +71,18 @@ class Objective(nn.Module, ABC):
         """Lists what a checkpoint to predict with keeps beside the network, by the names there; most have nothing."""
         return {}
 
+    def compare_with_teacher(self, found: tuple[Tensor, ...], taught: tuple[Tensor, ...], batch: Batch) -> Tensor:
+        """Computes how much the outputs of a call of the network differ from those of a teacher, over the whole batch.
+
+        Only objectives of `TAUGHT_OBJECTIVES` have one.
+
+        Args:
+            found: Outputs of the network.
+            taught: Outputs of the teacher, called in the same way; of several resolutions the first alone.
+            batch: Batch on the device.
+        """
+        raise NotImplementedError
+
     def summarize_epoch(self) -> dict[str, float]:
         """Returns figures of the epoch that ends, by their fields in its record, and begins to count anew.
 

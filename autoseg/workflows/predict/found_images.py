@@ -18,6 +18,7 @@ from autoseg.file_endings import DICOM_ENDINGS
 from autoseg.geometry import Grid
 from autoseg.labels import CodedTerm
 from autoseg.plan.document import Plan
+from autoseg.processes.case_pool import Failure
 from autoseg.processes.progress import Progress
 from autoseg.remote.mirror import find_location
 from autoseg.run_folder import RunFolder
@@ -327,3 +328,12 @@ def _choose_channels(
             )
             problems.append(Problem(text=text, cases=(study,)))
     return chosen, problems
+
+
+def list_incomplete(problems: Sequence[Problem]) -> list[Failure]:
+    """Lists the images that have problems before anything is predicted."""
+    of_case: dict[str, list[Problem]] = {}
+    for problem in problems:
+        for name in dict.fromkeys(problem.cases):
+            of_case.setdefault(name, []).append(problem)
+    return [Failure(case=name, problems=tuple(found)) for name, found in of_case.items()]

@@ -25,12 +25,11 @@ from autoseg.quality.estimates import QualityReport
 from autoseg.run_folder import RunFolder, open_run
 from autoseg.runtime.precision import Precision
 from autoseg.workflows.cases.loop import check_failures
-from autoseg.workflows.predict.found_images import SeriesImages, find_predicted_images
+from autoseg.workflows.predict.found_images import SeriesImages, find_predicted_images, list_incomplete
 from autoseg.workflows.predict.prediction import (
     PredictionOutcome,
     PredictionRequest,
     check_other_folder,
-    list_incomplete,
     predict_images,
 )
 from autoseg.workflows.predict.prediction_folder import QUALITY_NAME

@@ -3,23 +3,27 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from jaxtyping import Int32, Integer
 from torch import Tensor
 
-from autoseg.errors import PredictionError
+from autoseg.errors import PredictionError, RunError, shorten_names
 from autoseg.geometry import Grid
 from autoseg.inference.ensemble import Ensemble
+from autoseg.inference.model import SegmentationModel
+from autoseg.inference.options import PredictionOptions
 from autoseg.labels import InstanceTargets
 from autoseg.plan.document import Plan
 from autoseg.postprocessing.instances import ObjectRule, build_core_maps, build_usual_rules, find_objects
-from autoseg.postprocessing.object_table import ObjectRow, describe_objects, format_rows
+from autoseg.postprocessing.object_table import ObjectRow, describe_objects, format_rows, is_described
 from autoseg.preprocessing.case import CaseGeometry
+from autoseg.remote.local_files import use_local
 from autoseg.run_folder import write_text
-from autoseg.volume_io import write_label_map
+from autoseg.volume_io import read_label_map, write_label_map
 from autoseg.workflows.cases.references import OBJECTS_FOLDER, name_objects
+from autoseg.workflows.predict.input_images import InputImage
 from autoseg.workflows.select.selection_document import Selection
 
 TABLE_NAME: Final = "objects.csv"
@@ -66,11 +70,49 @@ class ObjectFinder:
         """
         path, table = self.find_paths(name)
         label_map, numbers, rows = objects
-        highest = int(numbers.max(initial=0))
-        kind = np.uint16 if highest <= np.iinfo(np.uint16).max else np.int32
-        write_label_map(path, numbers.astype(kind), grid=grid, like=None)
+        write_label_map(path, shorten_numbers(numbers), grid=grid, like=None)
         write_text(table, format_rows(rows))
         return label_map
+
+
+def shorten_numbers(numbers: Int32[np.ndarray, "z y x"]) -> Integer[np.ndarray, "z y x"]:
+    """Returns numbers of objects in the smaller of uint16 and int32 that holds them."""
+    highest = int(numbers.max(initial=0))
+    return numbers.astype(np.uint16 if highest <= np.iinfo(np.uint16).max else np.int32)
+
+
+def predict_objects(
+    model: SegmentationModel,
+    image: InputImage,
+    *,
+    name: str,
+    rules: Sequence[ObjectRule] | None,
+    options: PredictionOptions,
+) -> tuple[Any, Any, tuple[ObjectRow, ...]]:
+    """Predicts classes and objects of an image; see `autoseg.predict_objects`.
+
+    Raises:
+        PredictionError: The model tells no objects apart, the rules are not of its classes, or the image does not fit.
+    """
+    targets = model.plan.instances
+    if targets is None:
+        msg = (
+            "the model tells no objects apart: it was planned without --task instances; autoseg.predict_volume gives "
+            "its classes"
+        )
+        raise PredictionError(msg)
+    usual = build_usual_rules(targets.labels)
+    chosen = usual if rules is None else tuple(rules)
+    expected, found = ([rule.name for rule in some] for some in (usual, chosen))
+    if found != expected:
+        msg = f"rules: expected one for each class, {', '.join(expected)}, found {', '.join(found) or 'none'}"
+        raise PredictionError(msg)
+    ensemble = Ensemble(members=(model,))
+    cases = ensemble.preprocess(image.array, image.grid)
+    logits = ensemble.predict_case(cases, options=options)
+    finder = ObjectFinder(out=Path(), targets=targets, rules=chosen)
+    classes, numbers, rows = finder.find(name, ensemble, logits, geometries=[case.geometry for case in cases])
+    return image.convert_result(classes), image.convert_result(shorten_numbers(numbers)), rows
 
 
 def build_object_finder(
@@ -98,6 +140,34 @@ def find_objects_files(out: Path, name: str) -> tuple[Path, Path]:
     """Returns the map of numbers and the table that belong to a label map of this name in a folder."""
     folder = out / OBJECTS_FOLDER
     return folder / name_objects(name), folder / f"{name}.csv"
+
+
+def check_objects_unchanged(out: Path, names: Iterable[str]) -> None:
+    """Checks that no map of numbers that is to be replaced or removed was changed since, such as a corrected one.
+
+    One was if its objects are not those of its table.
+
+    Args:
+        out: Folder of the label maps.
+        names: Names of the label maps.
+
+    Raises:
+        RunError: Some were changed.
+        VolumeError: A map cannot be read.
+    """
+    changed = []
+    for name in sorted(names):
+        path, table = find_objects_files(out, name)
+        if path.is_file() and table.is_file():
+            with use_local(path, table):
+                is_same = is_described(read_label_map(path).array, table.read_text(encoding="utf-8"))
+            changed += [] if is_same else [path.name]
+    if changed:
+        msg = (
+            f"{out / OBJECTS_FOLDER} holds maps of numbers that would be replaced although they were changed since "
+            f"they were predicted: {shorten_names(changed)}; move them away, or choose another folder"
+        )
+        raise RunError(msg)
 
 
 def remove_old_objects(out: Path, *, removed: Iterable[str]) -> None:

@@ -17,7 +17,6 @@ from autoseg.inference.execution.preparation import ExecutionChoice
 from autoseg.inference.options import Decoding, PredictionOptions, Workload
 from autoseg.plan.document import Plan
 from autoseg.postprocessing.rules import Rule
-from autoseg.processes.case_pool import Failure
 from autoseg.processes.progress import Progress
 from autoseg.run_folder import RunFolder, open_run
 from autoseg.runtime.cpu_threads import adaptive_cpu_threads
@@ -30,15 +29,22 @@ from autoseg.workflows.cases.loop import check_failures, collect_failures
 from autoseg.workflows.predict.attention_maps import MAPS_FOLDER, build_recorder, check_attention_maps
 from autoseg.workflows.predict.budget import Way, describe_duration, fit_budget
 from autoseg.workflows.predict.folder_preparation import check_unchanged, prepare_folder
-from autoseg.workflows.predict.found_images import FoundImages, find_predicted_images
+from autoseg.workflows.predict.found_images import FoundImages, find_predicted_images, list_incomplete
 from autoseg.workflows.predict.image_steps import ImageSteps, Recorder
-from autoseg.workflows.predict.objects import ObjectFinder, build_object_finder, merge_tables, remove_old_objects
+from autoseg.workflows.predict.objects import (
+    ObjectFinder,
+    build_object_finder,
+    check_objects_unchanged,
+    merge_tables,
+    remove_old_objects,
+)
 from autoseg.workflows.predict.prediction_folder import (
     PLAN_NAME,
     RECORD_NAME,
     EnsembleMember,
     PredictionRecord,
     complete_record,
+    list_changes,
     lock_record,
     read_record,
 )
@@ -193,6 +199,7 @@ def _predict_images(
     waiting = [case for case in cases if not _is_finished(case, out, found, request, recorder=recorder, finder=finder)]
     written = [path.name for case in waiting for path in _find_outputs(case, out, found, request)]
     check_unchanged(out, written, record.sha256)
+    check_objects_unchanged(out, written)
     failures = list_incomplete(found.problems)
     total = len(cases) + len(failures)
     odd: list[Problem] = []
@@ -228,15 +235,6 @@ def _predict_images(
     return PredictionOutcome(written=len(waiting), kept=len(cases) - len(waiting))
 
 
-def list_incomplete(problems: Sequence[Problem]) -> list[Failure]:
-    """Lists the images that have problems before anything is predicted."""
-    of_case: dict[str, list[Problem]] = {}
-    for problem in problems:
-        for name in dict.fromkeys(problem.cases):
-            of_case.setdefault(name, []).append(problem)
-    return [Failure(case=name, problems=tuple(found)) for name, found in of_case.items()]
-
-
 def _check_maps(run: RunFolder, choice: ModelChoice, out: Path, request: PredictionRequest) -> None:
     """Checks that the maps that are asked for can be made, and that there are no others."""
     if request.attention_maps and request.uncertainty:
@@ -264,6 +262,9 @@ def _open_folder(
     with lock_record(out):
         read_quality(out)  # before anything is removed or written
         earlier = read_record(out)
+        if overwrite:
+            replaced = {} if earlier is None or not list_changes(earlier, record) else earlier.outputs
+            check_objects_unchanged(out, {*wanted, *replaced})
         record = prepare_folder(out, record, overwrite=overwrite)
         write_document(out / RECORD_NAME, record)  # first: a plan alone would be taken for a run's
         write_document(out / PLAN_NAME, plan)

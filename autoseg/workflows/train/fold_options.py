@@ -17,9 +17,11 @@ from autoseg.runtime.precision import DtypeName
 from autoseg.training.budget.pace import Budget
 from autoseg.training.checkpoint import CheckpointDescription, read_description
 from autoseg.training.options import TrainingOptions
+from autoseg.training.teacher import Teacher
 from autoseg.workflows.evaluate.validation import measure_volume_dice
 from autoseg.workflows.folds.synthesis import find_synthetic_cases
 from autoseg.workflows.plan.preprocessing import extract_recipe
+from autoseg.workflows.train.initial_weights import find_recorded_teacher
 from autoseg.workflows.train.job import FoldJob
 from autoseg.workflows.train.request import TrainingRequest
 
@@ -37,7 +39,7 @@ def build_training_options(
     progress: Progress,
     process_group: ProcessGroup = SINGLE_PROCESS,
 ) -> TrainingOptions:
-    """Builds the options of a training; seed and first weights that are not requested are those of the existing one.
+    """Builds the options of a training; seed, first weights and teacher that nobody requests are those it began with.
 
     Raises:
         TrainingError: A plateau is requested for the fold "all", which has no validation.
@@ -49,12 +51,15 @@ def build_training_options(
     seed = request.seed
     if seed is None:
         seed = 0 if checkpoint is None else checkpoint.identity.seed
+    teacher = job.teacher or find_recorded_teacher(job, checkpoint)
     initial = job.stage_weights if job.initial_weights is None and checkpoint is None else job.initial_weights
     return TrainingOptions(
         device=job.device,
         seed=seed,
         initial_weights=initial,
         initial_digest=_find_initial_digest(initial, checkpoint),
+        teacher=teacher,
+        teacher_digest=_find_teacher_digest(teacher, checkpoint),
         workers=compute_loader_count(job.device.type) if request.workers is None else request.workers,
         length=request.length,
         budget=budget,
@@ -79,6 +84,12 @@ def _find_initial_digest(initial: Path | None, checkpoint: CheckpointDescription
     if initial is not None:
         return hash_weights(initial)
     return None if checkpoint is None else checkpoint.identity.initial_digest
+
+
+def _find_teacher_digest(teacher: Teacher | None, checkpoint: CheckpointDescription | None) -> str | None:
+    if teacher is not None:
+        return teacher.digest
+    return None if checkpoint is None else checkpoint.identity.teacher_digest
 
 
 def find_newest_checkpoint(folder: FoldFolder) -> CheckpointDescription | None:

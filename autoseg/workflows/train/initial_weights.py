@@ -1,4 +1,4 @@
-"""Finds the weights with which the training of a fold begins, where they are those of another model."""
+"""Finds the models of other trainings that a fold needs: weights with which it begins, and a teacher."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,9 +7,14 @@ from typing import Final
 from autoseg.dataset.folds import Splits, select_fold
 from autoseg.document import read_document
 from autoseg.errors import TrainingError, shorten_names
+from autoseg.networks.weights import hash_weights
 from autoseg.plan.document import Plan
 from autoseg.run_folder import ALL_CASES, FoldFolder, RunFolder
+from autoseg.runtime.provenance import TrainingRecord
 from autoseg.stages.out_of_fold import StageLink
+from autoseg.training.checkpoint import CheckpointDescription
+from autoseg.training.teacher import Teacher
+from autoseg.workflows.plan.preprocessing import extract_recipe
 from autoseg.workflows.train.job import FoldJob
 
 LEVELS_BELOW_RUN: Final = 3  # models/<configuration>/fold_<k>/
@@ -34,7 +39,7 @@ def find_initial_weights(source: Path, job: FoldJob) -> Path:
             f"epochs with --extend"
         )
         raise TrainingError(msg)
-    _check_held_out(path.resolve(), job)
+    check_held_out(path.resolve(), job, flag="--init")
     return path
 
 
@@ -56,6 +61,65 @@ def find_stage_weights(link: StageLink, fold: str) -> Path:
         )
         raise TrainingError(msg)
     return next(iter(link.folds.values())).final_checkpoint
+
+
+def find_teacher(source: Path, job: FoldJob) -> Teacher:
+    """Finds the teacher in a run.
+
+    Raises:
+        TrainingError: There is none, it is the model to train, it sees other images, its answers cannot be compared, or
+            it knows cases that the fold holds out.
+        RunError: Its weights cannot be read.
+    """
+    run = RunFolder(source)
+    folder = run.fold(job.configuration, job.fold)
+    missing = [path for path in (folder.final_checkpoint, folder.plan, run.splits) if not path.is_file()]
+    if missing:
+        msg = (
+            f"--teacher: expected a run in which {job.name} is trained, but {missing[0]} is missing; train it there "
+            f"first, or name another run"
+        )
+        raise TrainingError(msg)
+    if folder.root.resolve() == job.folder.root.resolve():
+        msg = (
+            f"--teacher: {folder.final_checkpoint} is the model of {job.name} itself, which the training replaces; "
+            f"plan another run (autoseg plan DATASET --run NAME), and train that one with this run as teacher"
+        )
+        raise TrainingError(msg)
+    check_held_out(folder.final_checkpoint.resolve(), job, flag="--teacher")
+    return _build_teacher(folder, job)
+
+
+def find_recorded_teacher(job: FoldJob, checkpoint: CheckpointDescription | None) -> Teacher | None:
+    """Finds the teacher of a training that is continued; None if it has none, or if it is no longer where it was.
+
+    Raises:
+        TrainingError: Its answers can no longer be compared.
+        RunError: Its weights cannot be read.
+    """
+    if checkpoint is None or checkpoint.identity.teacher_digest is None or not job.folder.training_record.is_file():
+        return None
+    recorded = read_document(job.folder.training_record, TrainingRecord).teacher
+    if recorded is None or not Path(recorded).is_file():
+        return None
+    return _build_teacher(FoldFolder(Path(recorded).parent), job)
+
+
+def _build_teacher(folder: FoldFolder, job: FoldJob) -> Teacher:
+    plan, path = read_document(folder.plan, Plan), folder.final_checkpoint
+    if extract_recipe(plan, job.configuration) != extract_recipe(job.plan, job.configuration):
+        msg = (
+            f"--teacher: {path} was trained by a plan with other channels, labels, normalization, orientation or "
+            f"spacing ({folder.plan}), so it sees other images; give a run of the same dataset with the same spacing"
+        )
+        raise TrainingError(msg)
+    network = plan.configurations[job.configuration].network
+    teacher = Teacher(checkpoint=path, digest=hash_weights(path), plan=network)
+    problem = teacher.find_problem(job.configuration_plan)
+    if problem is not None:
+        msg = f"--teacher: {job.name} cannot learn from {path}: {problem}; train without it, or plan one that fits"
+        raise TrainingError(msg)
+    return teacher
 
 
 def list_differences(path: Path, plan: Plan) -> Iterator[str]:
@@ -102,14 +166,23 @@ def _compare_names(path: Path, what: str, found: list[str], expected: list[str])
     yield f"{trained}, this plan has {shorten_names(expected)}: each begins with the weights of the one in its place"
 
 
-def _check_held_out(path: Path, job: FoldJob) -> None:
-    """Checks that weights of the same dataset were trained on no case that the fold holds out."""
+def check_held_out(path: Path, job: FoldJob, *, flag: str) -> None:
+    """Checks that weights of the same dataset were trained on no case that the fold holds out.
+
+    Args:
+        path: Checkpoint in a run.
+        job: The training that uses them.
+        flag: Option that named them.
+
+    Raises:
+        TrainingError: They were.
+    """
     known = set(_list_training_cases(path, job.plan.dataset_name))
     shared = [] if job.fold == ALL_CASES else sorted(known & set(job.cases.validation))
     if shared:
         msg = (
-            f"--init: {path} was trained on {shorten_names(shared)}, which {job.name} holds out, so its "
-            f"scores would be of cases that the weights know; begin with the weights of a fold that held them out, or "
+            f"{flag}: {path} was trained on {shorten_names(shared)}, which {job.name} holds out, so its "
+            f"scores would be of cases that the weights know; give the weights of a fold that held them out, or "
             f"plan with the same folds (--splits)"
         )
         raise TrainingError(msg)

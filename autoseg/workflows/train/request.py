@@ -35,6 +35,8 @@ class TrainingRequest:
         initial_weights: Checkpoint whose weights new trainings begin with, or a run with a model of the same
             configuration and fold; None: they are drawn.
         synthetic: Train also on the synthetic cases of each fold, as does a training that is continued.
+        teacher: Run with a model of the same configuration and fold whose answers are learnt beside the labels; None:
+            the labels alone are, or a training that is continued keeps its teacher.
         workers: Number of processes that prepare patches; None chooses it from the cores.
         deterministic: Compute the same result every time, also on a GPU and beside other programs.
         log_to: Trackers that receive the history beside the log and TensorBoard.
@@ -52,6 +54,7 @@ class TrainingRequest:
     restart: bool = False
     initial_weights: Path | None = None
     synthetic: bool = False
+    teacher: Path | None = None
     workers: int | None = None
     deterministic: bool = False
     log_to: tuple[TrackerName, ...] = ()

@@ -10,9 +10,8 @@ from pathlib import Path
 import torch
 
 from autoseg.dataset.folds import Splits, select_fold
-from autoseg.document import read_document, write_document
+from autoseg.document import read_document
 from autoseg.errors import RunError
-from autoseg.files.checksums import compute_sha256
 from autoseg.files.temporary_files import remove_leftovers
 from autoseg.networks.cost import count_cost
 from autoseg.networks.memory_limits import check_training_memory
@@ -20,14 +19,12 @@ from autoseg.plan.document import PREFERRED_CONFIGURATIONS, Plan
 from autoseg.processes.fold_lock import lock_fold
 from autoseg.processes.progress import Progress, SilentProgress
 from autoseg.processes.signals import StopRequest
-from autoseg.remote.mirror import find_location
 from autoseg.run_folder import ALL_CASES, RunFolder, open_run, remove_folder
 from autoseg.runtime.cpu_threads import adaptive_cpu_threads
 from autoseg.runtime.device import find_device, prepare_determinism
 from autoseg.runtime.distributed import SINGLE_PROCESS, ProcessGroup, join_process_group, read_process_group
 from autoseg.runtime.host_memory import keep_freed_memory
 from autoseg.runtime.precision import DtypeName, find_dtype
-from autoseg.runtime.provenance import TrainingRecord, read_versions
 from autoseg.stages.out_of_fold import StageLink
 from autoseg.training.budget.pace import Forecast, count_iterations
 from autoseg.training.checkpoint import CheckpointDescription, read_description
@@ -52,9 +49,14 @@ from autoseg.workflows.train.fold_options import (
     find_newest_checkpoint,
 )
 from autoseg.workflows.train.fold_time import FoldTime, check_forecast, find_fold_time
-from autoseg.workflows.train.initial_weights import find_initial_weights, find_stage_weights, list_differences
+from autoseg.workflows.train.initial_weights import (
+    find_initial_weights,
+    find_stage_weights,
+    find_teacher,
+    list_differences,
+)
 from autoseg.workflows.train.interruption import describe_interruptions, describe_start
-from autoseg.workflows.train.job import FoldJob, TrainedFold
+from autoseg.workflows.train.job import FoldJob, TrainedFold, record_training
 from autoseg.workflows.train.label_prior import train_label_autoencoder
 from autoseg.workflows.train.report import describe_epoch, describe_forecast, describe_schedule
 from autoseg.workflows.train.request import TrainingRequest
@@ -126,6 +128,8 @@ def _train_on_device(
         elif link is not None and link.begins_with_previous:
             job = replace(job, stage_weights=find_stage_weights(link, fold))
         job = add_synthetic_cases(job, request, progress)
+        if request.teacher is not None:
+            job = replace(job, teacher=find_teacher(request.teacher, job))
         if request.parallel and not read_process_group().is_main_process:
             follow_training(job, request, dtype, stop=stop)
         else:
@@ -220,7 +224,7 @@ def train_fold(
         progress.note(describe_forecast(first))
         check_forecast(job, first, fold_time, checkpoint)
     remove_folder(job.folder.validation)
-    _record_training(job, options)
+    record_training(job, options)
     schedule = first.schedule if isinstance(first, Forecast) else first
     total = partial(_count_iterations, job, schedule, checkpoint, state_writer) if isinstance(schedule, Schedule) else 0
     iterations = _note_events(itertools.chain([schedule], events), job, state_writer=state_writer, progress=progress)
@@ -363,37 +367,3 @@ def _warn_of_shortage(schedule: Schedule, job: FoldJob, *, state_writer: StateWr
     state_writer.change(warning=shortage)
     if shortage is not None:
         progress.note(f"warning: {shortage}")
-
-
-def _record_training(job: FoldJob, options: TrainingOptions) -> None:
-    write_document(job.folder.plan, job.plan)
-    record = TrainingRecord(
-        configuration=job.configuration,
-        fold=job.fold,
-        seed=options.seed,
-        device=str(options.device),
-        number_type=options.dtype,
-        plan_sha256=compute_sha256(job.folder.plan),
-        initial_weights=_find_recorded_weights(job, options),
-        initial_weights_sha256=options.initial_digest,
-        synthetic_cases=0 if job.synthetic is None else len(job.synthetic.names),
-        calls=_list_calls(job),
-        versions=read_versions(),
-    )
-    write_document(job.folder.training_record, record)
-
-
-def _list_calls(job: FoldJob) -> tuple[tuple[str, ...], ...]:
-    """Lists the options of all calls so far; those that repeat a call, as after an interruption, once."""
-    path = job.folder.training_record
-    earlier = read_document(path, TrainingRecord).calls if path.is_file() else ()
-    return earlier if earlier[-1:] == (job.arguments,) else (*earlier, job.arguments)
-
-
-def _find_recorded_weights(job: FoldJob, options: TrainingOptions) -> str | None:
-    """Finds the checkpoint that a training began with; one that is resumed has recorded it."""
-    if options.initial_weights is not None:
-        return find_location(options.initial_weights.resolve())
-    if options.initial_digest is None or not job.folder.training_record.is_file():
-        return None
-    return read_document(job.folder.training_record, TrainingRecord).initial_weights

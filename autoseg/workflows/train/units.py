@@ -98,7 +98,7 @@ def is_up_to_date(run: RunFolder, unit: Unit, request: TrainingRequest) -> bool:
     """Whether a unit is trained and validated by the current plan, and the request changes nothing about it."""
     folder = run.fold(unit.configuration, unit.fold)
     is_special = request.length != Length() or request.restart or request.seed is not None
-    is_special = is_special or request.initial_weights is not None or request.synthetic
+    is_special = is_special or request.initial_weights is not None or request.synthetic or request.teacher is not None
     if (is_special and not unit.is_only_needed) or not has_final_model(folder):
         return False
     if unit.fold != ALL_CASES and not _is_validated(folder, unit, request):
@@ -150,6 +150,7 @@ def list_arguments(request: TrainingRequest) -> list[str]:
         ("--restart", request.restart),
         ("--init", request.initial_weights),
         ("--synthetic", request.synthetic),
+        ("--teacher", request.teacher),
         ("--deterministic", request.deterministic),
         *(("--log-to", name) for name in request.log_to),
     ]

@@ -7,7 +7,7 @@ from builders.labels import build_labels, build_plain_labels
 from builders.plans import build_configuration
 from torch import nn
 
-from autoseg.errors import PredictionError
+from autoseg.errors import DeviceError, PredictionError
 from autoseg.inference.sliding_window.boundary_patches import (
     average_patches,
     compute_logits,
@@ -132,6 +132,38 @@ def test_finished_patches_of_all_classes_are_counted():
     boundaries = [find_boundary(label_map == label, axes=3) for label in (1, 2)]
     count = sum(len(select_centres(each, (4, 4, 4), overlap_limit=0.25)) for each in boundaries)
     assert seen[-1] == (count, count)
+
+
+class FullDevice(Answers):
+    """Has memory for some patches at once."""
+
+    def __init__(self, most):
+        super().__init__(is_opposite=True)
+        self.most, self.sizes = most, []
+
+    def forward(self, patches):
+        self.sizes.append(len(patches))
+        if len(patches) > self.most:
+            raise torch.OutOfMemoryError
+        return super().forward(patches)
+
+
+def test_fewer_patches_are_predicted_at_once_where_memory_does_not_suffice(caplog):
+    full, seen, label_map = FullDevice(2), [], draw_label_map()
+    found = refine(
+        full,
+        label_map,
+        mirror_axes=(),
+        inference_batch_size=8,
+        on_window=lambda done, total: seen.append((done, total)),
+    )
+    assert torch.equal(found, refine(Answers(is_opposite=True), label_map, mirror_axes=(), inference_batch_size=2))
+    assert full.sizes[:3] == [8, 4, 2]
+    assert max(full.sizes[2:]) == 2
+    assert seen[-1][0] == seen[-1][1]
+    assert [record.message.rpartition(" ")[2] for record in caplog.records] == ["4", "2"]
+    with pytest.raises(DeviceError, match="one patch"):
+        refine(FullDevice(0), label_map, mirror_axes=(), inference_batch_size=2)
 
 
 def test_an_image_without_foreground_stays_as_it_is():

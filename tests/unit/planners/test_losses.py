@@ -184,6 +184,15 @@ def test_a_shape_prior_is_refused_for_networks_without_its_strides(architecture)
         planner.plan(fingerprint, machine, measure_cost=find_network_cost)
 
 
+@pytest.mark.parametrize("loss", ["adversarial", "shape_prior"])
+def test_what_a_detector_cannot_be_trained_by_is_refused_with_advice_that_helps(loss):
+    machine = Machine(accelerator_memory_gb=None, throughput=HOST)
+    planner = find_planner("default", configurations=["detect_then_segment"], loss=loss)
+    fingerprint = make_fingerprint(spacing_mm=(1.0, 1.0, 1.0))
+    with pytest.raises(PlanError, match=rf"the loss '{loss}' .*leave out --configuration detect_then_segment, of"):
+        planner.plan(fingerprint, machine, measure_cost=find_network_cost)
+
+
 def test_the_batch_dice_of_every_configuration_is_kept():
     planned = plan("generalized_dice")
     found = {name: part.training.losses[0].batch_dice for name, part in planned.configurations.items()}

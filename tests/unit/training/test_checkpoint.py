@@ -15,7 +15,6 @@ from autoseg.networks import read_weights
 from autoseg.run_folder import FoldFolder
 from autoseg.training.checkpoint import (
     ScalerState,
-    check_identity,
     identify_training,
     read_checkpoint,
     read_description,
@@ -27,7 +26,7 @@ from autoseg.training.data.batch import Batch
 from autoseg.training.loop_state import LoopState
 from autoseg.training.optimization.schedule import Schedule
 from autoseg.training.options import Length
-from autoseg.training.start import find_start
+from autoseg.training.start import check_identity, find_start
 from autoseg.training.step import build_learner, run_training_step
 
 CPU = torch.device("cpu")

@@ -109,6 +109,7 @@ FULL = TrainingRequest(
     seed=7,
     initial_weights=Path("small.autoseg"),
     synthetic=True,
+    teacher=Path("teacher.autoseg"),
     restart=True,
     workers=3,
     deterministic=True,

@@ -1,0 +1,119 @@
+"""Which model teaches a fold."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from builders.folds import SPLITS, finish_fold
+from builders.plans import build_channels
+
+from autoseg.dataset.folds import Splits, select_fold
+from autoseg.document import read_document, write_document
+from autoseg.errors import TrainingError
+from autoseg.networks.weights import hash_weights
+from autoseg.plan import Plan
+from autoseg.processes.progress import SilentProgress
+from autoseg.run_folder import RunFolder
+from autoseg.training.checkpoint import CheckpointDescription
+from autoseg.training.loop_state import TrainingIdentity
+from autoseg.training.optimization.schedule import Schedule
+from autoseg.workflows.train.fold_options import build_training_options
+from autoseg.workflows.train.initial_weights import find_teacher
+from autoseg.workflows.train.job import FoldJob, record_training
+from autoseg.workflows.train.request import TrainingRequest
+from autoseg.workflows.train.units import list_arguments
+
+
+@pytest.fixture
+def source(run: RunFolder, tmp_path: Path) -> RunFolder:
+    """A run of the same dataset and folds of which fold 0 is trained."""
+    source = RunFolder(tmp_path / "source")
+    shutil.copytree(run.root, source.root)
+    finish_fold(source, "2d", "0")
+    return source
+
+
+@pytest.fixture
+def job(run: RunFolder) -> FoldJob:
+    return FoldJob(
+        run=run,
+        plan=read_document(run.plan, Plan),
+        configuration="2d",
+        fold="0",
+        cases=select_fold(read_document(run.splits, Splits), "0"),
+        device=torch.device("cpu"),
+    )
+
+
+def test_a_run_teaches_by_its_model_of_the_same_configuration_and_fold(source: RunFolder, job: FoldJob) -> None:
+    teacher = find_teacher(source.root, job)
+    assert teacher.checkpoint == source.fold("2d", "0").final_checkpoint
+    assert teacher.digest == hash_weights(teacher.checkpoint)
+    assert teacher.plan == job.configuration_plan.network
+    with pytest.raises(TrainingError, match=r"expected a run in which 2d, fold 1 is trained.*fold_1.*is missing"):
+        find_teacher(source.root, replace(job, fold="1"))
+    source.splits.unlink()
+    with pytest.raises(TrainingError, match=r"splits\.json is missing"):
+        find_teacher(source.root, job)
+
+
+def test_a_teacher_that_knows_held_out_cases_or_is_the_student_is_refused(source: RunFolder, job: FoldJob) -> None:
+    other = replace(job, cases=SPLITS.folds[1])
+    with pytest.raises(TrainingError, match=r"--teacher: .* was trained on c, d, which 2d, fold 0 holds out"):
+        find_teacher(source.root, other)
+    finish_fold(job.run, "2d", "0")
+    with pytest.raises(TrainingError, match=r"is the model of 2d, fold 0 itself, which the training replaces; plan"):
+        find_teacher(job.run.root, job)
+
+
+def test_a_teacher_that_sees_other_images_or_answers_in_another_way_is_refused(source: RunFolder, job: FoldJob) -> None:
+    changed = job.plan.model_copy(update={"channels": build_channels("zscore", name="CT")})
+    write_document(source.fold("2d", "0").plan, changed)
+    with pytest.raises(TrainingError, match="so it sees other images"):
+        find_teacher(source.root, job)
+    write_document(source.fold("2d", "0").plan, job.plan)
+    configuration = job.configuration_plan
+    network = configuration.network.model_copy(update={"output_channels": 4})
+    configurations = {**job.plan.configurations, "2d": configuration.model_copy(update={"network": network})}
+    job = replace(job, plan=job.plan.model_copy(update={"configurations": configurations}))
+    with pytest.raises(TrainingError, match=r"2d, fold 0 cannot learn from .*answers that are not comparable"):
+        find_teacher(source.root, job)
+
+
+def test_a_training_that_is_continued_keeps_its_teacher(source: RunFolder, job: FoldJob) -> None:
+    request = TrainingRequest(workers=0)
+    taught = replace(job, teacher=find_teacher(source.root, job))
+    options = build_training_options(taught, request, "float32", checkpoint=None, progress=SilentProgress())
+    assert options.teacher == taught.teacher
+    job.folder.root.mkdir(parents=True)
+    record_training(taught, options)
+    assert taught.teacher is not None
+    identity = TrainingIdentity(plan_digest="", fold_digest="", seed=0)
+    checkpoint = CheckpointDescription(
+        autoseg_version="1",
+        identity=identity,
+        schedule=Schedule(iterations_per_epoch=2, validation_iterations_per_epoch=1, end_epoch=1),
+        history=(),
+        scaler=None,
+        average_updates=None,
+    )
+    begun = checkpoint.model_copy(
+        update={"identity": identity.model_copy(update={"teacher_digest": taught.teacher.digest})}
+    )
+
+    def continue_with(description):
+        return build_training_options(job, request, "float32", checkpoint=description, progress=SilentProgress())
+
+    assert continue_with(begun).teacher == taught.teacher
+    assert continue_with(begun).teacher_digest == taught.teacher.digest
+    assert continue_with(checkpoint).teacher is None
+    source.fold("2d", "0").final_checkpoint.unlink()
+    moved = continue_with(begun)
+    assert (moved.teacher, moved.teacher_digest) == (None, taught.teacher.digest)
+
+
+def test_the_folds_of_a_queue_have_it_too() -> None:
+    arguments = list_arguments(TrainingRequest(teacher=Path("other.autoseg")))
+    assert arguments[arguments.index("--teacher") + 1] == "other.autoseg"
