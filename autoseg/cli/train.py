@@ -12,7 +12,6 @@ from autoseg.cli.terminal.options import DryRun, On, SlurmSetting, parse_duratio
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from autoseg.cli.terminal.console import Console
     from autoseg.workflows.train.job import TrainingOutcome
 
 
@@ -137,15 +136,15 @@ def train(
         if dry_run:
             typer.echo(describe_training(run, request, place, devices=devices, autoseg=context.obj, progress=console))
         else:
-            work = partial(train_folds, run, request, devices=devices, autoseg=context.obj, place=place)
-            train_and_show(console, work, run)
+            show_training(run, partial(train_folds, run, request, devices=devices, autoseg=context.obj, place=place))
 
 
-def train_and_show(console: "Console", work: "Callable[..., TrainingOutcome]", run: Path) -> None:
+def show_training(run: Path, work: "Callable[..., TrainingOutcome]") -> None:
     """Trains, and shows progress and results; ends with exit code 1 if a fold failed."""
-    from autoseg.cli.terminal.console import build_stop_request
+    from autoseg.cli.terminal.console import build_stop_request, open_console
     from autoseg.cli.terminal.training_table import print_trained_fold, print_training_outcome, show_queue
 
+    console = open_console()
     report, show, stop = partial(print_trained_fold, console), partial(show_queue, console), build_stop_request()
     outcome = work(report_fold=report, show_statuses=show, progress=console, stop=stop)
     print_training_outcome(console, outcome, run)

@@ -29,6 +29,7 @@ TABLES: Final = (
     "autoseg/plan/network",
     "autoseg/training/augmentation",
     "autoseg/training/losses",
+    "autoseg/training/objectives",
     "autoseg/volume_io/formats",
     "planners",
     "planners/architectures",
