@@ -146,8 +146,8 @@ def check_teacher(output: FoldFolder, options: TrainingOptions) -> None:
     """
     if options.teacher is None and options.teacher_digest is not None:
         msg = (
-            f"the training in {output.root} learns from a teacher, which is no longer where it was; give its run with "
-            f"--teacher, or begin again with --restart"
+            f"the training in {output.root} learns from a teacher, which is no longer where it was, or was "
+            f"trained anew; give the run to which it was moved with --teacher, or begin again with --restart"
         )
         raise TrainingError(msg)
 

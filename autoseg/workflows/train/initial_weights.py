@@ -93,6 +93,8 @@ def find_teacher(source: Path, job: FoldJob) -> Teacher:
 def find_recorded_teacher(job: FoldJob, checkpoint: CheckpointDescription | None) -> Teacher | None:
     """Finds the teacher of a training that is continued; None if it has none, or if it is no longer where it was.
 
+    A finished training needs it no more, so that whatever has become of it is no error here.
+
     Raises:
         TrainingError: Its answers can no longer be compared.
         RunError: Its weights cannot be read.
@@ -101,6 +103,8 @@ def find_recorded_teacher(job: FoldJob, checkpoint: CheckpointDescription | None
         return None
     recorded = read_document(job.folder.training_record, TrainingRecord).teacher
     if recorded is None or not Path(recorded).is_file():
+        return None
+    if hash_weights(Path(recorded)) != checkpoint.identity.teacher_digest:
         return None
     return _build_teacher(FoldFolder(Path(recorded).parent), job)
 

@@ -109,6 +109,10 @@ def test_a_training_that_is_continued_keeps_its_teacher(source: RunFolder, job: 
     assert continue_with(begun).teacher == taught.teacher
     assert continue_with(begun).teacher_digest == taught.teacher.digest
     assert continue_with(checkpoint).teacher is None
+    source.fold("2d", "0").final_checkpoint.write_text("trained anew")
+    write_document(source.fold("2d", "0").plan, job.plan.model_copy(update={"channels": build_channels("zscore")}))
+    anew = continue_with(begun)
+    assert (anew.teacher, anew.teacher_digest) == (None, taught.teacher.digest)
     source.fold("2d", "0").final_checkpoint.unlink()
     moved = continue_with(begun)
     assert (moved.teacher, moved.teacher_digest) == (None, taught.teacher.digest)
