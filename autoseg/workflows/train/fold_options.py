@@ -14,6 +14,7 @@ from autoseg.run_folder import ALL_CASES, FoldFolder
 from autoseg.runtime.cpu_time import count_usable_cpus
 from autoseg.runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from autoseg.runtime.precision import DtypeName
+from autoseg.runtime.provenance import TrainingRecord
 from autoseg.training.budget.pace import Budget
 from autoseg.training.checkpoint import CheckpointDescription, read_description
 from autoseg.training.options import TrainingOptions
@@ -111,11 +112,12 @@ def add_synthetic_cases(job: FoldJob, request: TrainingRequest, progress: Progre
         RunError: There are none, or they were made from other cases.
         TrainingError: A checkpoint is damaged.
     """
-    if not request.synthetic:
-        checkpoint = None if request.restart else find_newest_checkpoint(job.folder)
-        if checkpoint is None or checkpoint.identity.synthetic_digest is None:
-            return job
-    synthetic = find_synthetic_cases(job.run, job.plan, job.configuration, job.fold, cases=job.cases)
+    checkpoint = None if request.restart else find_newest_checkpoint(job.folder)
+    is_begun = checkpoint is not None and checkpoint.identity.synthetic_digest is not None
+    if not (request.synthetic or is_begun):
+        return job
+    count = read_document(job.folder.training_record, TrainingRecord).synthetic_cases if is_begun else None
+    synthetic = find_synthetic_cases(job.run, job.plan, job.configuration, job.fold, cases=job.cases, count=count)
     share = job.configuration_plan.training.synthetic_fraction
     progress.note(
         f"{job.name}: {len(synthetic.names)} synthetic cases train beside {len(job.cases.training)} cases of the "
