@@ -29,6 +29,7 @@ from autoseg.processes.progress import SilentProgress
 from autoseg.processes.signals import StopRequest
 from autoseg.run_folder import RunFolder
 from autoseg.training.checkpoint import DESCRIPTION_KEY
+from autoseg.training.options import Length
 from autoseg.volume_io import read_image
 from autoseg.volume_io.formats.pictures import write_colours
 from autoseg.workflows.folds.synthesis import (
@@ -259,6 +260,14 @@ def test_a_training_that_is_continued_keeps_the_cases_to_which_others_were_added
         assert add_synthetic_cases(job, changed, SilentProgress()).synthetic == begun.synthetic
     with pytest.raises(RunError, match="lacks synthetic cases, such as synthetic_0003"):
         add_synthetic_cases(job, replace(request, restart=True), SilentProgress())
+    job.folder.latest_checkpoint.rename(job.folder.final_checkpoint)
+    folder.record.unlink()
+    finished = add_synthetic_cases(job, replace(request, synthetic=False), SilentProgress()).synthetic
+    assert finished is not None
+    assert (finished.names, finished.digest) == ((), begun.synthetic.digest)
+    for further in (request, replace(request, synthetic=False, length=Length(more_epochs=1))):
+        with pytest.raises(RunError, match="has no synthetic cases"):
+            add_synthetic_cases(job, further, SilentProgress())
 
 
 def test_cases_of_another_fold_or_of_other_training_cases_train_no_fold(made) -> None:
