@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from autoseg.dataset.folds import Fold
 from autoseg.document import read_document, write_document
-from autoseg.errors import PlanError, RunError, TrainingError
+from autoseg.errors import OptionError, PlanError, RunError, TrainingError
 from autoseg.networks import build_network
 from autoseg.networks.families.diffusion_unet import DiffusionUNet
 from autoseg.networks.parts.diffusion.process import Diffusion, compute_variances, space_steps
@@ -297,6 +297,11 @@ def test_cases_of_another_plan_missing_ones_and_names_of_the_dataset_are_refused
     next(run.synthetic("2d", "0").glob("preprocessed/synthetic_0002.json")).unlink()
     with pytest.raises(RunError, match="lacks synthetic cases, such as synthetic_0002"):
         find_synthetic_cases(run, plan, "2d", "0", cases=fold)
+
+
+def test_two_lengths_of_the_training_of_a_denoiser_are_refused() -> None:
+    with pytest.raises(OptionError, match="--budget and --epochs both say how long to train the denoiser; give one"):
+        SynthesisRequest(epochs=1, budget_seconds=60.0)
 
 
 @pytest.fixture
