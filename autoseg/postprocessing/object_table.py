@@ -89,8 +89,10 @@ def describe_objects(
 def is_described(numbers: Integer[np.ndarray, "z y x"], table: str) -> bool:
     """Returns whether the rows of a table describe the objects of a map: their voxels, boxes and centroids."""
     rows = list(csv.DictReader(io.StringIO(table)))
-    boxes = ndimage.find_objects(numbers.astype(np.int64).clip(0))
-    if numbers.min(initial=0) < 0 or len(rows) != len(boxes) or None in boxes:
+    if numbers.min(initial=0) < 0 or numbers.max(initial=0) != len(rows):
+        return False
+    boxes = ndimage.find_objects(numbers.astype(np.int64))
+    if None in boxes:
         return False
     places = (_measure_place(numbers[box] == index + 1, box) for index, box in enumerate(boxes))
     return all(

@@ -78,6 +78,7 @@ def train(
     if start is None:
         return
     check_teacher(output, options)
+    check_synthetic_cases(output, data)
     is_new = start.checkpoint is None
     initial = _find_first_weights(plan, options) if is_new else None
     select_kernels(options.device, deterministic=options.deterministic)
@@ -146,9 +147,20 @@ def check_teacher(output: FoldFolder, options: TrainingOptions) -> None:
     """
     if options.teacher is None and options.teacher_digest is not None:
         msg = (
-            f"the training in {output.root} learns from a teacher, which is no longer where it was; give its run with "
-            f"--teacher, or begin again with --restart"
+            f"the training in {output.root} learns from a teacher, which is no longer where it was, or was "
+            f"trained anew; give the run to which it was moved with --teacher, or begin again with --restart"
         )
+        raise TrainingError(msg)
+
+
+def check_synthetic_cases(output: FoldFolder, data: TrainingData) -> None:
+    """Checks that a training that takes synthetic cases has them.
+
+    Raises:
+        TrainingError: It has not.
+    """
+    if data.synthetic is not None and not data.synthetic.names:
+        msg = f"the training in {output.root} takes synthetic cases; give --synthetic to train it for longer"
         raise TrainingError(msg)
 
 

@@ -14,7 +14,7 @@ class SyntheticCases:
 
     Attributes:
         folder: Their folder, which holds no other cases.
-        names: No name of a case of the dataset is among them.
+        names: No name of a case of the dataset is among them. Empty for those of a finished training.
         digest: SHA-256 of the record that tells how they were made.
     """
 
@@ -25,6 +25,11 @@ class SyntheticCases:
     def build_opening(self, data_folder: Path) -> Callable[[str], CachedCase]:
         """Builds a function that opens a case of either folder by its name, also in another process."""
         return partial(_open_either, self, data_folder)
+
+
+def remember_synthetic_cases(digest: str) -> SyntheticCases:
+    """Describes those of a finished training, which needs them no more."""
+    return SyntheticCases(folder=Path(), names=(), digest=digest)
 
 
 def _open_either(synthetic: SyntheticCases, data_folder: Path, name: str) -> CachedCase:

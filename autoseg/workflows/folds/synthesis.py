@@ -103,8 +103,18 @@ class SynthesisFolder:
         return FoldFolder(self.root / "denoiser")
 
 
-def find_synthetic_cases(run: RunFolder, plan: Plan, configuration: str, fold: str, *, cases: Fold) -> SyntheticCases:
+def find_synthetic_cases(
+    run: RunFolder, plan: Plan, configuration: str, fold: str, *, cases: Fold, count: int | None = None
+) -> SyntheticCases:
     """Finds the synthetic cases of a fold, all of which were made from its training cases alone.
+
+    Args:
+        run: Run folder.
+        plan: Plan of the run.
+        configuration: Name of the configuration.
+        fold: Name of the fold.
+        cases: Training and validation cases of the fold.
+        count: Number of the first ones, to which others were added since; None: all.
 
     Raises:
         RunError: There are none, they were made from other cases or for another plan, or one is missing.
@@ -115,6 +125,7 @@ def find_synthetic_cases(run: RunFolder, plan: Plan, configuration: str, fold: s
         msg = f"{configuration}, fold {fold} has no synthetic cases in {folder.root}; make them with: {command}"
         raise RunError(msg)
     record = read_document(folder.record, SyntheticRecord)
+    record = record.model_copy(update={"cases": record.cases[:count]})
     check_same_origin(record, folder, plan, configuration=configuration, fold=fold, cases=cases)
     if not record.cases:
         msg = f"no synthetic case in {folder.root} is finished; continue with: {command}"

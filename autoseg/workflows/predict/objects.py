@@ -70,6 +70,7 @@ class ObjectFinder:
         """
         path, table = self.find_paths(name)
         label_map, numbers, rows = objects
+        table.unlink(missing_ok=True)  # an old one beside the new map would seem a correction, after an interruption
         write_label_map(path, shorten_numbers(numbers), grid=grid, like=None)
         write_text(table, format_rows(rows))
         return label_map

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from autoseg.errors import OptionError
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SynthesisRequest:
@@ -32,3 +34,13 @@ class SynthesisRequest:
     workers: int | None = None
     restart: bool = False
     out: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Checks that the options do not contradict each other.
+
+        Raises:
+            OptionError: A budget is combined with a number of epochs.
+        """
+        if self.epochs is not None and self.budget_seconds is not None:
+            msg = "--budget and --epochs both say how long to train the denoiser; give one of them"
+            raise OptionError(msg)

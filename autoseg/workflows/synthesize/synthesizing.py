@@ -8,6 +8,7 @@ import torch
 
 from autoseg.dataset.folds import Splits, select_fold
 from autoseg.document import read_document, write_document
+from autoseg.errors import RunError
 from autoseg.networks.cost import measure_cost
 from autoseg.networks.memory_limits import check_training_memory
 from autoseg.networks.weights import hash_weights
@@ -15,10 +16,10 @@ from autoseg.plan.document import Plan
 from autoseg.preprocessing.cache import is_case_written, write_case
 from autoseg.preprocessing.case import PreprocessedCase
 from autoseg.preprocessing.class_locations import find_class_locations
-from autoseg.processes.fold_lock import lock_fold
+from autoseg.processes.fold_lock import find_holder, lock_fold
 from autoseg.processes.progress import Progress
 from autoseg.processes.signals import StopRequest
-from autoseg.run_folder import ALL_CASES, check_writable, open_run, remove_folder
+from autoseg.run_folder import ALL_CASES, FoldFolder, check_writable, open_run, remove_folder
 from autoseg.runtime.cpu_threads import adaptive_cpu_threads
 from autoseg.runtime.device import find_device
 from autoseg.training.objectives.image_denoising import count_condition_channels
@@ -73,13 +74,19 @@ def synthesize_cases(
             job = SynthesisJob(
                 run=run, plan=plan, configuration=name, fold=fold, cases=cases, device=device, seed=request.seed or 0
             )
-            count += _synthesize_fold(job, request, progress=progress, stop=stop or StopRequest())
+            count += synthesize_fold(job, request, progress=progress, stop=stop or StopRequest())
     return count
 
 
-def _synthesize_fold(job: SynthesisJob, request: SynthesisRequest, *, progress: Progress, stop: StopRequest) -> int:
-    with lock_fold(job.folder.denoiser, device=str(job.device)):
+def synthesize_fold(job: SynthesisJob, request: SynthesisRequest, *, progress: Progress, stop: StopRequest) -> int:
+    """Makes the synthetic cases of one fold while holding its lock, and returns their number.
+
+    Raises:
+        AutosegError: As `synthesize_cases`.
+    """
+    with lock_fold(FoldFolder(job.folder.root), device=str(job.device)):  # beside all that is discarded
         if request.restart:
+            _check_not_in_use(job)
             remove_folder(job.folder.root)
         checkpoint = find_newest_checkpoint(job.folder.denoiser)
         if request.seed is None and checkpoint is not None:
@@ -88,6 +95,21 @@ def _synthesize_fold(job: SynthesisJob, request: SynthesisRequest, *, progress: 
         check_training_memory(plan.denoiser, f"the denoiser of {job.name}", job.device, count=measure_cost)
         train_denoiser(job, plan, request, progress=progress, stop=stop)
         return _draw_cases(job, plan, request, progress=progress)
+
+
+def _check_not_in_use(job: SynthesisJob) -> None:
+    """Checks that no training may be reading the cases that are to be discarded.
+
+    Raises:
+        RunError: The fold is being trained.
+    """
+    holder = find_holder(job.run.fold(job.configuration, job.fold))
+    if holder is not None:
+        msg = (
+            f"{job.name} is being trained by process {holder.pid} on {holder.host} ({holder.device}), perhaps on the "
+            f"synthetic cases in {job.folder.root} that would be discarded; wait until it has ended, or stop it"
+        )
+        raise RunError(msg)
 
 
 def _find_plan(job: SynthesisJob, progress: Progress) -> SynthesisPlan:
@@ -154,6 +176,7 @@ def _read_record(job: SynthesisJob, plan: SynthesisPlan, progress: Progress) -> 
         is_case_written(job.folder.cases, name) for name in found.names
     ):
         return found
+    _check_not_in_use(job)
     progress.note(f"{job.name}: {len(found.cases)} synthetic cases of another denoiser or seed are made anew")
     job.folder.record.unlink()
     remove_folder(job.folder.cases)

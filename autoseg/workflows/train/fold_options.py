@@ -14,8 +14,10 @@ from autoseg.run_folder import ALL_CASES, FoldFolder
 from autoseg.runtime.cpu_time import count_usable_cpus
 from autoseg.runtime.distributed import SINGLE_PROCESS, ProcessGroup
 from autoseg.runtime.precision import DtypeName
+from autoseg.runtime.provenance import TrainingRecord
 from autoseg.training.budget.pace import Budget
 from autoseg.training.checkpoint import CheckpointDescription, read_description
+from autoseg.training.data.synthetic_cases import remember_synthetic_cases
 from autoseg.training.options import TrainingOptions
 from autoseg.training.teacher import Teacher
 from autoseg.workflows.evaluate.validation import measure_volume_dice
@@ -105,23 +107,29 @@ def find_newest_checkpoint(folder: FoldFolder) -> CheckpointDescription | None:
 
 def add_synthetic_cases(job: FoldJob, request: TrainingRequest, progress: Progress) -> FoldJob:
     """Adds the synthetic cases that were made from the training cases of this fold; a training that is continued takes
-    those with which it was begun. They are never held out.
+    those with which it was begun, and a finished one needs them no more. They are never held out.
 
     Raises:
         RunError: There are none, or they were made from other cases.
         TrainingError: A checkpoint is damaged.
     """
-    if not request.synthetic:
-        checkpoint = None if request.restart else find_newest_checkpoint(job.folder)
-        if checkpoint is None or checkpoint.identity.synthetic_digest is None:
-            return job
-    synthetic = find_synthetic_cases(job.run, job.plan, job.configuration, job.fold, cases=job.cases)
+    checkpoint = None if request.restart else find_newest_checkpoint(job.folder)
+    digest = None if checkpoint is None else checkpoint.identity.synthetic_digest
+    if not request.synthetic and (digest is None or _is_finished(job.folder, request)):
+        return job if digest is None else replace(job, synthetic=remember_synthetic_cases(digest))
+    count = None if digest is None else read_document(job.folder.training_record, TrainingRecord).synthetic_cases
+    synthetic = find_synthetic_cases(job.run, job.plan, job.configuration, job.fold, cases=job.cases, count=count)
     share = job.configuration_plan.training.synthetic_fraction
     progress.note(
         f"{job.name}: {len(synthetic.names)} synthetic cases train beside {len(job.cases.training)} cases of the "
         f"dataset, and give {share:.0%} of the samples (synthetic_fraction in plan.json)"
     )
     return replace(job, synthetic=synthetic)
+
+
+def _is_finished(folder: FoldFolder, request: TrainingRequest) -> bool:
+    """Returns whether a training, of which there is a checkpoint, has ended and is not to be extended."""
+    return not folder.latest_checkpoint.exists() and request.length.more_epochs is None
 
 
 def check_same_recipe(folder: FoldFolder, plan: Plan, name: str) -> None:

@@ -1,12 +1,13 @@
 """Finds the models of other trainings that a fold needs: weights with which it begins, and a teacher."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Final
 
 from autoseg.dataset.folds import Splits, select_fold
 from autoseg.document import read_document
 from autoseg.errors import TrainingError, shorten_names
+from autoseg.fingerprint import Fingerprint
 from autoseg.networks.weights import hash_weights
 from autoseg.plan.document import Plan
 from autoseg.run_folder import ALL_CASES, FoldFolder, RunFolder
@@ -86,12 +87,15 @@ def find_teacher(source: Path, job: FoldJob) -> Teacher:
             f"plan another run (autoseg plan DATASET --run NAME), and train that one with this run as teacher"
         )
         raise TrainingError(msg)
-    check_held_out(folder.final_checkpoint.resolve(), job, flag="--teacher")
+    same_images = _list_cases_of_same_images(run, job)
+    check_held_out(folder.final_checkpoint.resolve(), job, flag="--teacher", further=same_images)
     return _build_teacher(folder, job)
 
 
 def find_recorded_teacher(job: FoldJob, checkpoint: CheckpointDescription | None) -> Teacher | None:
     """Finds the teacher of a training that is continued; None if it has none, or if it is no longer where it was.
+
+    A finished training needs it no more, so that whatever has become of it is no error here.
 
     Raises:
         TrainingError: Its answers can no longer be compared.
@@ -101,6 +105,8 @@ def find_recorded_teacher(job: FoldJob, checkpoint: CheckpointDescription | None
         return None
     recorded = read_document(job.folder.training_record, TrainingRecord).teacher
     if recorded is None or not Path(recorded).is_file():
+        return None
+    if hash_weights(Path(recorded)) != checkpoint.identity.teacher_digest:
         return None
     return _build_teacher(FoldFolder(Path(recorded).parent), job)
 
@@ -166,18 +172,29 @@ def _compare_names(path: Path, what: str, found: list[str], expected: list[str])
     yield f"{trained}, this plan has {shorten_names(expected)}: each begins with the weights of the one in its place"
 
 
-def check_held_out(path: Path, job: FoldJob, *, flag: str) -> None:
+def _list_cases_of_same_images(run: RunFolder, job: FoldJob) -> set[str]:
+    """Lists the cases whose images the same fold of another run is trained on, also of a dataset with another name."""
+    if not (run.fingerprint.is_file() and job.run.fingerprint.is_file()):
+        return set()
+    training = set(select_fold(read_document(run.splits, Splits), job.fold).training)
+    other, own = (read_document(one.fingerprint, Fingerprint).cases for one in (run, job.run))
+    digests = {case.image_digest for case in other if case.name in training} - {""}
+    return {case.name for case in own if case.image_digest in digests}
+
+
+def check_held_out(path: Path, job: FoldJob, *, flag: str, further: Collection[str] = ()) -> None:
     """Checks that weights of the same dataset were trained on no case that the fold holds out.
 
     Args:
         path: Checkpoint in a run.
         job: The training that uses them.
         flag: Option that named them.
+        further: Cases that they know beside those of a dataset of the same name.
 
     Raises:
         TrainingError: They were.
     """
-    known = set(_list_training_cases(path, job.plan.dataset_name))
+    known = {*_list_training_cases(path, job.plan.dataset_name), *further}
     shared = [] if job.fold == ALL_CASES else sorted(known & set(job.cases.validation))
     if shared:
         msg = (

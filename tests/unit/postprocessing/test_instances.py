@@ -2,6 +2,7 @@
 
 import csv
 import io
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from builders.objects import CELLS, build_picture_grid
 
 from autoseg.geometry import Grid
 from autoseg.postprocessing.instances import ObjectRule, build_core_maps, build_usual_rules, find_objects
-from autoseg.postprocessing.object_table import describe_objects, format_rows
+from autoseg.postprocessing.object_table import describe_objects, format_rows, is_described
 
 SHAPE = (1, 1, 13)
 WHOLE = (slice(None), slice(None), slice(None))
@@ -69,6 +70,15 @@ def test_table_has_a_row_for_each_object_with_its_place_and_size() -> None:
         assert (second.size, second.unit) == (size, unit)
         assert (second.centroid_x, second.first_x, second.last_x, second.first_y, second.last_z) == (4.5, 3, 6, 0, 0)
         assert second.mean_probability == pytest.approx(0.8)
+    numbers = find_objects(maps, rules, grid=grid).numbers
+    assert is_described(numbers, format_rows(rows))
+    for number in (-1, 0, 2):
+        assert not is_described(np.where(numbers == 1, number, numbers), format_rows(rows))
+    tracemalloc.start()
+    assert not is_described(np.where(numbers == 1, 2**20, numbers), format_rows(rows))
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak_bytes < 2**20  # not a place for each number up to that of another program
     read = list(csv.DictReader(io.StringIO(format_rows(rows))))
     assert [entry["object"] for entry in read] == ["1", "2", "3", "4"]
     assert read[0]["case"] == "a"

@@ -16,7 +16,7 @@ from autoseg.preprocessing.class_locations import find_class_locations
 from autoseg.run_folder import FoldFolder
 from autoseg.training.data.batches import build_batch_source
 from autoseg.training.data.randomness import BatchKey
-from autoseg.training.data.synthetic_cases import SyntheticCases
+from autoseg.training.data.synthetic_cases import SyntheticCases, remember_synthetic_cases
 from autoseg.training.options import TrainingOptions
 from autoseg.training.trainer import train
 
@@ -97,3 +97,8 @@ def test_a_resumed_training_is_bit_equal_and_others_are_not_continued(
     run_training(plan, data, parts)
     first, second = read_weights(whole.final_checkpoint), read_weights(parts.final_checkpoint)
     assert all(torch.equal(value, second[name]) for name, value in first.items())
+    gone = replace(data, synthetic=remember_synthetic_cases(synthetic.digest))
+    run_training(plan, gone, whole)  # is finished
+    whole.final_checkpoint.unlink()
+    with pytest.raises(TrainingError, match="takes synthetic cases; give --synthetic"):
+        run_training(plan, gone, whole)

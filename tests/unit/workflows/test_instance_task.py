@@ -32,6 +32,8 @@ from autoseg.workflows.cases.reading import read_labelled_case
 from autoseg.workflows.cases.references import copy_reference, find_reference_objects
 from autoseg.workflows.evaluate.evaluation import pair_label_maps
 from autoseg.workflows.plan.measuring import measure_dataset
+from autoseg.workflows.predict import objects
+from autoseg.workflows.predict.objects import ObjectFinder, check_objects_unchanged
 from autoseg.workflows.select.objects import THRESHOLDS, FoundInCase, choose_rules, match_case
 
 
@@ -218,3 +220,23 @@ def test_class_without_any_object_keeps_the_usual_rule() -> None:
     choice = choose_rules([build_found({0.5: []}, [], 0)] * 2, CELLS, blocks=np.arange(2))
     assert choice.rules[0].seed_threshold == 0.5
     assert choice.scores["cell"].AP is None
+
+
+def test_an_interruption_between_map_and_table_is_no_correction_by_hand(tmp_path: Path, monkeypatch) -> None:
+    finder = ObjectFinder(out=tmp_path, targets=CELLS, rules=build_usual_rules(CELLS.labels))
+    grid, name = build_picture_grid((1, 4, 4)), "a.png"
+
+    def write(count: int) -> None:
+        numbers = np.zeros((1, 4, 4), np.int32)
+        numbers[0, 0, :count] = 1
+        finder.write(name, (numbers, numbers, ()), grid)
+
+    def stop(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    write(0)
+    check_objects_unchanged(tmp_path, [name])
+    monkeypatch.setattr(objects, "write_text", stop)
+    with pytest.raises(KeyboardInterrupt):
+        write(2)
+    check_objects_unchanged(tmp_path, [name])

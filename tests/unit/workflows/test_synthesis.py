@@ -1,18 +1,21 @@
 """Synthetic cases: plans of their denoisers, varied label maps, images of any extent, and what is refused."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from builders.folds import build_checkpoint_description
 from builders.geometries import build_geometry
 from builders.labels import build_labels
 from builders.plans import build_channels, build_configuration, build_plan, build_transforms
 from builders.threads import use_one_thread
+from safetensors.torch import save_file
 
 from autoseg.dataset.folds import Fold
 from autoseg.document import read_document, write_document
-from autoseg.errors import PlanError, RunError
+from autoseg.errors import OptionError, PlanError, RunError, TrainingError
 from autoseg.networks import build_network
 from autoseg.networks.families.diffusion_unet import DiffusionUNet
 from autoseg.networks.parts.diffusion.process import Diffusion, compute_variances, space_steps
@@ -21,7 +24,12 @@ from autoseg.plan.augmentation import DeformationPlan
 from autoseg.plan.objectives import ChannelRange
 from autoseg.preprocessing.cache import CachedCase
 from autoseg.preprocessing.class_locations import find_class_locations
+from autoseg.processes.fold_lock import lock_fold
+from autoseg.processes.progress import SilentProgress
+from autoseg.processes.signals import StopRequest
 from autoseg.run_folder import RunFolder
+from autoseg.training.checkpoint import DESCRIPTION_KEY
+from autoseg.training.options import Length
 from autoseg.volume_io import read_image
 from autoseg.volume_io.formats.pictures import write_colours
 from autoseg.workflows.folds.synthesis import (
@@ -31,11 +39,17 @@ from autoseg.workflows.folds.synthesis import (
     SyntheticRecord,
     find_synthetic_cases,
 )
+from autoseg.workflows.synthesize import synthesizing
 from autoseg.workflows.synthesize.artist import Artist
 from autoseg.workflows.synthesize.denoiser_plan import DIFFUSION, choose_stages, plan_denoiser, plan_variation
 from autoseg.workflows.synthesize.image_sampling import list_windows, sample_image
 from autoseg.workflows.synthesize.job import SynthesisJob, check_can_be_synthesized
 from autoseg.workflows.synthesize.label_variation import build_synthetic_geometry, vary_label_map
+from autoseg.workflows.synthesize.request import SynthesisRequest
+from autoseg.workflows.synthesize.synthesizing import synthesize_fold
+from autoseg.workflows.train.fold_options import add_synthetic_cases, build_training_options
+from autoseg.workflows.train.job import FoldJob, record_training
+from autoseg.workflows.train.request import TrainingRequest
 
 _one_thread = pytest.fixture(autouse=True)(use_one_thread)
 RANGE = ChannelRange(mean=1.0, std=2.0, lowest=-3.0, highest=5.0)
@@ -225,6 +239,37 @@ def test_the_cases_of_a_fold_are_found_and_their_share_belongs_to_their_digest(m
     assert find_synthetic_cases(run, other, "2d", "0", cases=fold).digest != found.digest
 
 
+def test_a_training_that_is_continued_keeps_the_cases_to_which_others_were_added(made) -> None:
+    run, plan, fold = made
+    job = FoldJob(run=run, plan=plan, configuration="2d", fold="0", cases=fold, device=torch.device("cpu"))
+    request = TrainingRequest(synthetic=True, workers=0)
+    begun = add_synthetic_cases(job, request, SilentProgress())
+    assert begun.synthetic is not None
+    record_training(
+        begun, build_training_options(begun, request, "float32", checkpoint=None, progress=SilentProgress())
+    )
+    description = build_checkpoint_description(epochs=0, iterations=1)
+    identity = description.identity.model_copy(update={"synthetic_digest": begun.synthetic.digest})
+    description = description.model_copy(update={"identity": identity})
+    save_file({}, job.folder.latest_checkpoint, {DESCRIPTION_KEY: description.model_dump_json()})
+    folder = SynthesisFolder(run.synthetic("2d", "0"))
+    record = read_document(folder.record, SyntheticRecord)
+    more = SyntheticCase(name="synthetic_0003", source="b")
+    write_document(folder.record, record.model_copy(update={"cases": (*record.cases, more)}))
+    for changed in (request, replace(request, synthetic=False)):
+        assert add_synthetic_cases(job, changed, SilentProgress()).synthetic == begun.synthetic
+    with pytest.raises(RunError, match="lacks synthetic cases, such as synthetic_0003"):
+        add_synthetic_cases(job, replace(request, restart=True), SilentProgress())
+    job.folder.latest_checkpoint.rename(job.folder.final_checkpoint)
+    folder.record.unlink()
+    finished = add_synthetic_cases(job, replace(request, synthetic=False), SilentProgress()).synthetic
+    assert finished is not None
+    assert (finished.names, finished.digest) == ((), begun.synthetic.digest)
+    for further in (request, replace(request, synthetic=False, length=Length(more_epochs=1))):
+        with pytest.raises(RunError, match="has no synthetic cases"):
+            add_synthetic_cases(job, further, SilentProgress())
+
+
 def test_cases_of_another_fold_or_of_other_training_cases_train_no_fold(made) -> None:
     run, plan, fold = made
     with pytest.raises(RunError, match=r"make them with: autoseg synthesize .* --configuration 2d --fold 1"):
@@ -252,6 +297,38 @@ def test_cases_of_another_plan_missing_ones_and_names_of_the_dataset_are_refused
     next(run.synthetic("2d", "0").glob("preprocessed/synthetic_0002.json")).unlink()
     with pytest.raises(RunError, match="lacks synthetic cases, such as synthetic_0002"):
         find_synthetic_cases(run, plan, "2d", "0", cases=fold)
+
+
+def test_two_lengths_of_the_training_of_a_denoiser_are_refused() -> None:
+    with pytest.raises(OptionError, match="--budget and --epochs both say how long to train the denoiser; give one"):
+        SynthesisRequest(epochs=1, budget_seconds=60.0)
+
+
+@pytest.fixture
+def job(made) -> SynthesisJob:
+    run, plan, fold = made
+    where = {"run": run, "plan": plan, "configuration": "2d", "fold": "0"}
+    return SynthesisJob(**where, cases=fold, device=torch.device("cpu"), seed=0)
+
+
+def test_cases_that_may_train_now_are_not_discarded(job: SynthesisJob) -> None:
+    request = SynthesisRequest(restart=True)
+    with (
+        lock_fold(job.run.fold("2d", "0"), device="cuda:1"),
+        pytest.raises(RunError, match=r"2d, fold 0 is being trained by process .*\(cuda:1\).*wait until it has ended"),
+    ):
+        synthesize_fold(job, request, progress=SilentProgress(), stop=StopRequest())
+    assert job.folder.record.is_file()
+
+
+def test_two_commands_do_not_make_the_same_cases_also_after_one_has_discarded_them(job, monkeypatch) -> None:
+    def find_plan_meanwhile(*arguments) -> None:
+        assert not job.folder.root.exists()
+        synthesize_fold(job, SynthesisRequest(), progress=SilentProgress(), stop=StopRequest())
+
+    monkeypatch.setattr(synthesizing, "_find_plan", find_plan_meanwhile)
+    with pytest.raises(TrainingError, match="is being trained already"):
+        synthesize_fold(job, SynthesisRequest(restart=True), progress=SilentProgress(), stop=StopRequest())
 
 
 @pytest.mark.parametrize("patch", [(16, 16), (8, 16, 16)])

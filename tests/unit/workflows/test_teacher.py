@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from builders.fingerprints import build_case, build_fingerprint
 from builders.folds import SPLITS, finish_fold
 from builders.plans import build_channels
 
-from autoseg.dataset.folds import Splits, select_fold
+from autoseg.dataset.folds import Fold, Splits, select_fold
 from autoseg.document import read_document, write_document
 from autoseg.errors import TrainingError
 from autoseg.networks.weights import hash_weights
@@ -68,6 +69,19 @@ def test_a_teacher_that_knows_held_out_cases_or_is_the_student_is_refused(source
         find_teacher(job.run.root, job)
 
 
+def test_a_teacher_that_knows_the_images_of_held_out_cases_by_other_names_is_refused(
+    source: RunFolder, job: FoldJob
+) -> None:
+    folder = source.fold("2d", "0")
+    write_document(folder.plan, job.plan.model_copy(update={"dataset_name": "Dataset002_More"}))
+    for run, names in ((source, "abcd"), (job.run, "wxyz")):
+        cases = [build_case((1.0, 1.0, 1.0), (4, 4, 4), name=name, image_digest=str(i)) for i, name in enumerate(names)]
+        write_document(run.fingerprint, build_fingerprint((1.0, 1.0, 1.0), (4, 4, 4), cases=tuple(cases)))
+    find_teacher(source.root, replace(job, cases=Fold(training=("y", "z"), validation=("w", "x"))))
+    with pytest.raises(TrainingError, match=r"--teacher: .* was trained on y, which 2d, fold 0 holds out"):
+        find_teacher(source.root, replace(job, cases=Fold(training=("w", "z"), validation=("x", "y"))))
+
+
 def test_a_teacher_that_sees_other_images_or_answers_in_another_way_is_refused(source: RunFolder, job: FoldJob) -> None:
     changed = job.plan.model_copy(update={"channels": build_channels("zscore", name="CT")})
     write_document(source.fold("2d", "0").plan, changed)
@@ -109,6 +123,10 @@ def test_a_training_that_is_continued_keeps_its_teacher(source: RunFolder, job: 
     assert continue_with(begun).teacher == taught.teacher
     assert continue_with(begun).teacher_digest == taught.teacher.digest
     assert continue_with(checkpoint).teacher is None
+    source.fold("2d", "0").final_checkpoint.write_text("trained anew")
+    write_document(source.fold("2d", "0").plan, job.plan.model_copy(update={"channels": build_channels("zscore")}))
+    anew = continue_with(begun)
+    assert (anew.teacher, anew.teacher_digest) == (None, taught.teacher.digest)
     source.fold("2d", "0").final_checkpoint.unlink()
     moved = continue_with(begun)
     assert (moved.teacher, moved.teacher_digest) == (None, taught.teacher.digest)
