@@ -81,6 +81,7 @@ def test_files_are_hashed_here_alone() -> None:
         "checkpoint.py",
         "out_of_fold.py",
         "choice.py",
+        "synthesis.py",
         "temporary_files.py",
         "contents.py",
     }

@@ -65,7 +65,7 @@ def test_tab_imports_nothing_and_the_names_are_there_before_anything_was_used():
 def test_pythons_own_completer_finds_the_functions():
     completer = Completer({"autoseg": autoseg})
     assert completer.complete("autoseg.predict_", 0).startswith("autoseg.predict_images")
-    assert completer.complete("autoseg.predict_", 1).startswith("autoseg.predict_volume")
+    assert completer.complete("autoseg.predict_", 2).startswith("autoseg.predict_volume")
     assert completer.complete("autoseg.TYPE", 0) is None
 
 

@@ -244,6 +244,7 @@ def test_training_is_that_of_the_reference() -> None:
         "weight_average_decay": 0.0,
         "gradient_norm_limit": 12.0,
         "augmentation_end_fraction": 0.0,
+        "synthetic_fraction": 0.5,
     }
 
 
