@@ -42,13 +42,13 @@ def draw_objects(
         border_fraction: Width of the border as a fraction of the depth of a mask.
     """
     cores = erode_masks(masks, border_fraction)
-    drawn = torch.full((len(masks), 1, *extents), BACKGROUND_LOGIT, device=masks.device)
+    drawn = torch.full((masks.shape[0], 1, *extents), BACKGROUND_LOGIT, device=masks.device)
     rank, core, owner = drawn, drawn, torch.zeros_like(drawn, dtype=torch.long)
     count = masks.shape[1]
     for first in range(0, count, BOXES_AT_ONCE):
         some = slice(first, first + BOXES_AT_ONCE)
         height, inner = paste(torch.stack((masks[:, some], cores[:, some])), boxes[:, some], extents).unbind()
-        height = torch.minimum(height, scores[:, some].reshape(len(scores), -1, *(1,) * len(extents)))
+        height = torch.minimum(height, scores[:, some].reshape(scores.shape[0], -1, *(1,) * len(extents)))
         height = height.clamp(min=BACKGROUND_LOGIT)
         numbers = torch.arange(first + 1, first + 1 + height.shape[1], device=height.device)
         places = numbers.reshape(-1, *(1,) * len(extents))
