@@ -11,7 +11,7 @@ from autoseg.errors import DocumentError
 from autoseg.evaluation.instances import match_objects, score_objects
 from autoseg.geometry import Grid
 from autoseg.networks import build_network
-from autoseg.networks.parts.boxes import apply_offsets, clip_boxes, compute_offsets
+from autoseg.networks.parts.boxes import apply_offsets, clip_boxes, compute_offsets, suppress_boxes
 from autoseg.networks.parts.regions.alignment import align_regions, choose_levels, sample_objects
 from autoseg.networks.parts.regions.drawing import BACKGROUND_LOGIT, draw_objects, erode_masks, paste
 from autoseg.networks.parts.regions.selection import (
@@ -123,6 +123,19 @@ def test_boxes_that_overlap_better_ones_only_fill_up() -> None:
     )
     assert places.tolist() == [[1, 2, 0]]
     assert is_kept.tolist() == [[True, True, False]]
+
+
+def test_the_choice_of_boxes_is_exported_for_any_batch_size() -> None:
+    class Choice(torch.nn.Module):
+        def forward(self, boxes: Tensor) -> Tensor:
+            return suppress_boxes(boxes, 0.5)
+
+    boxes = draw_boxes(2)
+    exported = torch.export.export(
+        Choice(), (boxes,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},), strict=False
+    )
+    three = torch.cat((boxes, boxes[:1]))
+    assert torch.equal(exported.module()(three), suppress_boxes(three, 0.5))
 
 
 def test_a_class_is_compared_with_all_others_together() -> None:
