@@ -234,6 +234,14 @@ def test_masks_without_rounding_give_the_objects_exactly() -> None:
     assert are_same_objects(found[0], numbers)
 
 
+def test_a_thin_object_between_others_keeps_its_core() -> None:
+    numbers = np.zeros((20, 24, 24), np.int32)
+    for value, slices in enumerate((slice(1, 9), slice(9, 11), slice(11, 19)), start=1):
+        numbers[slices, 4:20, 4:20] = value
+    found = separate(draw(numbers, [0] * 3, CELLS), CELLS)
+    assert score_objects([match_objects(found, numbers)]).AP50 == 1.0
+
+
 def test_classes_have_cores_and_borders_of_their_own() -> None:
     numbers = np.zeros((40, 70), np.int32)
     numbers[4:32, 3:31], numbers[4:32, 31:59] = 1, 2
