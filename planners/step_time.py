@@ -13,7 +13,6 @@ from autoseg.network_cost import (
     estimate_host_training_bytes,
 )
 from autoseg.plan.document import ConfigurationPlan
-from autoseg.plan.network import NetworkPlan
 
 # Measured on a CPU of 2022, and taken for any: they matter for small networks and patches alone.
 SHARE_OF_ESTIMATE: Final = {2: 1.2, 3: 0.9}
@@ -66,15 +65,10 @@ def estimate_cost(configuration: ConfigurationPlan, host: DeviceThroughput, cost
     patches = batch * (SECONDS_PER_PATCH + SECONDS_PER_PATCH_ELEMENT * elements)
     return StepCost(
         iteration_seconds=max(patches, step + patches * min(1.0, DELAY_BY_PATCHES / host.cores)),
-        validation_seconds=(passes + calls) / PASSES * count_validation_calls(network),
+        validation_seconds=(passes + calls) / PASSES * network.validation_calls,
         window_seconds=(passes / batch + calls) / PASSES * network.prediction_calls,
         memory_bytes=estimate_host_training_bytes(configuration, host.number_type, cost),
     )
-
-
-def count_validation_calls(network: NetworkPlan) -> int:
-    """Counts the calls of a step of validation: that of the loss, and those of a prediction where they are others."""
-    return 1 if network.prediction_calls == 1 else 1 + network.prediction_calls
 
 
 def _count_operations(multiply_adds: int) -> int:

@@ -52,18 +52,18 @@ def choose_boundary(
     Raises:
         PlanError: The network has a margin, so that patches cannot be placed anywhere, or an objective of its own.
     """
+    if base.training.objective.name != "segmentation":
+        msg = (
+            f"{BOUNDARY} needs a network that is trained by its logits alone, but that of {name} is trained by the "
+            f"objective {base.training.objective.name!r}; leave out --head, or choose another --architecture"
+        )
+        raise PlanError(msg)
     channels = base.network.input_channels + 1
     network, reasons = choose_network(topology, input_channels=channels, output_channels=OUTPUTS)
     if any(network.margin_voxels):
         msg = (
             f"{BOUNDARY} needs a network whose output is as large as its input, but {network.family} loses "
             f"{format_extents(network.margin_voxels)} voxels at either end; choose another --architecture"
-        )
-        raise PlanError(msg)
-    if base.training.objective.name != "segmentation":
-        msg = (
-            f"{BOUNDARY} needs a network that is trained by its logits alone, but that of {name} is trained by the "
-            f"objective {base.training.objective.name!r}; leave out --head, or choose another --architecture"
         )
         raise PlanError(msg)
     augmentation = choose_transforms(topology.patch_voxels)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from builders.fingerprints import build_fingerprint
-from builders.objects import write_cells
+from builders.objects import CELLS, write_cells
 from builders.progress import skip_drawing
 
 import autoseg
@@ -135,6 +135,15 @@ def test_classes_alone_are_refused(labels: int) -> None:
         find_planner("default", "mask_rcnn").plan(
             fingerprint, Machine(accelerator_memory_gb=None), measure_cost=find_network_cost
         )
+
+
+def test_its_boundaries_are_not_corrected() -> None:
+    fingerprint = build_fingerprint(
+        (1.0, 1.0, 1.0), (1, 64, 64), labels=CELLS.target_labels, targets=CELLS, has_instances=True
+    )
+    planner = find_planner("default", "mask_rcnn", configurations=["boundary_refinement"])
+    with pytest.raises(PlanError, match="that of 2d is trained by the objective 'mask_rcnn'"):
+        planner.plan(fingerprint, Machine(accelerator_memory_gb=None), measure_cost=find_network_cost)
 
 
 def test_a_plan_without_instances_is_refused(run: Path) -> None:

@@ -49,7 +49,7 @@ def suppress_boxes(boxes: Float[Tensor, "batch box 2 axes"], largest_overlap: fl
     A box does not remain whose intersection over union with one that remains is larger than `largest_overlap`.
     """
     conflicts = compute_pairwise_overlaps(boxes, boxes) > largest_overlap
-    kept = torch.ones((len(boxes), 0), dtype=torch.bool, device=boxes.device)
+    kept = torch.ones((boxes.shape[0], 0), dtype=torch.bool, device=boxes.device)
     for box in range(boxes.shape[1]):
         is_suppressed = (kept & conflicts[:, :box, box]).any(dim=1, keepdim=True)
         kept = torch.cat((kept, ~is_suppressed), dim=1)

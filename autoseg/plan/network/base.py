@@ -78,6 +78,11 @@ class NetworkPlan(Part):
         """How often a prediction computes what a training step computes once; 1 for most families."""
         return 1
 
+    @property
+    def validation_calls(self) -> int:
+        """The same of a step of validation: the call of the loss, and those of a prediction where they are others."""
+        return 1 if self.prediction_calls == 1 else 1 + self.prediction_calls
+
     @abstractmethod
     def describe(self) -> Mapping[str, str]:
         """Describes the parameters of the family in a few words each, by short headings, for a table about the plan.

@@ -18,7 +18,7 @@ from autoseg.plan.network import MaskRcnnPlan
 from autoseg.plan.objectives import MaskRcnnObjective
 from autoseg.runtime.distributed import BatchPart
 from autoseg.training.data.batch import Batch
-from autoseg.training.objectives.box_targets import BoxTargets, find_usable_cells
+from autoseg.training.objectives.box_targets import BoxTargets
 from autoseg.training.objectives.detection_losses import BOX_LOSSES, compute_varifocal_loss
 from autoseg.training.objectives.object_targets import IGNORED, MOST_OBJECTS, ObjectTargets, find_object_targets
 from autoseg.training.objectives.objective import NetworkCall, Objective
@@ -58,10 +58,10 @@ class ObjectDetection(Objective):
 
     def forward(self, network: NetworkCall, batch: Batch) -> tuple[Tensor, Tensor]:
         """Calls the network once."""
-        targets = find_object_targets(batch.label_map, self.labels)
+        targets = find_object_targets(batch.label_map, self.labels, self.spacing_mm)
         found = network(batch.image, targets.boxes, targets.is_object, self._draw(batch.label_map))
         logits, scores, boxes, centres, *others, classes, offsets, masks = found
-        usable = find_usable_cells(batch.label_map, centres, self.labels)
+        usable = find_counted_cells(targets.numbers, centres)
         proposals = self._compare_proposals(targets, scores, boxes, centres, is_usable=usable)
         regions = TrainingRegions(boxes=others[0], objects=others[1], is_positive=others[2], is_compared=others[3])
         sums = (proposals, *self._compare_regions(targets, regions, classes, offsets, masks=masks))
@@ -75,7 +75,8 @@ class ObjectDetection(Objective):
         """Draws the order of regions: in training anew in every iteration, in validation always the same."""
         generator = None if self.training else torch.Generator().manual_seed(VALIDATION_SEED)
         count = self.network.proposals + MOST_OBJECTS
-        return torch.rand((len(label_map), count), generator=generator).to(label_map.device)
+        order = self.part.draw(lambda whole: torch.rand((whole, count), generator=generator), len(label_map))
+        return order.to(label_map.device)
 
     def _compare_proposals(
         self, targets: ObjectTargets, scores: Tensor, boxes: Tensor, centres: Tensor, *, is_usable: Tensor
@@ -145,6 +146,14 @@ class ObjectDetection(Objective):
             for numbers in (objects + 1, torch.full_like(objects, IGNORED))
         )
         return wanted, regions.is_positive[:, some, None] & (ignored < LARGEST_IGNORED)
+
+
+def find_counted_cells(
+    numbers: Int[Tensor, " batch *space"], centres: Float[Tensor, "cell axes"]
+) -> Bool[Tensor, "batch cell"]:
+    """Finds the cells whose centre lies in background or in an object that is kept."""
+    is_usable: Tensor = numbers[(slice(None), *centres.long().unbind(dim=-1))] != IGNORED  # type: ignore[index]
+    return is_usable
 
 
 def find_ignored(

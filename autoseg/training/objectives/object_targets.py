@@ -41,15 +41,18 @@ class ObjectTargets:
         return self.boxes[sample][self.is_object[sample]]
 
 
-def find_object_targets(label_map: Int16[Tensor, " batch *space"], labels: LabelScheme) -> ObjectTargets:
+def find_object_targets(
+    label_map: Int16[Tensor, " batch *space"], labels: LabelScheme, spacing_mm: tuple[float, ...]
+) -> ObjectTargets:
     """Finds the objects of a batch, on the CPU.
 
-    A core is an object, with the voxels of its border: those that are nearer to it than to other cores, in the same
+    A core is an object, with the voxels of its border: those that are nearer to it than to other cores in the same
     connected component of the class. A component without a core, as of objects that the patch cuts, is one, too.
 
     Args:
         label_map: Cores and borders.
         labels: Their labels.
+        spacing_mm: Distance of neighbouring voxels along each axis.
     """
     batch, axes = label_map.shape[0], label_map.ndim - 1
     boxes = np.zeros((batch, MOST_OBJECTS, 2, axes), np.float32)
@@ -58,7 +61,7 @@ def find_object_targets(label_map: Int16[Tensor, " batch *space"], labels: Label
     is_object = np.zeros((batch, MOST_OBJECTS), bool)
     numbers = np.zeros(label_map.shape, np.int64)
     for sample, own in enumerate(label_map.cpu().numpy()):
-        found, kinds = number_objects(own, len(labels.foreground_labels) // 2)
+        found, kinds = number_objects(own, len(labels.foreground_labels) // 2, spacing_mm)
         order = np.argsort(-np.bincount(found.ravel(), minlength=1)[1:], kind="stable")[:MOST_OBJECTS]
         table = np.full(1 + len(kinds), IGNORED)
         table[0] = 0
@@ -80,31 +83,46 @@ def find_object_targets(label_map: Int16[Tensor, " batch *space"], labels: Label
 
 
 def number_objects(
-    label_map: Int16[np.ndarray, "*space"], class_count: int
+    label_map: Int16[np.ndarray, "*space"], class_count: int, spacing_mm: tuple[float, ...]
 ) -> tuple[Int32[np.ndarray, "*space"], Int[np.ndarray, " object"]]:
     """Numbers the objects of a label map of cores and borders from 1, with the class of each."""
     numbers = np.zeros(label_map.shape, np.int32)
     kinds: list[int] = []
     for kind in range(class_count):
         is_core = label_map == kind + 1
-        own = _grow(is_core, is_core | (label_map == kind + 1 + class_count))
+        own = _grow(is_core, is_core | (label_map == kind + 1 + class_count), spacing_mm)
         numbers = np.where(own > 0, own + len(kinds), numbers).astype(np.int32)
         kinds += [kind] * int(own.max(initial=0))
     return numbers, np.array(kinds, np.int64)
 
 
-def _grow(is_core: Bool[np.ndarray, "*space"], is_class: Bool[np.ndarray, "*space"]) -> Int32[np.ndarray, "*space"]:
+def _grow(
+    is_core: Bool[np.ndarray, "*space"], is_class: Bool[np.ndarray, "*space"], spacing_mm: tuple[float, ...]
+) -> Int32[np.ndarray, "*space"]:
     """Gives every voxel of a class to the nearest core of its connected component."""
     parts = _number(is_class)
     if not is_core.any():
         return parts
     cores = _number(is_core)
-    nearest = ndimage.distance_transform_edt(~is_core, return_distances=False, return_indices=True)
-    places = tuple(nearest)
+    places = _find_nearest(is_core, spacing_mm)
     grown = np.where(is_class & (parts[places] == parts), cores[places], 0)
+    # Where another component has the nearest core, that of the own one is looked for anew.
+    left = np.where(is_class & (grown == 0), parts, 0)
+    boxes = ndimage.find_objects(parts)
+    for part in np.intersect1d(left, parts[is_core]):
+        box = boxes[part - 1]
+        own = np.where(parts[box] == part, cores[box], 0)
+        grown[box] = np.where(left[box] == part, own[_find_nearest(own > 0, spacing_mm)], grown[box])
     rest = _number(is_class & (grown == 0))
     joined: Int32[np.ndarray, "*space"] = np.where(rest > 0, rest + cores.max(), grown).astype(np.int32)
     return joined
+
+
+def _find_nearest(is_core: Bool[np.ndarray, "*space"], spacing_mm: tuple[float, ...]) -> tuple[np.ndarray, ...]:
+    """Finds the place of the nearest voxel of a core, one array an axis."""
+    return tuple(
+        ndimage.distance_transform_edt(~is_core, sampling=spacing_mm, return_distances=False, return_indices=True)
+    )
 
 
 def _number(mask: Bool[np.ndarray, "*space"]) -> Int32[np.ndarray, "*space"]:

@@ -45,8 +45,8 @@ def draw_image(plan: NetworkPlan, batch: int = 2) -> Tensor:
     return torch.randn((batch, plan.input_channels, *extents), generator=torch.Generator().manual_seed(1))
 
 
-WITHOUT_OPENVINO: Final = {"context graph_unet"}
-"""Networks that choose voxels by their values; prediction runs them in another way."""
+WITHOUT_OPENVINO: Final = {"context graph_unet", "mask_rcnn"}
+"""Networks that choose voxels or regions by their values; prediction runs them in another way."""
 GLOBAL_NETWORKS: Final = {
     "context spp": "averages over the whole patch",
     "attention se": "averages over the whole patch",

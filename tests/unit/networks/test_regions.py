@@ -11,7 +11,7 @@ from autoseg.errors import DocumentError
 from autoseg.evaluation.instances import match_objects, score_objects
 from autoseg.geometry import Grid
 from autoseg.networks import build_network
-from autoseg.networks.parts.boxes import apply_offsets, clip_boxes, compute_offsets
+from autoseg.networks.parts.boxes import apply_offsets, clip_boxes, compute_offsets, suppress_boxes
 from autoseg.networks.parts.regions.alignment import align_regions, choose_levels, sample_objects
 from autoseg.networks.parts.regions.drawing import BACKGROUND_LOGIT, draw_objects, erode_masks, paste
 from autoseg.networks.parts.regions.selection import (
@@ -125,6 +125,19 @@ def test_boxes_that_overlap_better_ones_only_fill_up() -> None:
     assert is_kept.tolist() == [[True, True, False]]
 
 
+def test_the_choice_of_boxes_is_exported_for_any_batch_size() -> None:
+    class Choice(torch.nn.Module):
+        def forward(self, boxes: Tensor) -> Tensor:
+            return suppress_boxes(boxes, 0.5)
+
+    boxes = draw_boxes(2)
+    exported = torch.export.export(
+        Choice(), (boxes,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},), strict=False
+    )
+    three = torch.cat((boxes, boxes[:1]))
+    assert torch.equal(exported.module()(three), suppress_boxes(three, 0.5))
+
+
 def test_a_class_is_compared_with_all_others_together() -> None:
     logits = torch.tensor([[[0.5, 2.0, -1.0]]])
     found = compare_classes(logits)
@@ -219,6 +232,14 @@ def test_masks_without_rounding_give_the_objects_exactly() -> None:
     numbers[4:32, 3:31], numbers[4:32, 31:59] = 1, 2
     found = separate(draw(numbers, [0, 0], CELLS), CELLS)
     assert are_same_objects(found[0], numbers)
+
+
+def test_a_thin_object_between_others_keeps_its_core() -> None:
+    numbers = np.zeros((20, 24, 24), np.int32)
+    for value, slices in enumerate((slice(1, 9), slice(9, 11), slice(11, 19)), start=1):
+        numbers[slices, 4:20, 4:20] = value
+    found = separate(draw(numbers, [0] * 3, CELLS), CELLS)
+    assert score_objects([match_objects(found, numbers)]).AP50 == 1.0
 
 
 def test_classes_have_cores_and_borders_of_their_own() -> None:

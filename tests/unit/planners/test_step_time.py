@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from builders.fingerprints import build_fingerprint
 from builders.hosts import build_host
+from builders.networks import build_small_network_plan
 
 from autoseg.document import write_document
 from autoseg.fingerprint import Machine
@@ -15,7 +16,7 @@ from autoseg.workflows.plan.planning import find_network_cost
 from planners import PLANNERS, step_time
 from planners.architectures.diffusion_unet import choose_diffusion_unet
 from planners.rules.topology import UNET_TOPOLOGY
-from planners.step_time import SECONDS_PER_PATCH
+from planners.step_time import SECONDS_PER_LAYER, SECONDS_PER_PATCH, SHARE_OF_ESTIMATE, estimate_step_seconds
 
 HIPPOCAMPUS = ((1.0, 1.0, 1.0), (36, 50, 35))
 RETINA = ((999.0, 1.0, 1.0), (1, 584, 565))
@@ -178,6 +179,17 @@ def test_a_prediction_takes_as_many_calls_as_the_network_says(hippocampus_2d):
     assert cost.memory_bytes == single.memory_bytes
     assert cost.window_seconds == pytest.approx(15 * single.window_seconds)
     assert cost.validation_seconds == pytest.approx(16 * single.validation_seconds)
+
+
+def test_a_prediction_of_objects_draws_more_masks_than_a_training_step_compares(hippocampus_2d):
+    chosen = hippocampus_2d.model_copy(update={"network": build_small_network_plan("mask_rcnn", 2)})
+    training = chosen.training.model_copy(update={"batch_size": 1})
+    chosen = chosen.model_copy(update={"training": training, "patch_voxels": (16, 16)})
+    cost = count(chosen)
+    found = step_time.estimate_cost(chosen, HOST, cost)
+    single = SHARE_OF_ESTIMATE[2] * estimate_step_seconds(cost, HOST) + SECONDS_PER_LAYER * len(cost.convolutions)
+    assert found.window_seconds == pytest.approx(2 * single / 3)
+    assert found.validation_seconds == pytest.approx(2 * single / 3)
 
 
 def test_checkpoints_hold_weights_and_meanwhile_the_state_of_the_optimizer(hippocampus_3d):

@@ -23,11 +23,13 @@ from autoseg.training.objectives.object_detection import (
     compare_labels,
     compare_masks,
     compare_offsets,
+    find_counted_cells,
     find_ignored,
 )
 from autoseg.training.objectives.object_targets import IGNORED, MOST_OBJECTS, find_object_targets, number_objects
 
 SPACING = (999.0, 1.0, 1.0)
+EVEN = SPACING[1:]
 IGNORING = InstanceTargets(labels=build_labels({"cell": (1,)}, ignore_value=2), border_fraction=0.25)
 
 
@@ -47,17 +49,37 @@ def build_objective(**changes) -> MaskRcnnObjective:
     return MaskRcnnObjective.model_validate(fields | changes)
 
 
-def label(numbers: np.ndarray, targets: InstanceTargets, classes: np.ndarray | None = None) -> np.ndarray:
+def label(
+    numbers: np.ndarray,
+    targets: InstanceTargets,
+    classes: np.ndarray | None = None,
+    spacing_mm: tuple[float, float, float] = SPACING,
+) -> np.ndarray:
     """Cores and borders of numbered objects."""
     values = (numbers > 0) if classes is None else classes
-    return build_core_and_border(values.astype(np.int16), numbers, spacing_mm=SPACING, targets=targets)
+    return build_core_and_border(values.astype(np.int16), numbers, spacing_mm=spacing_mm, targets=targets)
 
 
 def test_objects_of_cores_and_borders_are_those_that_made_them():
     numbers = draw_balls((1, 48, 48), {5: ((0, 14, 14), 8.0), 9: ((0, 14, 28), 7.0), 7: ((0, 38, 38), 6.0)})
-    found, kinds = number_objects(label(numbers, CELLS)[0], 1)
+    found, kinds = number_objects(label(numbers, CELLS)[0], 1, EVEN)
     assert are_same_objects(found, numbers[0])
     assert kinds.tolist() == [0, 0, 0]
+
+
+def test_the_border_of_a_large_object_is_its_own_where_the_core_of_another_component_is_nearer():
+    numbers = draw_balls((1, 48, 56), {1: ((0, 24, 22), 14.0), 2: ((0, 24, 40), 2.0)})
+    found, kinds = number_objects(label(numbers, CELLS)[0], 1, EVEN)
+    assert are_same_objects(found, numbers[0])
+    assert kinds.tolist() == [0, 0]
+
+
+def test_borders_go_to_the_nearest_core_in_millimetres():
+    numbers, spacing_mm = np.zeros((8, 20, 20), np.int32), (4.0, 1.0, 1.0)
+    numbers[1:4, 1:18, 1:18], numbers[4:7, 12:18, 12:18] = 1, 2
+    label_map = label(numbers, CELLS, spacing_mm=spacing_mm)
+    assert are_same_objects(number_objects(label_map, 1, spacing_mm)[0], numbers)
+    assert not are_same_objects(number_objects(label_map, 1, (1.0, 1.0, 1.0))[0], numbers)
 
 
 def test_what_a_patch_cuts_off_from_its_core_is_an_object_of_its_own():
@@ -65,7 +87,7 @@ def test_what_a_patch_cuts_off_from_its_core_is_an_object_of_its_own():
     label_map[2:6, 0:2] = 2
     label_map[2:6, 6:10] = 2
     label_map[3:5, 7:9] = 1
-    found, _ = number_objects(label_map, 1)
+    found, _ = number_objects(label_map, 1, EVEN)
     assert np.unique(found[:, :2]).tolist() == [0, 2]
     assert np.unique(found[:, 6:]).tolist() == [0, 1]
 
@@ -76,7 +98,7 @@ def test_targets_are_boxes_classes_and_numbers_and_ignored_voxels_are_neither():
     label_map[0, 5:9, 4:9] = 4  # border of gland
     label_map[0, 6:8, 5:8] = 2
     label_map[0, 0, 10:] = 5  # ignored
-    found = find_object_targets(label_map, TWO_CLASSES.target_labels)
+    found = find_object_targets(label_map, TWO_CLASSES.target_labels, EVEN)
     assert found.boxes[0, :2].tolist() == [[[5, 4], [9, 9]], [[1, 1], [3, 4]]]
     assert found.classes[0, :2].tolist() == [1, 0]
     assert found.is_object.sum(dim=1).tolist() == [2, 0]
@@ -89,10 +111,16 @@ def test_the_largest_of_many_objects_are_kept_and_others_are_no_background():
     label_map = torch.zeros((1, 30, 30), dtype=torch.int16)
     label_map[0, ::2, ::2] = 1
     label_map[0, 29, 1:28] = 1
-    found = find_object_targets(label_map, CELLS.target_labels)
+    found = find_object_targets(label_map, CELLS.target_labels, EVEN)
     assert found.is_object.all()
     assert (found.numbers == IGNORED).any()
     assert found.boxes[0, 0].tolist()[1][1] >= 28
+
+
+def test_cells_in_objects_that_are_left_out_do_not_count():
+    numbers = torch.tensor([[[0, 0, 1, 1], [0, IGNORED, 1, IGNORED]]])
+    centres = torch.tensor([[0.5, 0.5], [1.5, 1.5], [1.0, 3.0], [0.9, 3.9]])
+    assert find_counted_cells(numbers, centres).tolist() == [[True, False, False, True]]
 
 
 def test_only_masks_of_the_true_class_and_of_positive_regions_count():
@@ -201,11 +229,10 @@ def test_parts_of_a_batch_add_up(build_parts):
         sums.append(value.item())
         return value
 
-    _, divided = build_parts(part=BatchPart(share=0.5, add_up=keep_sum))
-    divided.eval()
-    order = objective._draw(batch.label_map)
     for sample in (0, 1):
-        divided._draw = lambda label_map, own=sample: order[own : own + 1]
+        part = BatchPart(share=0.5, add_up=keep_sum, first=sample, batch_size=2)
+        _, divided = build_parts(part=part)
+        divided.eval()
         cut = slice(sample, sample + 1)
         divided(network, Batch(image=batch.image[cut], label_map=batch.label_map[cut]))
     totals = [first + second for first, second in zip(sums[:8], sums[8:], strict=True)]

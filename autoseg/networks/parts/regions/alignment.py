@@ -48,7 +48,7 @@ def align_regions(
         samples_per_bin=samples_per_bin,
     )
     table = torch.cat([level.flatten(2).mT for level in levels], dim=1).float()
-    first = torch.arange(len(boxes), device=boxes.device)[:, None, None, None] * table.shape[1]
+    first = torch.arange(boxes.shape[0], device=boxes.device)[:, None, None, None] * table.shape[1]
     found = functional.embedding_bag(
         (voxels + first).flatten(0, 2),
         table.flatten(0, 1),

@@ -30,7 +30,7 @@ def draw_objects(
     """Draws objects into logits of background, of the cores of all classes, and of their borders.
 
     A voxel belongs to the object of the highest score whose mask holds it; it is as sure as the less sure one of score
-    and mask. Voxels that touch another object are border.
+    and mask. Voxels that touch another object are border, unless none of its own would be core.
 
     Args:
         masks: Logits of masks, in the boxes.
@@ -42,13 +42,13 @@ def draw_objects(
         border_fraction: Width of the border as a fraction of the depth of a mask.
     """
     cores = erode_masks(masks, border_fraction)
-    drawn = torch.full((len(masks), 1, *extents), BACKGROUND_LOGIT, device=masks.device)
+    drawn = torch.full((masks.shape[0], 1, *extents), BACKGROUND_LOGIT, device=masks.device)
     rank, core, owner = drawn, drawn, torch.zeros_like(drawn, dtype=torch.long)
     count = masks.shape[1]
     for first in range(0, count, BOXES_AT_ONCE):
         some = slice(first, first + BOXES_AT_ONCE)
         height, inner = paste(torch.stack((masks[:, some], cores[:, some])), boxes[:, some], extents).unbind()
-        height = torch.minimum(height, scores[:, some].reshape(len(scores), -1, *(1,) * len(extents)))
+        height = torch.minimum(height, scores[:, some].reshape(scores.shape[0], -1, *(1,) * len(extents)))
         height = height.clamp(min=BACKGROUND_LOGIT)
         numbers = torch.arange(first + 1, first + 1 + height.shape[1], device=height.device)
         places = numbers.reshape(-1, *(1,) * len(extents))
@@ -58,7 +58,7 @@ def draw_objects(
         drawn = torch.cat((drawn, height), dim=1).gather(1, chosen)
         core = torch.cat((core, inner), dim=1).gather(1, chosen)
         rank = best
-    is_core = (core > 0) & ~find_contacts(owner * (drawn > 0))
+    is_core = part_cores(core > 0, owner * (drawn > 0), count)
     own = functional.pad(classes, (1, 0)).gather(1, owner.flatten(1)).reshape(owner.shape)
     return divide(drawn, is_core, own, class_count)
 
@@ -120,6 +120,20 @@ def _interpolate(values: Tensor, weights: Float[Tensor, "batch object voxel bin"
     last = values.movedim(3 + axis, -1)
     spread = weights.reshape(*weights.shape[:2], *(1,) * (last.ndim - 5), *weights.shape[2:])
     return (last @ spread.mT).movedim(-1, 3 + axis)
+
+
+def part_cores(
+    is_core: Bool[Tensor, "batch 1 *space"], owner: Int[Tensor, "batch 1 *space"], count: int
+) -> Bool[Tensor, "batch 1 *space"]:
+    """Takes from cores the voxels that touch another object, but from no object all of them."""
+    parted = is_core & ~find_contacts(owner)
+    has_core = [torch.zeros_like(parted.flatten(2)[..., 0])]  # of no object, whose number is 0
+    for first in range(1, 1 + count, BOXES_AT_ONCE):
+        numbers = torch.arange(first, min(first + BOXES_AT_ONCE, 1 + count), device=owner.device)
+        own = (owner == numbers.reshape(-1, *(1,) * (owner.ndim - 2))) & parted
+        has_core.append(own.flatten(2).any(dim=-1))
+    keeps_some = torch.cat(has_core, dim=1).gather(1, owner.flatten(1)).reshape(owner.shape)
+    return parted | (is_core & ~keeps_some)
 
 
 def find_contacts(owner: Int[Tensor, "batch 1 *space"]) -> Bool[Tensor, "batch 1 *space"]:
