@@ -105,15 +105,15 @@ def find_newest_checkpoint(folder: FoldFolder) -> CheckpointDescription | None:
     return max(descriptions, key=lambda description: description.reached, default=None)
 
 
-def add_synthetic_cases(job: FoldJob, request: TrainingRequest, progress: Progress) -> FoldJob:
+def add_synthetic_cases(
+    job: FoldJob, request: TrainingRequest, checkpoint: CheckpointDescription | None, progress: Progress
+) -> FoldJob:
     """Adds the synthetic cases that were made from the training cases of this fold; a training that is continued takes
     those with which it was begun, and a finished one needs them no more. They are never held out.
 
     Raises:
         RunError: There are none, or they were made from other cases.
-        TrainingError: A checkpoint is damaged.
     """
-    checkpoint = None if request.restart else find_newest_checkpoint(job.folder)
     digest = None if checkpoint is None else checkpoint.identity.synthetic_digest
     if not request.synthetic and (digest is None or _is_finished(job.folder, request)):
         return job if digest is None else replace(job, synthetic=remember_synthetic_cases(digest))

@@ -127,7 +127,6 @@ def _train_on_device(
             job = replace(job, initial_weights=weights)
         elif link is not None and link.begins_with_previous:
             job = replace(job, stage_weights=find_stage_weights(link, fold))
-        job = add_synthetic_cases(job, request, progress)
         if request.teacher is not None:
             job = replace(job, teacher=find_teacher(request.teacher, job))
         if request.parallel and not read_process_group().is_main_process:
@@ -252,6 +251,7 @@ def lead_training(
             with join_if_parallel(job, request) as process_group:
                 with process_group.main_process_first():
                     checkpoint = find_newest_checkpoint(job.folder)
+                    job = add_synthetic_cases(job, request, checkpoint, progress)
                     fold_time = find_fold_time(job, request, checkpoint, progress)
                     options = build_training_options(
                         job,
@@ -284,6 +284,7 @@ def follow_training(job: FoldJob, request: TrainingRequest, dtype: DtypeName, *,
     with join_if_parallel(job, request) as process_group:
         with process_group.main_process_first():
             checkpoint = find_newest_checkpoint(job.folder)
+            job = add_synthetic_cases(job, request, checkpoint, SilentProgress())
             options = build_training_options(
                 job, request, dtype, checkpoint=checkpoint, progress=SilentProgress(), process_group=process_group
             )

@@ -243,7 +243,7 @@ def test_a_training_that_is_continued_keeps_the_cases_to_which_others_were_added
     run, plan, fold = made
     job = FoldJob(run=run, plan=plan, configuration="2d", fold="0", cases=fold, device=torch.device("cpu"))
     request = TrainingRequest(synthetic=True, workers=0)
-    begun = add_synthetic_cases(job, request, SilentProgress())
+    begun = add_synthetic_cases(job, request, None, SilentProgress())
     assert begun.synthetic is not None
     record_training(
         begun, build_training_options(begun, request, "float32", checkpoint=None, progress=SilentProgress())
@@ -257,17 +257,17 @@ def test_a_training_that_is_continued_keeps_the_cases_to_which_others_were_added
     more = SyntheticCase(name="synthetic_0003", source="b")
     write_document(folder.record, record.model_copy(update={"cases": (*record.cases, more)}))
     for changed in (request, replace(request, synthetic=False)):
-        assert add_synthetic_cases(job, changed, SilentProgress()).synthetic == begun.synthetic
+        assert add_synthetic_cases(job, changed, description, SilentProgress()).synthetic == begun.synthetic
     with pytest.raises(RunError, match="lacks synthetic cases, such as synthetic_0003"):
-        add_synthetic_cases(job, replace(request, restart=True), SilentProgress())
+        add_synthetic_cases(job, request, None, SilentProgress())
     job.folder.latest_checkpoint.rename(job.folder.final_checkpoint)
     folder.record.unlink()
-    finished = add_synthetic_cases(job, replace(request, synthetic=False), SilentProgress()).synthetic
+    finished = add_synthetic_cases(job, replace(request, synthetic=False), description, SilentProgress()).synthetic
     assert finished is not None
     assert (finished.names, finished.digest) == ((), begun.synthetic.digest)
     for further in (request, replace(request, synthetic=False, length=Length(more_epochs=1))):
         with pytest.raises(RunError, match="has no synthetic cases"):
-            add_synthetic_cases(job, further, SilentProgress())
+            add_synthetic_cases(job, further, description, SilentProgress())
 
 
 def test_cases_of_another_fold_or_of_other_training_cases_train_no_fold(made) -> None:
