@@ -26,7 +26,6 @@ import torch
 from autoseg.document import read_document
 from autoseg.evaluation.gain import compute_gain
 from autoseg.plan import Plan
-from autoseg.plan.document import ConfigurationPlan
 from autoseg.run_folder import RunFolder, write_text
 from autoseg.runtime.precision import find_dtype
 from autoseg.training.network_timing import time_network
@@ -49,7 +48,7 @@ RUNS: Final[Mapping[str, tuple[str, ...]]] = {
 """Options of `autoseg plan` for each run."""
 FIVE_FOLDS: Final = ("0", "1", "2", "3", "4")
 IMAGES: Final = 10
-"""Held-out images whose prediction is timed."""
+"""Held-out images whose prediction is timed, at most."""
 HEADING: Final = (
     "| run | configuration | iterations | s per step | CPU min in all | CPU s per image | Dice | gain | NSD | gain |\n"
     "|---|---|---|---|---|---|---|---|---|---|"
@@ -135,9 +134,9 @@ class Training:
     def train(self) -> None:
         """Trains the configurations, first stages first, and writes the scores of each."""
         paces = json.loads(self.paces.read_text(encoding="utf-8"))
-        configurations = read_document(self.run.plan, Plan).configurations
-        previous = {configuration.previous_configuration for configuration in configurations.values()}
-        for name in sort_by_stage(configurations):
+        plan = read_document(self.run.plan, Plan)
+        previous = {configuration.previous_configuration for configuration in plan.configurations.values()}
+        for name in sorted(plan.configurations, key=lambda name: len(plan.list_stages(name))):
             if self.find_result(name).exists():
                 continue
             set_iterations(self.run, name, int(self.minutes * 60 / paces[name]))
@@ -169,17 +168,17 @@ class Training:
         """Returns the CPU seconds of predicting a held-out image, without those of starting the command."""
         images, out = self.results / f"{self.stem}_images", self.results / f"{self.stem}_out"
         summary = json.loads(self.run.fold(name, FOLD).summary.read_text(encoding="utf-8"))
-        seconds = []
-        for count in (1, 1 + IMAGES):
+        cases, seconds = summary["metric_per_case"][: 1 + IMAGES], []
+        for count in (1, len(cases)):
             for folder in (images, out):
                 shutil.rmtree(folder, ignore_errors=True)
             images.mkdir()
-            for case in summary["metric_per_case"][:count]:
+            for case in cases[:count]:
                 for path in (self.dataset / "imagesTr").glob(f"{case['case']}_*"):
                     shutil.copy(path, images)
             chosen = self._choose(name, FOLD)
             seconds.append(self._call("predict", str(self.run.root), str(images), str(out), *chosen))
-        return (seconds[1] - seconds[0]) / IMAGES
+        return (seconds[1] - seconds[0]) / (len(cases) - 1)
 
     def _call(self, *arguments: str) -> float:
         """Runs a command, and returns its CPU seconds; ends the program where it fails."""
@@ -193,16 +192,6 @@ def read_cpu_seconds() -> float:
     """CPU seconds of all commands that have ended."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
-
-
-def sort_by_stage(configurations: Mapping[str, ConfigurationPlan]) -> list[str]:
-    """Sorts the names so that every configuration follows its previous stage."""
-
-    def count_stages(name: str) -> int:
-        previous = configurations[name].previous_configuration
-        return 0 if previous is None else 1 + count_stages(previous)
-
-    return sorted(configurations, key=count_stages)
 
 
 def measure_paces(trainings: list[Training]) -> None:
