@@ -43,7 +43,7 @@ class Adversarial(Objective):
         assert isinstance(plan.training.objective, AdversarialObjective), "the table of objectives says so"
         own = plan.training.objective
         self.weight, self.labels, self.part = own.adversarial_weight, labels, part
-        self.loss = WeightedLoss(terms=plan.training.losses, labels=labels, spacing_mm=plan.spacing_mm, part=part)
+        self.loss = WeightedLoss(terms=plan.training.losses, labels=labels, spacing_mm=plan.patch_spacing_mm, part=part)
         self.output_weights, self.output_targets = network.output_weights, network.output_targets
         if self.weight > 0:
             channels = plan.network.input_channels + plan.network.output_channels

@@ -30,7 +30,7 @@ class Denoising(Objective):
         assert isinstance(plan.training.objective, DenoisingObjective), "the table of objectives says so"
         assert isinstance(plan.network, DiffusionUNetPlan), "plans are checked"
         self.plan, self.network, self.labels, self.part = plan.training.objective, plan.network, labels, part
-        self.loss = WeightedLoss(terms=plan.training.losses, labels=labels, spacing_mm=plan.spacing_mm, part=part)
+        self.loss = WeightedLoss(terms=plan.training.losses, labels=labels, spacing_mm=plan.patch_spacing_mm, part=part)
 
     def find_capture_problem(self) -> str | None:
         """Finds that the noise is drawn on the CPU."""

@@ -50,7 +50,7 @@ class ObjectDetection(Objective):
         assert isinstance(plan.training.objective, MaskRcnnObjective), "the table of objectives says so"
         assert isinstance(plan.network, MaskRcnnPlan), "plans are checked"
         self.plan, self.network, self.labels, self.part = plan.training.objective, plan.network, labels, part
-        self.spacing_mm = plan.spacing_mm[-plan.dimensions :]
+        self.spacing_mm = plan.patch_spacing_mm[-plan.dimensions :]
 
     def find_capture_problem(self) -> str | None:
         """Finds that objects are found on the CPU."""

@@ -10,7 +10,7 @@ from autoseg.plan.document import ConfigurationPlan
 from autoseg.plan.losses import CrossEntropyTerm
 from autoseg.plan.network.point_rend import PointRendPlan
 from autoseg.plan.objectives import PointRendObjective
-from autoseg.runtime.distributed import BatchPart
+from autoseg.runtime.distributed import WHOLE_BATCH, BatchPart
 from autoseg.training.data.batch import Batch
 from autoseg.training.losses.cross_entropy import compute_cross_entropy
 from autoseg.training.losses.targets import build_target, find_valid_voxels
@@ -33,7 +33,7 @@ class PointRendering(Objective):
         assert isinstance(plan.training.objective, PointRendObjective), "the table of objectives says so"
         assert isinstance(plan.network, PointRendPlan), "plans are checked"
         self.plan, self.network, self.labels, self.part = plan.training.objective, plan.network, labels, part
-        self.loss = WeightedLoss(terms=plan.training.losses, labels=labels, spacing_mm=plan.spacing_mm, part=part)
+        self.loss = WeightedLoss(terms=plan.training.losses, labels=labels, spacing_mm=plan.patch_spacing_mm, part=part)
         self.term = CrossEntropyTerm(weight=self.plan.point_weight)
         self.output_weights = network.output_weights
 
@@ -61,12 +61,15 @@ class PointRendering(Objective):
         count = self.network.count_points(label_map.shape[1:], self.network.training_fraction)
         uniform = count - round(self.plan.uncertain_fraction * count)
         candidates = max(count, self.plan.candidates_per_point * count)
-        drawn = draw_voxels(label_map, find_valid_voxels(label_map, self.labels), candidates + uniform)
+        drawn = draw_voxels(label_map, find_valid_voxels(label_map, self.labels), candidates + uniform, self.part)
         return drawn[:, :candidates], drawn[:, candidates:]
 
 
 def draw_voxels(
-    label_map: Int[Tensor, " batch *space"], valid: Bool[Tensor, " batch 1 *space"] | None, count: int
+    label_map: Int[Tensor, " batch *space"],
+    valid: Bool[Tensor, " batch 1 *space"] | None,
+    count: int,
+    part: BatchPart = WHOLE_BATCH,
 ) -> Int[Tensor, "batch {count}"]:
     """Draws voxels uniformly, with replacement, by torch's global generator.
 
@@ -74,9 +77,11 @@ def draw_voxels(
         label_map: Label map of the patches.
         valid: The voxels to draw from; None: all. Of a patch that has none, any are drawn.
         count: Number of voxels of every patch.
+        part: The part of the batch that the label map is; every part draws what it would get in the whole.
     """
     # Double precision tells all voxels of a patch apart; the numbers are equal on every device.
-    drawn = torch.rand((len(label_map), count), dtype=torch.float64).to(label_map.device)
+    drawn = part.draw(lambda whole: torch.rand((whole, count), dtype=torch.float64), len(label_map))
+    drawn = drawn.to(label_map.device)
     voxels = label_map[0].numel()
     if valid is None:
         return (drawn * voxels).long()

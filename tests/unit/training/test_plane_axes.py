@@ -5,6 +5,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from builders.labels import build_labels
+from builders.networks import build_small_network_plan
 from builders.plans import build_configuration, build_transforms
 
 from autoseg.document import parse_part
@@ -16,14 +18,17 @@ from autoseg.inference.sliding_window.windows import count_passes, count_windows
 from autoseg.networks import build_network
 from autoseg.networks.weights import read_weights
 from autoseg.plan import ConfigurationPlan
+from autoseg.plan.objectives import AdversarialObjective, DenoisingObjective, PointRendObjective
 from autoseg.preprocessing.cache import open_case
 from autoseg.run_folder import FoldFolder
+from autoseg.runtime.distributed import BatchPart
 from autoseg.stages.stored_maps import open_stage_map
 from autoseg.training.data.batches import build_batch_source
 from autoseg.training.data.data_placement import DataPlacement
 from autoseg.training.data.device_batches import build_device_batch_source
 from autoseg.training.data.randomness import BatchKey, derive_seeds
 from autoseg.training.monitoring.events import EpochDone
+from autoseg.training.objectives import build_objective
 from autoseg.training.options import TrainingOptions
 from autoseg.training.trainer import train
 
@@ -219,3 +224,33 @@ def test_pixels_of_a_patch_are_as_long_as_those_of_the_planes_on_average():
     content = plan_planes().model_dump(mode="json") | {"spacing_mm": [3.0, 1.0, 2.0], "plane_axes": [0, 1]}
     plan = parse_part(content, ConfigurationPlan, where="plan.json")
     assert plan.patch_spacing_mm == (1.5, 2.5)  # of 1 x 2 and of 2 x 3
+
+
+@pytest.mark.parametrize(
+    ("objective", "network"),
+    [
+        (
+            AdversarialObjective(adversarial_weight=0.0, discriminator_features=(4,), discriminator_strides=((2, 2),)),
+            "plain_unet",
+        ),
+        (PointRendObjective(candidates_per_point=3, uncertain_fraction=0.75, point_weight=1.0), "point_rend"),
+        (
+            DenoisingObjective(estimate_weight=1.0, segmentation_weight=1.0, last_step_fraction=0.5, image_dropout=0.0),
+            "diffusion_unet",
+        ),
+    ],
+    ids=["adversarial", "point_rend", "denoising"],
+)
+def test_every_objective_measures_boundaries_by_the_mean_spacing_of_the_slices(objective, network):
+    plan = plan_planes()
+    plan = plan.model_copy(
+        update={
+            "spacing_mm": (3.0, 1.0, 1.0),
+            "network": build_small_network_plan(network, 2),
+            "training": plan.training.model_copy(update={"objective": objective}),
+        }
+    )
+    built = build_objective(
+        plan, build_labels({"one": (1,), "two": (2,)}), build_network(plan.network), part=BatchPart(), seed=0
+    )
+    assert built.loss.spacing_mm == pytest.approx((5 / 3, 5 / 3))

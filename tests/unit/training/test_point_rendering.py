@@ -9,6 +9,7 @@ from builders.threads import use_one_thread
 from autoseg.plan import ConfigurationPlan
 from autoseg.plan.losses import SegmentationObjective
 from autoseg.plan.objectives import PointRendObjective
+from autoseg.runtime.distributed import BatchPart
 from autoseg.training.data.batch import Batch
 from autoseg.training.losses.targets import find_valid_voxels
 from autoseg.training.objectives.point_rendering import draw_voxels
@@ -66,6 +67,18 @@ def test_voxels_are_drawn_uniformly_and_never_ignored_ones():
     allowed = (label_map.flatten() != 3).nonzero()[:, 0]
     assert set(drawn.unique().tolist()) == set(allowed.tolist())
     assert find_chi_square(drawn, allowed) < CHI_SQUARE_LIMIT
+
+
+def test_parts_of_a_batch_draw_the_voxels_of_the_whole_batch():
+    label_map = draw_batch().label_map
+    valid = find_valid_voxels(label_map, LABELS)
+
+    def draw(first, count):
+        torch.manual_seed(0)
+        place = slice(first, first + count)
+        return draw_voxels(label_map[place], valid[place], 50, BatchPart(first=first, batch_size=2))
+
+    assert torch.equal(torch.cat((draw(0, 1), draw(1, 1))), draw(0, 2))
 
 
 @pytest.mark.parametrize("labels", [LABELS, REGIONS], ids=["labels", "regions"])
