@@ -7,7 +7,7 @@ from autoseg.plan.document import ConfigurationPlan
 from autoseg.plan.losses import CrossEntropyTerm, DiceTerm
 from autoseg.plan.network.base import NetworkPlan
 from autoseg.plan.objectives import LatentDiffusionObjective, ReconstructionObjective, ShapePriorObjective
-from autoseg.plan.training import CosineSchedule
+from autoseg.plan.training import ADAMW, CosineSchedule
 
 ITERATIONS_PER_EPOCH: Final = 50
 VALIDATION_ITERATIONS_PER_EPOCH: Final = 5
@@ -50,11 +50,8 @@ def plan_autoencoder_training(plan: ConfigurationPlan) -> ConfigurationPlan | No
             "validation_iterations_per_epoch": VALIDATION_ITERATIONS_PER_EPOCH,
             "budget_seconds": None,
             "sufficient_iterations": None,
-            "optimizer": "adamw",
+            **ADAMW,
             "initial_learning_rate": LEARNING_RATE,
-            "momentum": 0.9,
-            "second_moment_decay": 0.999,
-            "weight_decay": 0.01,
             "schedule": CosineSchedule(),
             "warmup_iterations": min(iterations, ITERATIONS_PER_EPOCH),
             "weight_average_decay": WEIGHT_AVERAGE_DECAY,

@@ -1,6 +1,6 @@
 """Training of a network: batches, losses, optimizer and schedule."""
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -74,6 +74,13 @@ OPTIMIZER_MOMENTS: Final[dict[str, tuple[str, ...]]] = {
     "rmsprop": ("momentum", "second_moment_decay"),
 }
 """Optimizers, with the fields that are the decay of a moment which they keep of every weight."""
+ADAMW: Final[dict[str, Any]] = {
+    "optimizer": "adamw",
+    "momentum": 0.9,
+    "second_moment_decay": 0.999,
+    "weight_decay": 0.01,
+}
+"""Fields of a training by AdamW with its usual values, wherever no paper states others; the learning rate is apart."""
 OPTIONAL_MOMENTUM: Final = ("sgd", "rmsprop")  # without it, the moment of the gradient is not kept
 
 

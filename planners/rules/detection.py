@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -35,6 +35,16 @@ DETECTOR_MARGIN_VOXELS: Final = 2.0
 """Margin of the box of the second stage in voxels of the detector: boxes hold 5 mm around the object already (guess;
 `box_recall` of a validation tells whether it suffices)."""
 DILATION_MM: Final = 5.0
+BOXES: Final[dict[str, Any]] = {
+    "cells_per_object": 13,
+    "score_power": 1.0,
+    "overlap_power": 6.0,
+    "negative_weight": 0.75,
+    "focusing_power": 2.0,
+    "box_loss": "giou",
+    "box_weight": 2.5,
+}
+"""Assignment and losses of boxes of YOLOv6 (arXiv:2209.02976), as fields of an objective."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,21 +136,10 @@ def measure_object(edge: Decision[float | None], dataset: ResampledDataset) -> D
 
 def choose_detection(training: TrainingPlan) -> Decision[TrainingPlan]:
     """Chooses the objective of a detector."""
-    objective = DetectionObjective(
-        dilation_mm=DILATION_MM,
-        cells_per_object=13,
-        score_power=1.0,
-        overlap_power=6.0,
-        class_weight=1.0,
-        negative_weight=0.75,
-        focusing_power=2.0,
-        box_loss="giou",
-        box_weight=2.5,
-        bin_weight=0.5,
-    )
+    objective = DetectionObjective(**BOXES, dilation_mm=DILATION_MM, class_weight=1.0, bin_weight=0.5)
     because = (
-        f"boxes of connected components, {DILATION_MM:g} larger at either end, are compared with those of the 13 cells "
-        f"that fit best; weights and powers of YOLOv6, whose SIoU loss is one of the plane, so GIoU as in its larger "
-        f"networks"
+        f"boxes of connected components, {DILATION_MM:g} larger at either end, are compared with those of the "
+        f"{BOXES['cells_per_object']} cells that fit best; weights and powers of YOLOv6, whose SIoU loss is one of the "
+        f"plane, so GIoU as in its larger networks"
     )
     return Decision(training.model_copy(update={"objective": objective}), because)

@@ -15,9 +15,9 @@ from autoseg.plan.network import (
 )
 from autoseg.plan.objectives import DenoisingObjective, LatentDiffusionObjective, MaskRcnnObjective, PointRendObjective
 from autoseg.plan.reference import build_reference_training
-from autoseg.plan.training import TrainingPlan
+from autoseg.plan.training import ADAMW, TrainingPlan
 from planners.reasons import record
-from planners.rules.detection import choose_detection
+from planners.rules.detection import BOXES, choose_detection
 
 SCHEDULE_REASON: Final = Reason(
     subject="training",
@@ -131,11 +131,8 @@ def _change_to_diffusion(
     changes: dict[str, object] = {"objective": objective}
     if training.optimizer == "sgd_nesterov":
         changes |= {
-            "optimizer": "adamw",
+            **ADAMW,
             "initial_learning_rate": learning_rate,
-            "momentum": 0.9,
-            "second_moment_decay": 0.999,
-            "weight_decay": 0.01,
             "weight_average_decay": 0.999,
             "warmup_iterations": 1000,
         }
@@ -154,31 +151,14 @@ def _choose_points(training: TrainingPlan) -> Decision[TrainingPlan]:
 
 
 def _choose_objects(training: TrainingPlan) -> Decision[TrainingPlan]:
-    objective = MaskRcnnObjective(
-        cells_per_object=13,
-        score_power=1.0,
-        overlap_power=6.0,
-        negative_weight=0.75,
-        focusing_power=2.0,
-        box_loss="giou",
-        box_weight=2.5,
-        class_weight=1.0,
-        offset_weight=1.0,
-        mask_weight=1.0,
-    )
+    objective = MaskRcnnObjective(**BOXES, class_weight=1.0, offset_weight=1.0, mask_weight=1.0)
     because = (
         "as published: the losses of class, box and mask of regions count alike; proposals are trained as boxes of a "
         "detector (YOLOv6), with its weights, in place of anchors"
     )
     changes: dict[str, object] = {"objective": objective}
     if training.optimizer == "sgd_nesterov":
-        changes |= {
-            "optimizer": "adamw",
-            "initial_learning_rate": OBJECTS_LEARNING_RATE,
-            "momentum": 0.9,
-            "second_moment_decay": 0.999,
-            "weight_decay": 0.01,
-        }
+        changes |= {**ADAMW, "initial_learning_rate": OBJECTS_LEARNING_RATE}
         because += f"; AdamW with a learning rate of {OBJECTS_LEARNING_RATE:g}, since weights begin at random (guess)"
     return Decision(training.model_copy(update=changes), because)
 

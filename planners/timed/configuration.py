@@ -7,7 +7,7 @@ from autoseg.plan.augmentation import TransformPlan
 from autoseg.plan.decisions import Decision, Reason
 from autoseg.plan.document import ConfigurationPlan
 from autoseg.plan.losses import CrossEntropyTerm, DiceTerm, SegmentationObjective
-from autoseg.plan.training import CosineSchedule, TrainingPlan
+from autoseg.plan.training import ADAMW, CosineSchedule, TrainingPlan
 from planners.reasons import format_count, format_extents, record
 from planners.rules.augmentation import choose_augmentation, describe_rotation
 from planners.rules.batch_dice import choose_batch_dice
@@ -127,11 +127,8 @@ def build_timed_training(
         foreground_choice="class",
         losses=(DiceTerm(weight=1.0, batch_dice=batch_dice), CrossEntropyTerm(weight=1.0)),
         objective=SegmentationObjective(),
-        optimizer="adamw",
+        **ADAMW,
         initial_learning_rate=1e-3,
-        momentum=0.9,
-        second_moment_decay=0.999,
-        weight_decay=0.01,
         schedule=CosineSchedule(),
         warmup_iterations=100,
         weight_average_decay=AVERAGE_DECAY,

@@ -13,7 +13,7 @@ from autoseg.plan.losses import CrossEntropyTerm
 from autoseg.plan.network.diffusion_unet import DiffusionUNetPlan
 from autoseg.plan.network.latent_diffusion import DenoiserPlan, DiffusionPlan
 from autoseg.plan.objectives import ChannelRange, ImageDenoisingObjective
-from autoseg.plan.training import CosineSchedule
+from autoseg.plan.training import ADAMW, CosineSchedule
 
 FIRST_FEATURES: Final = {2: 32, 3: 16}  # guess: a quarter and an eighth of those published for pictures of 32 x 32
 FACTORS: Final = (1, 2, 4, 4)  # features of every stage, as multiples of those of the first; guess
@@ -54,11 +54,8 @@ def plan_denoiser(
             "validation_iterations_per_epoch": 1,
             "budget_seconds": None,
             "sufficient_iterations": None,
-            "optimizer": "adamw",
+            **ADAMW,
             "initial_learning_rate": LEARNING_RATE,
-            "momentum": 0.9,
-            "second_moment_decay": 0.999,
-            "weight_decay": 0.01,
             "schedule": CosineSchedule(),
             "warmup_iterations": ITERATIONS_PER_EPOCH,
             "weight_average_decay": WEIGHT_AVERAGE_DECAY,
