@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 # Each process of the tests would compile all modules that it imports, which takes it a second.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test check lint shape format bench bench-gpu faults viewer screenshots s3-test wheel-test cluster-test clean
+.PHONY: demo test check lint shape format bench bench-gpu faults viewer screenshots s3-test browser-test wheel-test cluster-test clean
 
 demo: $(INSTALLED)  ## plan, train, predict and evaluate on a small synthetic dataset
 	$(BIN)/autoseg demo autoseg-demo --overwrite
@@ -49,6 +49,12 @@ s3-test: $(INSTALLED)  ## datasets and runs by URL, with a real server of S3, wh
 	test -d $(S3_SERVER) || $(PIP) install --no-compile --target $(S3_SERVER) -c constraints.txt \
 		flask flask-cors "moto[s3]>=5" "s3fs>=2024.6" || echo "no server of S3 can be installed, so its tests are skipped"
 	OMP_NUM_THREADS=1 PYTHONPATH=$(S3_SERVER) $(BIN)/python -m pytest -q -n 0 -rs tests/pipeline/test_s3.py
+
+browser-test: $(INSTALLED)  ## reports in Chromium, DICOM results for dciodvfy (installs both, as root; else it says why not)
+	PYTHONPATH=tests $(BIN)/python -m builders.debian chromium dicom3tools
+	$(BIN)/python hatch_build.py || echo "there is no viewer, so the tests that need it are skipped"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 0 -rs tests/unit/report/test_in_browser.py \
+		tests/unit/volume_io/test_dicom_results.py -k "test_in_browser or validator"
 
 wheel-test: $(INSTALLED)  ## build the wheel and run the pipeline test against it, away from the sources
 	$(BIN)/python tests/wheel/run.py

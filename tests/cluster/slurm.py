@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
+from builders.debian import install_packages
 
 NODES = ("n1", "n2")
 GPUS_PER_NODE = 2
 SYSTEM_CONFIGURATION = Path("/etc/slurm/slurm.conf")
 PACKAGES = ("slurm-wlm", "munge")
 DAEMONS = ("munged", "slurmctld", "slurmd")
-SECONDS_TO_INSTALL = 120.0
 SECONDS_TO_START = 60.0
 SECONDS_TO_END = 15.0
 NULL_DEVICE = os.makedev(1, 3)
@@ -72,24 +72,8 @@ def find_reason_to_skip() -> str | None:
     missing = [name for name in DAEMONS if shutil.which(name) is None]
     if not missing:
         return None
-    if shutil.which("apt-get") is None:
-        return f"{', '.join(missing)} are not installed, and there is no apt-get"
-    return _install()
-
-
-def _install() -> str | None:
-    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    steps = (["update", "-qq"], ["install", "-y", "-qq", "--no-install-recommends", *PACKAGES])
-    for step in steps:
-        try:
-            done = subprocess.run(
-                ["apt-get", *step], env=environment, capture_output=True, text=True, timeout=SECONDS_TO_INSTALL
-            )
-        except subprocess.TimeoutExpired:
-            return f"apt-get {step[0]} took longer than {SECONDS_TO_INSTALL:.0f} s"
-        if done.returncode != 0:
-            return f"apt-get {step[0]} failed: {done.stderr.strip().splitlines()[-1:]}"
-    return None
+    problem = install_packages(PACKAGES)
+    return None if problem is None else f"{', '.join(missing)} are not installed: {problem}"
 
 
 def run(*command: str) -> str:
