@@ -32,6 +32,8 @@ class ValidationConditions(Part):
         sufficient_iterations: Number of iterations that its plan needs at least; None if the plan does not name it.
         box_recall: Fraction of the validated cases whose reference foreground lies wholly in the box of the previous
             stage; None without a box.
+        box_share: Share of the image that the box holds, the mean over the validated cases; None without a box, and in
+            files of earlier versions.
     """
 
     mirroring: bool = True
@@ -41,6 +43,7 @@ class ValidationConditions(Part):
     trained_iterations: Annotated[int, Field(ge=0)]
     sufficient_iterations: Count | None
     box_recall: Annotated[float, Field(ge=0, le=1)] | None = None
+    box_share: Annotated[float, Field(ge=0, le=1)] | None = None
 
     def list_limits(self) -> tuple[str, ...]:
         """Lists the limits of the validation."""
@@ -49,6 +52,15 @@ class ValidationConditions(Part):
             step_fraction=self.step_fraction,
             cases=self.validated_cases,
             held_out_cases=self.held_out_cases,
+        )
+
+    def describe_box(self) -> str | None:
+        """Describes the boxes of the previous stage; None without a box."""
+        if self.box_recall is None or self.box_share is None:
+            return None
+        return (
+            f"box of the previous stage: {self.box_share:.1%} of the image on average, and the whole reference in "
+            f"{self.box_recall:.1%} of the cases"
         )
 
     def list_warnings(self) -> tuple[str, ...]:

@@ -9,6 +9,8 @@ from autoseg.document import Part
 from autoseg.evaluation.crossvalidation import FEWEST_CASES, INTERVAL_PERCENTILES, SEED, Table, draw_class_means
 
 SMALLEST_SHOWN_PLAINLY: Final = 0.00005
+LARGEST_DICE_LOSS: Final = 0.002
+"""Mean Dice that may be lost where prediction becomes cheaper: below what another seed of training changes (guess)."""
 
 PerClass = Float64[np.ndarray, " class"]
 

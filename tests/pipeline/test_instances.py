@@ -140,6 +140,11 @@ def test_selection_has_a_rule_for_each_class_and_no_other_postprocessing(run: Pa
     (rule,) = selection.objects.rules
     assert (rule.name, rule.value) == ("cell", 1)
     assert selection.postprocessing.rules == selection.postprocessing.steps == ()
+    (candidate,) = selection.candidates
+    assert candidate.objects is not None
+    assert list(candidate.objects.classes) == ["cell"]
+    mean = candidate.objects.foreground.mean
+    assert selection.because == f"2d is the only candidate: mean AP of objects {mean:.4f} over 3 held-out cases"
     assert selection.objects.scores["cell"].expected == selection.objects.components["cell"].expected == 9
 
 
@@ -148,6 +153,7 @@ def test_rules_and_scores_are_printed(run: Path, capsys: pytest.CaptureFixture[s
     out = " ".join(capsys.readouterr().out.split())
     assert "objects of cell grow from cores of at least 0." in out
     assert "connected components of cell: AP50" in out
+    assert "AP of objects" in out
 
 
 def test_results_in_dicom_are_refused(run: Path, tmp_path: Path) -> None:

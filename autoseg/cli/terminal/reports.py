@@ -135,6 +135,9 @@ def print_summary(console: "Console", summary: "EvaluationSummary") -> None:
     table.add_section()
     table.add_row("foreground", *_format_row(summary.foreground_mean))
     console.show_table(table)
+    boxes = None if summary.validation is None else summary.validation.describe_box()
+    if boxes is not None:
+        console.note(boxes)
 
 
 def print_crossvalidation(console: "Console", result: "CrossValidation") -> None:
@@ -201,6 +204,13 @@ def print_selection(console: "Console", selection: "Selection") -> None:
         table.add_row(Text(selection.class_names[key]), *cells)
     table.add_section()
     table.add_row("foreground", *(_format_statistic(candidate.foreground) for candidate in selection.candidates))
+    objects = [candidate.objects for candidate in selection.candidates]
+    if any(objects):
+        table.add_row("AP of objects", *(_format_statistic(one.foreground) if one else "-" for one in objects))
+    costs = [candidate.image_cost for candidate in selection.candidates]
+    if any(costs):
+        heading = "cost of an image (billions of multiply-adds)"
+        table.add_row(heading, *("-" if cost is None else f"{cost:.4g}" for cost in costs))
     console.show_table(table)
     console.note(f"{selection.because}\n")
     table = Table(title="Postprocessing", title_justify="left")

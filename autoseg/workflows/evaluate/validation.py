@@ -1,5 +1,6 @@
 """Whole-volume validation of one training: predicts its held-out cases and scores them on their own grids."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Literal
@@ -124,6 +125,7 @@ def _describe_conditions(
         trained_iterations=read_description(folder.final_checkpoint).trained_iterations,
         sufficient_iterations=model.configuration_plan.training.sufficient_iterations,
         box_recall=measure_box_recall(run, model.plan, model.configuration, choice.cases),
+        box_share=measure_box_share(run, model.plan, model.configuration, choice.cases),
     )
 
 
@@ -141,6 +143,22 @@ def measure_box_recall(run: RunFolder, plan: Plan, configuration: str, cases: Se
         for case in opened
     ]
     return sum(inside) / len(inside)
+
+
+def measure_box_share(run: RunFolder, plan: Plan, configuration: str, cases: Sequence[str]) -> float | None:
+    """Measures the share of preprocessed images that the box of the previous stage holds, the mean over the cases.
+
+    An image without a box counts as 1, as all of it is predicted. Returns None for a configuration without such boxes.
+    """
+    if not isinstance(plan.configurations[configuration].previous_stage, BoxOfPreviousStage):
+        return None
+    shares = []
+    for case in cases:
+        opened = open_training_case(run, plan, configuration, case)
+        box, extents = read_box(opened, plan, configuration), opened.label_map.shape
+        inside = extents if box is None else [end - first for first, end in box]
+        shares.append(math.prod(inside) / math.prod(extents))
+    return sum(shares) / len(shares)
 
 
 def measure_volume_dice(

@@ -9,7 +9,7 @@ import numpy as np
 from autoseg.dataset.folds import Splits, select_fold
 from autoseg.document import read_document
 from autoseg.errors import SelectionError
-from autoseg.evaluation.crossvalidation import Table
+from autoseg.evaluation.crossvalidation import Score, Table
 from autoseg.evaluation.summary import EvaluationSummary, MetricValues
 from autoseg.file_endings import label_map_ending
 from autoseg.inference.folds import find_folds
@@ -191,10 +191,10 @@ def describe_use(held_out: Sequence[HeldOut], cases: Sequence[str]) -> list[str]
     return lines
 
 
-def tabulate_dice(metrics: Sequence[Mapping[str, MetricValues]], keys: Sequence[str]) -> Table:
-    """Dice of every case and class; NaN where it is not defined."""
-    rows = [[np.nan if entry[key].Dice is None else entry[key].Dice for key in keys] for entry in metrics]
-    return np.array(rows, dtype=np.float64)
+def tabulate(metrics: Sequence[Mapping[str, MetricValues]], keys: Sequence[str], score: Score) -> Table:
+    """One score of every case and class; NaN where it is not defined."""
+    values = [[getattr(entry[key], score) for key in keys] for entry in metrics]
+    return np.array([[np.nan if value is None else value for value in row] for row in values], dtype=np.float64)
 
 
 def describe_left_out(

@@ -36,7 +36,7 @@ from autoseg.volume_io import read_label_map
 from autoseg.workflows.cases.loop import CaseOutput, complete_cases, predict_preprocessed_cases
 from autoseg.workflows.cases.references import find_reference, find_reference_objects
 from autoseg.workflows.plan.preprocessing import check_preprocessed
-from autoseg.workflows.select.selection_document import ObjectChoice
+from autoseg.workflows.select.selection_document import LearnedObjects, ObjectChoice
 from autoseg.workflows.select.stored_predictions import VariantJob, get_configuration
 
 LOG_NAME: Final = "object_predictions.log"
@@ -63,54 +63,56 @@ class FoundInCase:
 
 
 def learn_object_rules(
-    job: VariantJob, options: PredictionOptions, *, blocks: Int64[np.ndarray, " case"], progress: Progress
-) -> ObjectChoice | None:
-    """Learns the rules of all classes; None where objects are not told apart, or cases are not preprocessed any more.
+    job: VariantJob,
+    candidates: Sequence[Sequence[str]],
+    options: PredictionOptions,
+    *,
+    blocks: Sequence[Int64[np.ndarray, " case"]],
+    progress: Progress,
+) -> tuple[LearnedObjects, ...] | None:
+    """Learns the rules of all classes for every candidate; None, with a warning, if cases are not preprocessed now.
 
     Learned rules are taken if they are better than the usual ones on blocks of cases that were left out in turn while
-    they were learned.
+    they were learned. Each model predicts every case once, for all candidates.
 
     Args:
-        job: The selected models and their held-out cases.
+        job: All models and their held-out cases.
+        candidates: Configurations of each candidate.
         options: Options of the prediction.
-        blocks: Number of the block of each case.
+        blocks: Number of the block of each case, for each candidate.
         progress: Receives notes and progress.
 
     Raises:
         CasesFailedError: Some cases could not be predicted or read.
     """
     targets = job.members[0].plan.instances
-    if targets is None:
-        return None
+    assert targets is not None, "objects are told apart"
     try:
         for member in job.members:
             check_preprocessed(job.run, member.plan, get_configuration(member).data_of, job.cases)
     except RunError as error:
         progress.note(f"warning: no rule for objects is learned, the usual ones remain: {error}")
         return None
-    found = _find_in_cases(job, options, targets, progress)
-    return choose_rules([found[case] for case in job.cases], targets, blocks=blocks)
+    found = _find_in_cases(job, candidates, options, targets=targets, progress=progress)
+    return tuple(
+        choose_rules([found[case][index] for case in job.cases], targets, blocks=of_candidate)
+        for index, of_candidate in enumerate(blocks)
+    )
 
 
 def choose_rules(
     found: Sequence[FoundInCase], targets: InstanceTargets, *, blocks: Int64[np.ndarray, " case"]
-) -> ObjectChoice:
-    """Chooses between the usual rules and learned ones."""
+) -> LearnedObjects:
+    """Chooses between the usual rules and learned ones; returns them, and what they do on cases that were left out."""
     usual = build_usual_rules(targets.labels)
-    learned = tuple(_learn(found, label, rule) for label, rule in enumerate(usual, start=1))
     before = _tabulate(found, usual)
-    gain, is_better = None, False
+    gain, is_better, after = None, False, before
     if len(np.unique(blocks)) > 1:
-        after = np.full_like(before, np.nan)
-        for block in np.unique(blocks):
-            is_left_out = blocks == block
-            others = [case for case, left_out in zip(found, is_left_out, strict=True) if not left_out]
-            rules = tuple(_learn(others, label, rule) for label, rule in enumerate(usual, start=1))
-            after[is_left_out] = _tabulate(found, rules)[is_left_out]
+        after = _tabulate_left_out(found, usual, blocks)
         gain = _compute_gain(before, after)
         is_better = gain.mean > 0
-    rules = learned if is_better else usual
-    return ObjectChoice(
+    rules = tuple(_learn(found, label, rule) for label, rule in enumerate(usual, start=1)) if is_better else usual
+    choice = ObjectChoice(
         rules=rules,
         gain=gain,
         because=_explain(gain, is_better=is_better),
@@ -119,6 +121,20 @@ def choose_rules(
         ),
         components=_score([case.components for case in found], rules),
     )
+    return choice, after if is_better else before
+
+
+def _tabulate_left_out(
+    found: Sequence[FoundInCase], usual: Sequence[ObjectRule], blocks: Int64[np.ndarray, " case"]
+) -> Table:
+    """Computes the average precision of each case by rules that were learned from the other blocks."""
+    table = np.full((len(found), len(usual)), np.nan)
+    for block in np.unique(blocks):
+        is_left_out = blocks == block
+        others = [case for case, left_out in zip(found, is_left_out, strict=True) if not left_out]
+        rules = tuple(_learn(others, label, rule) for label, rule in enumerate(usual, start=1))
+        table[is_left_out] = _tabulate(found, rules)[is_left_out]
+    return table
 
 
 def _compute_gain(before: Table, after: Table) -> Gain:
@@ -174,15 +190,22 @@ def _compute_mean(values: Sequence[float]) -> float:
 
 
 def _find_in_cases(
-    job: VariantJob, options: PredictionOptions, targets: InstanceTargets, progress: Progress
-) -> dict[str, FoundInCase]:
-    found: dict[str, FoundInCase] = {}
+    job: VariantJob,
+    candidates: Sequence[Sequence[str]],
+    options: PredictionOptions,
+    *,
+    targets: InstanceTargets,
+    progress: Progress,
+) -> dict[str, tuple[FoundInCase, ...]]:
+    found: dict[str, tuple[FoundInCase, ...]] = {}
 
-    def find(case: str, outputs: Sequence[CaseOutput]) -> FoundInCase:
-        return _find_in_case(job.run, case, outputs, targets)
+    def find(case: str, outputs: Sequence[CaseOutput]) -> tuple[FoundInCase, ...]:
+        by_name = {output.model.configuration: output for output in outputs}
+        own = ([by_name[name] for name in names] for names in candidates)
+        return tuple(_find_in_case(job.run, case, members, targets) for members in own)
 
-    def keep(case: str, one: FoundInCase) -> None:
-        found[case] = one
+    def keep(case: str, of_candidates: tuple[FoundInCase, ...]) -> None:
+        found[case] = of_candidates
 
     logits_options = PredictionOptions(
         mirroring=options.mirroring, step_fraction=options.step_fraction, decoding=DEFAULT_OPTIONS.decoding

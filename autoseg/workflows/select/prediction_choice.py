@@ -13,7 +13,8 @@ class Variant(Part):
         configurations: The selected configurations, or one of them alone.
         passes_per_case: Mean number of patches that the network of one fold computes for a case, mirrored views
             counted; of all configurations together.
-        foreground: Mean Dice over the classes that occur in some reference, before postprocessing.
+        foreground: Mean Dice over the classes that occur in some reference, before postprocessing; mean average
+            precision of objects where these are told apart.
     """
 
     configurations: tuple[str, ...]

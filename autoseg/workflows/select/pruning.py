@@ -8,6 +8,7 @@ from typing import Final
 
 import numpy as np
 
+from autoseg.evaluation.gain import LARGEST_DICE_LOSS
 from autoseg.geometry import Grid
 from autoseg.inference.model import SegmentationModel, load_model
 from autoseg.network_cost import NetworkCost
@@ -22,7 +23,6 @@ from autoseg.workflows.select.held_out import HeldOut
 from autoseg.workflows.select.stored_predictions import find_label_map, is_current, write_prediction
 
 LOG_NAME: Final = "pruned_predictions.log"
-LARGEST_DICE_LOSS: Final = 0.002  # guess: below what another seed of the training changes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ Everything is decided on out-of-fold predictions: each case is predicted by netw
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +15,9 @@ from autoseg.dataset.folds import make_folds
 from autoseg.document import write_document
 from autoseg.errors import SelectionError
 from autoseg.evaluation.crossvalidation import FEWEST_CASES, Statistic, Table, compute_statistics
-from autoseg.evaluation.gain import compute_column_means, compute_gain, find_scored_classes
+from autoseg.evaluation.gain import LARGEST_DICE_LOSS, find_scored_classes
 from autoseg.evaluation.summary import MetricValues, list_class_keys
-from autoseg.inference.options import DEFAULT_OPTIONS
+from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions
 from autoseg.labels import LabelScheme
 from autoseg.postprocessing.effects import Counts
 from autoseg.processes.progress import Progress
@@ -25,6 +25,15 @@ from autoseg.run_folder import RunFolder, check_writable, open_run
 from autoseg.workflows.cases.references import find_reference
 from autoseg.workflows.evaluate.crossvalidation import collect_crossvalidation
 from autoseg.workflows.evaluate.evaluation import EvaluationJob, evaluate_jobs
+from autoseg.workflows.select.candidates import (
+    ModelCandidate,
+    add_costs,
+    describe_stages,
+    explain,
+    has_stages,
+    judge_stages,
+    rank,
+)
 from autoseg.workflows.select.held_out import (
     HeldOut,
     complete_validations,
@@ -32,52 +41,26 @@ from autoseg.workflows.select.held_out import (
     describe_use,
     find_common_cases,
     find_held_out,
-    tabulate_dice,
+    tabulate,
 )
 from autoseg.workflows.select.model_choice import list_weights
 from autoseg.workflows.select.objects import learn_object_rules
 from autoseg.workflows.select.pair_predictions import Pair, PairJob, predict_pairs
 from autoseg.workflows.select.postprocessing import LearnedPostprocessing, learn_postprocessing
 from autoseg.workflows.select.prediction_choice import PredictionChoice
-from autoseg.workflows.select.pruning import LARGEST_DICE_LOSS, PruningJob, find_smallest, predict_pruned
+from autoseg.workflows.select.pruning import PruningJob, find_smallest, predict_pruned
 from autoseg.workflows.select.quality import calibrate_quality
 from autoseg.workflows.select.request import SelectionRequest
 from autoseg.workflows.select.selection_document import (
-    NAMES_JOINED_BY,
     CandidateScores,
+    LearnedObjects,
     Member,
-    ObjectChoice,
+    ObjectPrecision,
     Postprocessing,
     Selection,
-    name_pruned,
 )
 from autoseg.workflows.select.stored_predictions import VariantJob
 from autoseg.workflows.select.variants import choose_prediction
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Entry:
-    """A candidate and its predictions.
-
-    Attributes:
-        members: One configuration, or two.
-        jobs: Predictions and references of all cases.
-        dice: Dice of each class, with a row for each case.
-        pruned_depth: Depth to which the networks of the only member are pruned; None for whole ones.
-    """
-
-    members: tuple[HeldOut, ...]
-    jobs: tuple[EvaluationJob, ...]
-    dice: Table
-    pruned_depth: int | None = None
-
-    @property
-    def configurations(self) -> tuple[str, ...]:
-        return tuple(member.configuration for member in self.members)
-
-    @property
-    def name(self) -> str:
-        return name_pruned(NAMES_JOINED_BY.join(self.configurations), self.pruned_depth)
 
 
 def select_models(run_root: Path, request: SelectionRequest, *, progress: Progress) -> Selection:
@@ -109,33 +92,33 @@ def select_models(run_root: Path, request: SelectionRequest, *, progress: Progre
         job = PairJob(run=run, held_out=held_out, cases=cases, device=request.device)
         predict_pairs(job, progress=progress)
         entries += [_evaluate_pair(job, pair, progress) for pair in job.pairs]
-    labels = held_out[0].plan.labels
+    labels, targets = held_out[0].plan.labels, held_out[0].plan.instances
     is_scored = _find_scored(run, held_out[0], cases, labels)
     unscored = tuple(name for name, scored in zip(labels.class_names, is_scored, strict=True) if not scored)
     if unscored:
         progress.note(f"warning: no reference of these cases has {', '.join(unscored)}: left out of every comparison")
-    ranked = _rank(entries, is_scored)
-    because = _explain(ranked, is_scored)
+    if targets is not None:
+        entries = _tell_objects(run, entries, device=request.device, progress=progress)
+    ranked = _rank(run, entries, is_scored, progress=progress)
+    because = explain(ranked, is_scored)
     chosen = _prune(run, ranked[0], is_scored, device=request.device, progress=progress)
     if chosen is not ranked[0]:
         because = f"{because}; {_explain_pruning(chosen, ranked[0], is_scored)}"
         ranked.insert(0, chosen)
-    prediction, jobs = _choose_prediction(run, ranked, is_scored, request=request, progress=progress)
-    blocks = _make_blocks(ranked[0].members[0], cases)
-    tells_objects = ranked[0].members[0].plan.instances is not None
-    learned = learn_postprocessing(jobs, blocks=blocks, progress=progress, tries_rules=not tells_objects)
-    objects = _learn_objects(run, ranked[0], prediction, blocks=blocks, device=request.device, progress=progress)
+    prediction, jobs, objects = _choose_prediction(run, ranked, is_scored, request=request, progress=progress)
+    blocks = _make_blocks(ranked[0])
+    learned = learn_postprocessing(jobs, blocks=blocks, progress=progress, tries_rules=targets is None)
     selection = Selection(
         autoseg_version=__version__,
         cases=cases,
         class_names=dict(zip(list_class_keys(labels), labels.class_names, strict=True)),
         classes_without_reference=unscored,
-        candidates=tuple(_describe_candidate(entry, labels, is_scored) for entry in ranked),
+        candidates=tuple(_describe_candidate(entry, is_scored) for entry in ranked),
         members=tuple(_describe_member(run, member, ranked[0].pruned_depth) for member in ranked[0].members),
         because=because,
         postprocessing=_describe_postprocessing(learned, is_scored),
         prediction=prediction,
-        objects=objects,
+        objects=None if objects is None else objects[0],
     )
     calibration = calibrate_quality(
         run,
@@ -151,26 +134,33 @@ def select_models(run_root: Path, request: SelectionRequest, *, progress: Progre
     return selection
 
 
-def _open_single(run: RunFolder, held_out: HeldOut, cases: Sequence[str]) -> _Entry:
+def _open_single(run: RunFolder, held_out: HeldOut, cases: Sequence[str]) -> ModelCandidate:
     labels = held_out.plan.labels
     jobs = _list_jobs(run, labels, {case: held_out.find_label_map(run, case) for case in cases})
-    dice = tabulate_dice(held_out.read_metrics(run, cases), list_class_keys(labels))
-    return _Entry(members=(held_out,), jobs=jobs, dice=dice)
+    return _build_candidate((held_out,), jobs, held_out.read_metrics(run, cases))
 
 
-def _evaluate_pair(job: PairJob, pair: Pair, progress: Progress) -> _Entry:
+def _build_candidate(
+    members: tuple[HeldOut, ...], jobs: tuple[EvaluationJob, ...], metrics: Sequence[Mapping[str, MetricValues]]
+) -> ModelCandidate:
+    keys = list_class_keys(members[0].plan.labels)
+    dice, nsd = (tabulate(metrics, keys, score) for score in ("Dice", "NSD"))
+    return ModelCandidate(members=members, jobs=jobs, dice=dice, nsd=nsd)
+
+
+def _evaluate_pair(job: PairJob, pair: Pair, progress: Progress) -> ModelCandidate:
     """Evaluates a pair and writes its summary, like that of a validation."""
     labels = pair[0].plan.labels
     jobs = _list_jobs(job.run, labels, {case: job.find_label_map(pair, case) for case in job.cases})
     folder = job.run.ensemble([member.configuration for member in pair])
     summary = evaluate_jobs(list(jobs), folder=folder, progress=progress)
     metrics = [entry.metrics for entry in summary.metric_per_case]
-    return _Entry(members=pair, jobs=jobs, dice=tabulate_dice(metrics, list_class_keys(labels)))
+    return _build_candidate(pair, jobs, metrics)
 
 
 def _prune(
-    run: RunFolder, best: _Entry, is_scored: Bool[np.ndarray, " class"], *, device: str, progress: Progress
-) -> _Entry:
+    run: RunFolder, best: ModelCandidate, is_scored: Bool[np.ndarray, " class"], *, device: str, progress: Progress
+) -> ModelCandidate:
     """Finds the smallest network that is about as good as the best depth: a pruned one, or `best` itself.
 
     Pairs are not pruned: nothing is known of the mean of the probabilities of smaller networks.
@@ -183,63 +173,117 @@ def _prune(
         progress.note(f"{best.name} is not pruned: too few cases to tell, fewer than {FEWEST_CASES}")
         return best
     predict_pruned(job, progress=progress)
-    entries = [*(_evaluate_pruned(job, depth, progress) for depth in job.depths), best]
+    pruned = [_evaluate_pruned(job, depth, progress) for depth in job.depths]
+    if best.objects is not None:
+        pruned = [one for depth in pruned for one in _tell_objects(run, [depth], device=device, progress=progress)]
+    entries = [*pruned, best]
     for entry in entries:
         progress.note(_describe_depth(job, entry, is_scored))
-    return entries[find_smallest([_compute_mean(entry, is_scored) for entry in entries])]
+    return entries[find_smallest([entry.compute_mean(is_scored) for entry in entries])]
 
 
-def _evaluate_pruned(job: PruningJob, depth: int, progress: Progress) -> _Entry:
+def _evaluate_pruned(job: PruningJob, depth: int, progress: Progress) -> ModelCandidate:
     """Evaluates a depth and writes its summary, like that of a validation."""
     labels = job.member.plan.labels
     jobs = _list_jobs(job.run, labels, {case: job.find_label_map(depth, case) for case in job.cases})
     summary = evaluate_jobs(list(jobs), folder=job.find_folder(depth), progress=progress)
-    dice = tabulate_dice([entry.metrics for entry in summary.metric_per_case], list_class_keys(labels))
-    return _Entry(members=(job.member,), jobs=jobs, dice=dice, pruned_depth=depth)
+    candidate = _build_candidate((job.member,), jobs, [entry.metrics for entry in summary.metric_per_case])
+    return replace(candidate, pruned_depth=depth)
 
 
-def _describe_depth(job: PruningJob, entry: _Entry, is_scored: Bool[np.ndarray, " class"]) -> str:
-    cost = job.measure_cost(entry.pruned_depth)
+def _describe_depth(job: PruningJob, entry: ModelCandidate, is_scored: Bool[np.ndarray, " class"]) -> str:
+    cost, mean = job.measure_cost(entry.pruned_depth), entry.compute_mean(is_scored)
     return (
-        f"{entry.name}: mean Dice {_compute_mean(entry, is_scored):.4f}, {cost.parameter_count:,} parameters, "
+        f"{entry.name}: mean {entry.score_name} {mean:.4f}, {cost.parameter_count:,} parameters, "
         f"{cost.multiply_adds / 1e6:,.1f} million multiply-adds per patch"
     )
 
 
+def _tell_objects(
+    run: RunFolder, candidates: Sequence[ModelCandidate], *, device: str, progress: Progress
+) -> list[ModelCandidate]:
+    """Learns for every candidate how its objects are found, as these and not their cores and borders are to be good.
+
+    Unpruned candidates share the predictions of their models. Where the objects of one cannot be scored, none are.
+    """
+    scorer = _ObjectScorer(run=run, candidates=tuple(candidates), device=device, progress=progress)
+    found = scorer.learn(DEFAULT_OPTIONS)
+    if found is None:
+        progress.note("warning: candidates are ranked by the Dice of cores and borders, not by their objects")
+        return list(candidates)
+    for candidate, (choice, _) in zip(candidates, found, strict=True):
+        progress.note(f"{candidate.name}: {'; '.join(rule.describe() for rule in choice.rules)} ({choice.because})")
+    return [replace(candidate, objects=own) for candidate, own in zip(candidates, found, strict=True)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _ObjectScorer:
+    """Predicts the held-out cases of candidates of the same depth and learns how their objects are found.
+
+    Attributes:
+        kept: Rules and scores of the first candidate, by the options of prediction.
+    """
+
+    run: RunFolder
+    candidates: tuple[ModelCandidate, ...]
+    device: str
+    progress: Progress
+    kept: dict[PredictionOptions, LearnedObjects] = field(default_factory=dict)
+
+    def learn(self, options: PredictionOptions) -> tuple[LearnedObjects, ...] | None:
+        """Learns the rules of all candidates; None if cases are not preprocessed any more."""
+        members = {member.configuration: member for one in self.candidates for member in one.members}
+        job = VariantJob(
+            run=self.run,
+            members=tuple(members.values()),
+            cases=tuple(job.case for job in self.candidates[0].jobs),
+            pruned_depth=self.candidates[0].pruned_depth,
+            device=self.device,
+        )
+        names, blocks = zip(*((one.configurations, _make_blocks(one)) for one in self.candidates), strict=True)
+        return learn_object_rules(job, names, options, blocks=blocks, progress=self.progress)
+
+    def score(self, options: PredictionOptions) -> Table:
+        """Scores the objects of the first candidate, predicted with some options."""
+        found = self.learn(options)
+        assert found is not None, "the cases were there before"
+        self.kept[options] = found[0]
+        return found[0][1]
+
+
 def _choose_prediction(
     run: RunFolder,
-    ranked: Sequence[_Entry],
+    ranked: Sequence[ModelCandidate],
     is_scored: Bool[np.ndarray, " class"],
     *,
     request: SelectionRequest,
     progress: Progress,
-) -> tuple[PredictionChoice | None, tuple[EvaluationJob, ...]]:
-    """Chooses the options of prediction; returns them, and the label maps that postprocessing is learned on."""
+) -> tuple[PredictionChoice | None, tuple[EvaluationJob, ...], LearnedObjects | None]:
+    """Chooses the options of prediction; returns them, label maps to learn postprocessing on, and rules of objects."""
     best = ranked[0]
     cases = tuple(job.case for job in best.jobs)
     job = VariantJob(run=run, members=best.members, cases=cases, pruned_depth=best.pruned_depth, device=request.device)
-    alone = {entry.configurations[0]: entry.dice for entry in ranked if len(entry.members) == 1}
-    choice = None
-    if request.variants:
-        choice = choose_prediction(job, best.dice, alone=alone, is_scored=is_scored, progress=progress)
+    singles = [entry for entry in ranked if len(entry.members) == 1]
+    if best.objects is None:
+        choice, alone = None, {entry.configurations[0]: entry.dice for entry in singles}
+        if request.variants:
+            choice = choose_prediction(job, best.dice, alone=alone, is_scored=is_scored, progress=progress)
+        is_usual = choice is None or choice.options == DEFAULT_OPTIONS
+        return choice, best.jobs if is_usual or choice is None else job.list_jobs(choice.options), None
+    if not request.variants:
+        return None, best.jobs, best.objects
+    scorer = _ObjectScorer(run=run, candidates=(best,), device=request.device, progress=progress)
+    choice = choose_prediction(
+        job,
+        best.objects[1],
+        alone={entry.configurations[0]: entry.objects[1] for entry in singles if entry.objects is not None},
+        is_scored=is_scored[: best.objects[1].shape[1]],
+        progress=progress,
+        score_objects=scorer.score,
+    )
     if choice is None or choice.options == DEFAULT_OPTIONS:
-        return choice, best.jobs
-    return choice, job.list_jobs(choice.options)
-
-
-def _learn_objects(
-    run: RunFolder,
-    best: _Entry,
-    prediction: PredictionChoice | None,
-    *,
-    blocks: Int64[np.ndarray, " case"],
-    device: str,
-    progress: Progress,
-) -> ObjectChoice | None:
-    cases = tuple(job.case for job in best.jobs)
-    job = VariantJob(run=run, members=best.members, cases=cases, pruned_depth=best.pruned_depth, device=device)
-    options = DEFAULT_OPTIONS if prediction is None else prediction.options
-    return learn_object_rules(job, options, blocks=blocks, progress=progress)
+        return choice, best.jobs, best.objects
+    return choice, job.list_jobs(choice.options), scorer.kept[choice.options]
 
 
 def _list_jobs(run: RunFolder, labels: LabelScheme, predictions: Mapping[str, Path]) -> tuple[EvaluationJob, ...]:
@@ -266,23 +310,21 @@ def _find_scored(
     return is_scored
 
 
-def _rank(entries: Sequence[_Entry], is_scored: Bool[np.ndarray, " class"]) -> list[_Entry]:
-    """Sorts by mean Dice, the highest first; ties keep their order, so that one model comes before two.
-
-    With few cases every single model comes before every pair, which would have to earn its double cost.
-    """
-    is_pair_last = len(entries[0].dice) < FEWEST_CASES
-    return sorted(
-        entries, key=lambda entry: (is_pair_last and len(entry.members) > 1, -_compute_mean(entry, is_scored))
-    )
-
-
-def _compute_mean(entry: _Entry, is_scored: Bool[np.ndarray, " class"]) -> float:
-    return float(np.mean(compute_column_means(entry.dice[:, is_scored])))
+def _rank(
+    run: RunFolder, candidates: Sequence[ModelCandidate], is_scored: Bool[np.ndarray, " class"], *, progress: Progress
+) -> list[ModelCandidate]:
+    """Ranks the candidates, after their stages were judged; says what every one costs, and which stages stay."""
+    if not has_stages(candidates):
+        return rank(candidates, is_scored)
+    judged = judge_stages(add_costs(run, candidates), is_scored)
+    for line in describe_stages(judged):
+        progress.note(line)
+    return rank(judged, is_scored)
 
 
-def _make_blocks(held_out: HeldOut, cases: Sequence[str]) -> Int64[np.ndarray, " case"]:
+def _make_blocks(candidate: ModelCandidate) -> Int64[np.ndarray, " case"]:
     """Numbers the blocks of cases that are held out in turn: the folds, or up to five parts of a single fold."""
+    held_out, cases = candidate.members[0], [job.case for job in candidate.jobs]
     folds = sorted({held_out.holders[case] for case in cases}, key=int)
     if len(folds) > 1:
         return np.array([folds.index(held_out.holders[case]) for case in cases], np.int64)
@@ -293,7 +335,8 @@ def _make_blocks(held_out: HeldOut, cases: Sequence[str]) -> Int64[np.ndarray, "
     return np.array([blocks[case] for case in cases], np.int64)
 
 
-def _describe_candidate(entry: _Entry, labels: LabelScheme, is_scored: Bool[np.ndarray, " class"]) -> CandidateScores:
+def _describe_candidate(entry: ModelCandidate, is_scored: Bool[np.ndarray, " class"]) -> CandidateScores:
+    labels = entry.members[0].plan.labels
     keys = [key for key, scored in zip(list_class_keys(labels), is_scored, strict=True) if scored]
     classes, foreground = compute_statistics(entry.dice[:, is_scored])
     return CandidateScores(
@@ -301,7 +344,19 @@ def _describe_candidate(entry: _Entry, labels: LabelScheme, is_scored: Bool[np.n
         foreground=foreground,
         classes=dict(zip(keys, classes, strict=True)),
         pruned_depth=entry.pruned_depth,
+        objects=_describe_objects(entry, is_scored),
+        image_cost=entry.image_cost,
+        stage=entry.verdict,
     )
+
+
+def _describe_objects(entry: ModelCandidate, is_scored: Bool[np.ndarray, " class"]) -> ObjectPrecision | None:
+    if entry.objects is None:
+        return None
+    choice, precision = entry.objects
+    classes, foreground = compute_statistics(precision[:, is_scored[: precision.shape[1]]])
+    names = [rule.name for rule, scored in zip(choice.rules, is_scored, strict=False) if scored]
+    return ObjectPrecision(foreground=foreground, classes=dict(zip(names, classes, strict=True)))
 
 
 def _describe_member(run: RunFolder, member: HeldOut, pruned_depth: int | None) -> Member:
@@ -313,31 +368,12 @@ def _describe_member(run: RunFolder, member: HeldOut, pruned_depth: int | None) 
     )
 
 
-def _explain(ranked: Sequence[_Entry], is_scored: Bool[np.ndarray, " class"]) -> str:
-    best = ranked[0]
-    score = f"mean Dice {_compute_mean(best, is_scored):.4f} over {len(best.dice)} held-out cases"
-    if len(ranked) == 1:
-        return f"{best.name} is the only candidate: {score}"
-    second = ranked[1]
-    gain = compute_gain(second.dice[:, is_scored], best.dice[:, is_scored])
+def _explain_pruning(pruned: ModelCandidate, whole: ModelCandidate, is_scored: Bool[np.ndarray, " class"]) -> str:
+    mean = pruned.compute_mean(is_scored)
     return (
-        f"{best.name} has the highest of {_describe_rivals(ranked)}: {score}; the next, {second.name}, has "
-        f"{_compute_mean(second, is_scored):.4f}, a difference of {gain.describe()}"
+        f"depth {pruned.pruned_depth} is the smallest whose mean {pruned.score_name}, {mean:.4f}, is at "
+        f"most {LARGEST_DICE_LOSS} below that of the best (whole: {whole.compute_mean(is_scored):.4f})"
     )
-
-
-def _explain_pruning(pruned: _Entry, whole: _Entry, is_scored: Bool[np.ndarray, " class"]) -> str:
-    return (
-        f"depth {pruned.pruned_depth} is the smallest whose mean Dice, {_compute_mean(pruned, is_scored):.4f}, is at "
-        f"most {LARGEST_DICE_LOSS} below that of the best (whole: {_compute_mean(whole, is_scored):.4f})"
-    )
-
-
-def _describe_rivals(ranked: Sequence[_Entry]) -> str:
-    singles = sum(len(entry.members) == 1 for entry in ranked)
-    if len(ranked[0].dice) >= FEWEST_CASES or singles == len(ranked):
-        return f"{len(ranked)} candidates"
-    return f"{singles} single model{'' if singles == 1 else 's'} (too few cases to tell whether a pair is better)"
 
 
 def _describe_postprocessing(learned: LearnedPostprocessing, is_scored: Bool[np.ndarray, " class"]) -> Postprocessing:

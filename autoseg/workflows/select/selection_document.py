@@ -1,10 +1,12 @@
 """Schema of selection.json: models and postprocessing that prediction uses, and the scores behind the selection."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+import numpy as np
+from jaxtyping import Float64
+from pydantic import Field, model_serializer, model_validator
 
 from autoseg.document import Document, Part, read_document
 from autoseg.evaluation.crossvalidation import Statistic
@@ -43,25 +45,73 @@ class Member(Part):
         return name_pruned(self.configuration, self.pruned_depth)
 
 
+class StageVerdict(Part):
+    """Whether a stage stays in the selection.
+
+    Attributes:
+        follows: Configurations of the candidate that it is compared with: the same with what the stage follows.
+        is_kept: Whether it stays.
+        score: Score by which it is ranked: mean Dice, or average precision of objects.
+        followed_score: Score of the candidate that it is compared with.
+        gain: Difference of these scores.
+        nsd_gain: Gain in normalized surface Dice; None where objects are told apart.
+        because: Reason, with the numbers.
+    """
+
+    follows: tuple[str, ...]
+    is_kept: bool
+    score: float
+    followed_score: float
+    gain: Gain
+    nsd_gain: Gain | None
+    because: str
+
+
+class ObjectPrecision(Part):
+    """Average precision of objects: the mean over the thresholds of the IoU, 0.5, 0.55, ..., 0.95.
+
+    Each case counts by the rules that were learned without it.
+
+    Attributes:
+        foreground: Mean over the classes.
+        classes: Statistics by class name.
+    """
+
+    foreground: Statistic
+    classes: dict[str, Statistic]
+
+
 class CandidateScores(Part):
-    """A configuration, or a pair of them whose probabilities are averaged, and its Dice over the held-out cases.
+    """A configuration, or a pair of them whose probabilities are averaged, and its scores over the held-out cases.
 
     Attributes:
         configurations: One or two configurations.
         foreground: Mean Dice over the classes that occur in some reference.
         classes: Dice by class key.
         pruned_depth: Depth to which the networks of a single configuration were pruned; None for whole ones.
+        objects: Scores of objects, by which candidates are ranked; None, and not written, where none are told apart.
+        image_cost: Billions of multiply-adds for an image, mirrored views and previous stages included; written where
+            there are stages.
+        stage: Whether the stage stays; None, and not written, if it is none.
     """
 
     configurations: tuple[str, ...]
     foreground: Statistic
     classes: dict[str, Statistic]
     pruned_depth: Count | None = None
+    objects: ObjectPrecision | None = None
+    image_cost: float | None = None
+    stage: StageVerdict | None = None
 
     @property
     def name(self) -> str:
         """Returns the name for messages."""
         return name_pruned(NAMES_JOINED_BY.join(self.configurations), self.pruned_depth)
+
+    @model_serializer(mode="wrap")
+    def _omit_missing(self, write: Callable[[Part], dict[str, Any]]) -> dict[str, Any]:
+        optional = ("objects", "image_cost", "stage")
+        return {key: value for key, value in write(self).items() if value is not None or key not in optional}
 
 
 class Postprocessing(Part):
@@ -97,6 +147,10 @@ class ObjectChoice(Part):
     because: str
     scores: dict[str, ObjectScores]
     components: dict[str, ObjectScores]
+
+
+LearnedObjects = tuple[ObjectChoice, Float64[np.ndarray, "case object_class"]]
+"""Rules of a candidate, and the average precision of each case and class by rules that were learned without it."""
 
 
 class Selection(Document):

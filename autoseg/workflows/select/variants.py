@@ -6,7 +6,7 @@ answer is still open. The gain of averaging the folds cannot be measured like th
 a case.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
@@ -37,6 +37,8 @@ SMALLEST_MIRRORING_GAIN: Final = 0.001
 """Mean Dice that mirrored views must gain to be worth eight times the time: below what another seed changes (guess)."""
 
 Decision = tuple[bool, Gain | None, str]
+ScoreObjects = Callable[[PredictionOptions], Table]
+"""Predicts the held-out cases with some options, and computes the average precision of each case and class."""
 
 
 def choose_prediction(
@@ -46,6 +48,7 @@ def choose_prediction(
     alone: Mapping[str, Table],
     is_scored: Bool[np.ndarray, " class"],
     progress: Progress,
+    score_objects: ScoreObjects | None = None,
 ) -> PredictionChoice | None:
     """Measures the variants that are missing and chooses; None, with a note, where nothing can be measured.
 
@@ -58,6 +61,7 @@ def choose_prediction(
         alone: Dice of each member of a pair by itself, predicted as usual.
         is_scored: Classes that occur in some reference.
         progress: Receives notes and progress.
+        score_objects: Scores predicted objects, where these are told apart; then all scores are average precisions.
 
     Raises:
         CasesFailedError: Some cases could not be predicted or read.
@@ -66,11 +70,17 @@ def choose_prediction(
     if obstacle is not None:
         progress.note(f"mirroring, steps and decodings are not compared: {obstacle}")
         return None
-    measured = _Measurements(job=job, is_scored=is_scored, progress=progress, tables={DEFAULT_OPTIONS: usual})
+    measured = _Measurements(
+        job=job,
+        is_scored=is_scored,
+        progress=progress,
+        tables={DEFAULT_OPTIONS: usual},
+        score_objects=score_objects,
+    )
     mirroring, mirroring_gain, mirroring_because = _choose_mirroring(measured)
     is_dice, decoding_gain, decoding_because = _choose_decoding(measured, mirroring=mirroring)
     _measure_larger_steps(measured, mirroring=mirroring)
-    return PredictionChoice(
+    choice = PredictionChoice(
         mirroring=mirroring,
         mirroring_gain=mirroring_gain,
         mirroring_because=mirroring_because,
@@ -79,6 +89,9 @@ def choose_prediction(
         decoding_because=decoding_because,
         variants=(*measured.list_variants(), *_list_single_members(job, alone, is_scored)),
     )
+    if score_objects is not None and choice.options != DEFAULT_OPTIONS:
+        _predict(job, (choice.options,), progress)  # objects were scored without label maps
+    return choice
 
 
 def _find_obstacle(job: VariantJob) -> str | None:
@@ -104,9 +117,18 @@ class _Measurements:
     is_scored: Bool[np.ndarray, " class"]
     progress: Progress
     tables: dict[PredictionOptions, Table] = field(default_factory=dict)
+    score_objects: ScoreObjects | None = None
+
+    @property
+    def score_name(self) -> str:
+        """Name of the score."""
+        return "Dice" if self.score_objects is None else "AP of objects"
 
     def measure(self, *variants: PredictionOptions) -> None:
-        """Predicts and scores variants that have the same logits."""
+        """Predicts and scores variants that have the same logits, which alone tell where objects are."""
+        if self.score_objects is not None:
+            self.tables[variants[0]] = self.score_objects(variants[0])
+            return
         _predict(self.job, variants, self.progress)
         for options in variants:
             self.tables[options] = _tabulate(self.job.list_jobs(options), self.progress)
@@ -149,12 +171,14 @@ def _choose_mirroring(measured: _Measurements) -> Decision:
     gain = measured.compute_gain(plain, DEFAULT_OPTIONS)
     costs = f"{measured.job.count_passes(DEFAULT_OPTIONS) / measured.job.count_passes(plain):.3g} times the time"
     if gain.mean >= SMALLEST_MIRRORING_GAIN:
-        return True, gain, f"mirrored views gain {gain.describe()} in Dice, for {costs}"
+        return True, gain, f"mirrored views gain {gain.describe()} in {measured.score_name}, for {costs}"
     return False, gain, f"mirrored views gain {gain.describe()}, less than {SMALLEST_MIRRORING_GAIN}, for {costs}"
 
 
 def _choose_decoding(measured: _Measurements, *, mirroring: bool) -> Decision:
     """Compares decodings as new images are predicted; with mirrored views only where there is a gain without."""
+    if measured.score_objects is not None:
+        return False, None, "objects are found from probabilities, whatever the decoding is"
     plain = replace(DEFAULT_OPTIONS, mirroring=not measured.job.has_views)
     dice = replace(plain, decoding="dice")
     if dice not in measured.tables:

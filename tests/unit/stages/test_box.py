@@ -21,6 +21,7 @@ from autoseg.inference.ensemble import Ensemble
 from autoseg.inference.model import load_model
 from autoseg.inference.sliding_window.box import predict_in_box
 from autoseg.labels import LabelScheme
+from autoseg.networks.cost import count_cost
 from autoseg.plan import BoxOfPreviousStage, Plan
 from autoseg.preprocessing.cache import open_case
 from autoseg.preprocessing.class_locations import find_class_locations
@@ -34,7 +35,10 @@ from autoseg.training.data.device_batches import build_device_batch_source
 from autoseg.training.data.randomness import BatchKey
 from autoseg.validation_conditions import ValidationConditions
 from autoseg.workflows.cascade import find_link, prepare_stage_input
-from autoseg.workflows.evaluate.validation import measure_box_recall
+from autoseg.workflows.evaluate.evaluation import EvaluationJob
+from autoseg.workflows.evaluate.validation import measure_box_recall, measure_box_share
+from autoseg.workflows.select.candidates import ModelCandidate, add_costs
+from autoseg.workflows.select.held_out import HeldOut
 from autoseg.workflows.train.request import TrainingRequest
 from autoseg.workflows.train.training import train_run
 
@@ -314,6 +318,27 @@ def test_box_recall_is_the_fraction_of_cases_of_which_nothing_is_lost(plan, run,
     prepare(plan, run, splits, train)
     assert measure_box_recall(run, plan, ROI, ["a", "b"]) == recall
     assert measure_box_recall(run, plan, FIRST, ["a", "b"]) is None
+    share = {SMALL: 6**3 / (10 * 12 * 8), ALL_OF_IT: 6 * 8 * 7 / (10 * 12 * 8), None: 1.0}[found]
+    assert measure_box_share(run, plan, ROI, ["a", "b"]) == pytest.approx(share)
+    assert measure_box_share(run, plan, FIRST, ["a", "b"]) is None
+
+
+def test_the_cost_of_an_image_is_that_of_its_box_and_of_the_first_stage(plan, run, splits, *, train, find):
+    find(SMALL)
+    prepare(plan, run, splits, train)
+    path = run.references / "a.nii.gz"
+    jobs = (EvaluationJob(case="a", prediction=path, reference=path, labels=plan.labels),)
+    candidates = [
+        ModelCandidate(
+            members=(HeldOut(configuration=name, plan=plan, folds=("0",), holders={}),), jobs=jobs, dice=np.ones((1, 1))
+        )
+        for name in ("3d_fullres", ROI)
+    ]
+    whole, roi = (candidate.image_cost for candidate in add_costs(run, candidates))
+    first, full = (
+        count_cost(plan.configurations[name].network, (8, 8, 8), 1).multiply_adds / 1e9 for name in (FIRST, ROI)
+    )
+    assert (whole, roi) == pytest.approx((4 * full, full + first))  # windows of the image, and of the box
 
 
 def test_a_training_writes_the_box_recall_and_is_left_alone_when_it_is_finished(plan, run, train, find):
@@ -322,7 +347,8 @@ def test_a_training_writes_the_box_recall_and_is_left_alone_when_it_is_finished(
         train(plan, FIRST, str(fold))
     assert [done.fold for done in start(run)] == ["0"]
     fold = run.fold(ROI, "0")
-    assert read_document(fold.validation / SUMMARY_JSON, EvaluationSummary).validation.box_recall == 0.0
+    conditions = read_document(fold.validation / SUMMARY_JSON, EvaluationSummary).validation
+    assert (conditions.box_recall, conditions.box_share) == (0.0, pytest.approx(6**3 / (10 * 12 * 8)))
     before = fold.final_checkpoint.stat().st_mtime_ns
     start(run)
     assert fold.final_checkpoint.stat().st_mtime_ns == before
@@ -347,6 +373,10 @@ def test_a_box_that_loses_foreground_is_warned_of():
     (warning,) = conditions.list_warnings()
     assert warning.startswith("in 1 of 4 cases the reference reaches beyond the box of the previous stage")
     assert conditions.model_copy(update={"box_recall": 1.0}).list_warnings() == ()
+    assert conditions.describe_box() is None  # written by an earlier version
+    assert conditions.model_copy(update={"box_share": 0.1925}).describe_box() == (
+        "box of the previous stage: 19.2% of the image on average, and the whole reference in 75.0% of the cases"
+    )
 
 
 def test_it_is_not_exported_to_nnunet(plan, tmp_path):

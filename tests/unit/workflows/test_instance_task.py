@@ -151,7 +151,8 @@ def build_found(ious: dict[float, list[float]], sizes: list[int], expected: int)
 
 def test_threshold_and_minimum_are_learned_if_they_are_better_on_cases_that_were_left_out() -> None:
     found = [build_found({0.5: [0.6], 0.3: [0.9, 0.9]}, [60, 55, 10 + index], 2) for index in range(6)]
-    choice = choose_rules(found, CELLS, blocks=np.arange(6) % 3)
+    choice, precision = choose_rules(found, CELLS, blocks=np.arange(6) % 3)
+    assert precision == pytest.approx(np.full((6, 1), 0.9))  # each case by the rules of the others
     (rule,) = choice.rules
     assert (rule.seed_threshold, rule.minimum_mm3, rule.unit) == (0.3, 100.0, "mm2")
     assert choice.gain is not None
@@ -207,17 +208,18 @@ def test_borders_get_free_values_that_eight_bits_hold_beside_the_ignored_one() -
 def test_usual_rules_stay_where_learned_ones_fail_on_other_cases_or_there_are_too_few() -> None:
     found = [build_found({0.5: [0.8], 0.3: [0.9 if index else 0.0]}, [60], 1) for index in range(4)]
     found[0] = build_found({0.5: [0.8], 0.3: []}, [60], 1)
-    choice = choose_rules(found, CELLS, blocks=np.array([0, 1, 1, 1]))
+    choice, precision = choose_rules(found, CELLS, blocks=np.array([0, 1, 1, 1]))
+    assert precision == pytest.approx(np.full((4, 1), 0.7))  # by the usual rules, which are taken
     assert choice.rules[0].seed_threshold == 0.5
     assert "so the usual ones are taken" in choice.because
-    alone = choose_rules(found[1:], CELLS, blocks=np.zeros(3, np.int64))
+    alone, _ = choose_rules(found[1:], CELLS, blocks=np.zeros(3, np.int64))
     assert alone.gain is None
     assert alone.rules[0].seed_threshold == 0.5
     assert "too few held-out cases" in alone.because
 
 
 def test_class_without_any_object_keeps_the_usual_rule() -> None:
-    choice = choose_rules([build_found({0.5: []}, [], 0)] * 2, CELLS, blocks=np.arange(2))
+    choice, _ = choose_rules([build_found({0.5: []}, [], 0)] * 2, CELLS, blocks=np.arange(2))
     assert choice.rules[0].seed_threshold == 0.5
     assert choice.scores["cell"].AP is None
 

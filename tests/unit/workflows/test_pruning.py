@@ -39,6 +39,7 @@ from autoseg.workflows.plan.preprocessing import extract_recipe
 from autoseg.workflows.predict.prediction import PredictionRequest, predict_images
 from autoseg.workflows.predict.prediction_folder import PredictionRecord
 from autoseg.workflows.select import selection
+from autoseg.workflows.select.candidates import ModelCandidate
 from autoseg.workflows.select.held_out import HeldOut
 from autoseg.workflows.select.pruning import PruningJob, find_smallest
 from autoseg.workflows.select.request import SelectionRequest
@@ -184,7 +185,7 @@ def test_what_a_depth_costs_is_told(run: RunFolder, plan: Plan) -> None:
     job = PruningJob(run=run, member=member, cases=CASES)
     pruned, whole = job.measure_cost(1), job.measure_cost(None)
     told = selection._describe_depth(
-        job, selection._Entry(members=(member,), jobs=(), dice=np.ones((6, 1)), pruned_depth=1), np.array([True])
+        job, ModelCandidate(members=(member,), jobs=(), dice=np.ones((6, 1)), pruned_depth=1), np.array([True])
     )
     assert told == (
         f"2d, pruned to depth 1: mean Dice 1.0000, {pruned.parameter_count:,} parameters, "

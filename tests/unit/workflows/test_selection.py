@@ -25,6 +25,7 @@ from autoseg.volume_io import write_label_map
 from autoseg.workflows.evaluate.evaluation import EvaluationJob, evaluate_jobs
 from autoseg.workflows.folds.state import TrainingState
 from autoseg.workflows.select import held_out, selection
+from autoseg.workflows.select.candidates import ModelCandidate, explain, rank
 from autoseg.workflows.select.postprocessing import learn_postprocessing
 from autoseg.workflows.select.request import SelectionRequest
 from autoseg.workflows.select.selection import select_models
@@ -135,12 +136,12 @@ def test_a_pair_comes_before_a_single_model_only_with_enough_cases(run, cases, f
         finish(run, name, folds=("0",))
     two, low = held_out.find_held_out(run, configurations=None, folds=None)
     entries = [
-        selection._Entry(members=members, jobs=(), dice=np.full((cases, 1), dice))
+        ModelCandidate(members=members, jobs=(), dice=np.full((cases, 1), dice))
         for members, dice in (((two,), 0.8), ((low,), 0.7), ((two, low), 0.9))
     ]
-    ranked = selection._rank(entries, np.array([True]))
+    ranked = rank(entries, np.array([True]))
     assert ranked[0].name == first
-    assert ("whether a pair is better" in selection._explain(ranked, np.array([True]))) == (cases < 5)
+    assert ("whether a pair is better" in explain(ranked, np.array([True]))) == (cases < 5)
 
 
 def test_rules_that_help_are_accepted_with_their_gain_and_the_others_are_listed(run):

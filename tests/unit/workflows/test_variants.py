@@ -180,6 +180,31 @@ def test_mirroring_is_kept_where_it_gains_and_decoding_changes_where_its_whole_i
     assert predicted == {0}  # all are there from earlier
 
 
+def test_where_objects_are_told_apart_these_decide_about_mirroring(run: RunFolder) -> None:
+    predict_by_hand(run, {PLAIN: 8})
+    asked: list[PredictionOptions] = []
+
+    def score(options: PredictionOptions) -> np.ndarray:
+        asked.append(options)
+        return np.full((6, 1), 0.5)
+
+    for usual, mirroring in ((0.4, False), (0.6, True)):
+        choice = choose_prediction(
+            open_job(run),
+            np.full((6, 1), usual),
+            alone={},
+            is_scored=np.array([True]),
+            progress=SilentProgress(),
+            score_objects=score,
+        )
+        assert choice is not None
+        assert choice.options == PredictionOptions(mirroring=mirroring)
+        assert choice.decoding_because == "objects are found from probabilities, whatever the decoding is"
+        assert ("in AP of objects" in choice.mirroring_because) == mirroring
+    assert asked[0] == PLAIN
+    assert {options.decoding for options in asked} == {"argmax"}
+
+
 def test_the_reasons_and_the_table_hold_the_figures(run: RunFolder) -> None:
     predict_by_hand(run, with_steps({PLAIN: 6, PLAIN_DICE: 7, DICE: 8}))
     chosen, gain = choose(run), 14 / 15 - 12 / 14
