@@ -59,15 +59,15 @@ class JobCommand:
             SystemExit: It failed, or was asked to end.
         """
         self._write_mark("running")
-        restarts = count_restarts()
-        self.child = start_child(
-            [*IGNORE_WARNING, *self.build_command()],
-            log=self.task.find_log(int(os.environ.get("SLURM_NODEID", "0"))),
-            environment=self._build_environment(),
-            is_continued=restarts > 0,
-        )
-        code = _wait_for(self.child)
-        if code in STOPPED_CODES:
+        with _termination_noted() as noted:
+            self.child = start_child(
+                [*IGNORE_WARNING, *self.build_command()],
+                log=self.task.find_log(int(os.environ.get("SLURM_NODEID", "0"))),
+                environment=self._build_environment(),
+                is_continued=count_restarts() > 0,
+            )
+            code = _wait_for(self.child)
+        if code in STOPPED_CODES or (code != 0 and noted):
             self._write_mark("saved")
             time.sleep(SECONDS_TO_BE_KILLED)  # whoever asked decides whether the job is queued again
             sys.exit(1)
@@ -148,6 +148,20 @@ def _wait_for(child: Child) -> int:
         if code is not None:
             return code
         time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+@contextmanager
+def _termination_noted() -> Iterator[list[int]]:
+    """Yields a list to which SIGTERM is added; this process continues, to see how its command ends.
+
+    Slurm sends it to all processes of a step. The exit code of torchrun does not tell that it got one.
+    """
+    noted: list[int] = []
+    previous = signal.signal(signal.SIGTERM, lambda number, frame: noted.append(number))
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 @contextmanager

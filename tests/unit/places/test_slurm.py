@@ -507,6 +507,32 @@ def test_a_job_that_is_ended_by_somebody_marks_that_it_has_saved(run_job):
     assert read_mark(job).phase == "saved"
 
 
+ENDS_WITH_AN_ERROR = """
+import signal, sys, time
+signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))
+print("begun", flush=True)
+time.sleep(30)
+"""
+
+
+@pytest.mark.parametrize(("ended", "phase"), [(True, "saved"), (False, "failed")])
+def test_torchrun_that_somebody_ended_has_saved_though_its_exit_code_is_one(run_job, monkeypatch, ended, phase):
+    monkeypatch.setattr(JobCommand, "build_command", lambda self: list(self.task.command))
+    job = run_job(ENDS_WITH_AN_ERROR, processes=2)
+
+    def end():
+        if ended:  # Slurm sends the signal to all processes of a step
+            os.kill(os.getpid(), signal.SIGTERM)
+        os.killpg(job.child.process.pid, signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    call_when_begun(job, end)
+    with pytest.raises(SystemExit):
+        job()
+    assert read_mark(job).phase == phase
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 def test_several_computers_are_joined_by_torchrun(run_job, monkeypatch):
     monkeypatch.setenv("SLURM_LAUNCH_NODE_IPADDR", "10.0.0.1")
     monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
@@ -516,7 +542,18 @@ def test_several_computers_are_joined_by_torchrun(run_job, monkeypatch):
     assert words[:3] == [sys.executable, "-m", "torch.distributed.run"]
     assert words[-3:] == ["-S", "-c", "pass"]
     assert {"--nnodes=2", "--nproc-per-node=4", "--rdzv-endpoint=10.0.0.1:20009", "--rdzv-id=9.2"} <= set(words)
+    assert "--max-restarts=3" in words
     assert any("join_timeout=" in word for word in words)
+    monkeypatch.setattr(JobCommand, "build_command", lambda self: list(self.task.command))
+    variable = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"  # without it, processes may wait for ever after a restart
+    job.task = make_task(job.mark.parent, "2d, fold 0", code=f"import os; print(os.environ.get({variable!r}))")
+    job()
+    alone = run_job(job.task.command[-1])
+    alone()
+    assert (job.task.log.read_text(), alone.task.log.read_text()) == ("1\n", "None\n")
+
+
+def test_one_process_is_the_command_itself(run_job):
     assert run_job("pass").build_command() == [sys.executable, "-S", "-c", "pass"]
 
 
