@@ -25,16 +25,21 @@ class Resources:
         cores: CPU cores of each process.
         ram_bytes: RAM of each process.
         seconds: Time until it has ended; None if that is not known.
+        may_be_cut: Whether a time limit may be shorter than that, as the task continues after it with what is left; a
+            training with a budget would get the whole budget again.
         nodes: Number of computers.
         is_parallel: Whether processes work together on it, one for each GPU of each computer.
+        most_processes: Number of parts into which such work can be divided; None for no limit.
     """
 
     gpu_bytes: int = 0
     cores: int = 1
     ram_bytes: int = 0
     seconds: float | None = None
+    may_be_cut: bool = True
     nodes: int = 1
     is_parallel: bool = False
+    most_processes: int | None = None
 
     def count_processes(self, gpus: int) -> int:
         """Counts the processes on each computer, where a task gets so many GPUs there."""

@@ -14,7 +14,7 @@ from autoseg.remote.cache_folder import is_in_cache
 from autoseg.run_folder import RunFolder, open_run
 from autoseg.workflows.select.request import SelectionRequest
 from autoseg.workflows.select.selection_document import Selection
-from autoseg.workflows.train.detached import build_selection_task, estimate_resources
+from autoseg.workflows.train.detached import build_selection_task, check_device_kind, estimate_resources
 from autoseg.workflows.train.request import TrainingRequest
 
 
@@ -59,9 +59,11 @@ def build_task(run_root: Path, request: SelectionRequest, *, autoseg: Sequence[s
     """Builds the command, with the needs of the configuration that needs most.
 
     Raises:
-        OptionError: The run is given by URL, so that the job would change a copy that nobody publishes.
+        OptionError: The run is given by URL, so that the job would change a copy that nobody publishes, or the device
+            is named by its number on this computer.
         RunError: There is no run.
     """
+    check_device_kind(request.device)
     run = open_run(run_root.resolve())
     if is_in_cache(run.root):
         msg = f"--on: a job needs a run in a folder that all nodes see, found {run.root}; copy it there"

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -19,17 +20,15 @@ from autoseg.places.slurm.job import JobCommand
 from autoseg.places.slurm.jobs import (
     JobMark,
     JobRecord,
-    QueueEntry,
     add_jobs,
     cancel_jobs,
     find_jobs_folder,
     find_mark,
     find_state,
-    query_queue,
     read_jobs,
     read_task_states,
-    run_slurm,
 )
+from autoseg.places.slurm.programs import QueueEntry, find_time_limit, query_queue, run_slurm
 from autoseg.places.slurm.settings import GpuKind, SlurmSettings, count_gpus, find_settings
 from autoseg.places.slurm.submission import build_parameters, group_tasks
 
@@ -239,7 +238,8 @@ def build_mark(phase, **changes):
             "OUT_OF_MEMORY OutOfMemory",
             build_mark("running"),
             "lost",
-            "job 7_0 ended without a word on n2 (Slurm: OUT_OF_MEMORY, OutOfMemory)",
+            "job 7_0 ended without a word on n2 (Slurm: OUT_OF_MEMORY, OutOfMemory); repeat the command with more: "
+            "--slurm memory_gb=N",
         ),
         (None, build_mark("running"), "lost", "job 7_0 ended without a word on n2 (Slurm no longer knows it)"),
         (None, None, "lost", "job 7_0 ended without a word (Slurm no longer knows it)"),
@@ -253,6 +253,103 @@ def test_the_state_follows_from_squeue_and_the_mark_of_the_job(entry, mark, phas
         shown = QueueEntry(state=state, reason=why, nodes="n1")
     found = find_state(JOB, shown, mark)
     assert (found.phase, found.reason) == (phase, reason)
+
+
+@pytest.mark.parametrize(
+    ("entry", "advice"),
+    [
+        ("PENDING PartitionTimeLimit", r"\(PartitionTimeLimit\); the partition allows less.* --slurm time_minutes=N"),
+        ("PENDING AssocGrpGRES", r"\(AssocGrpGRES\); a limit of the account.* --slurm account="),
+        ("PENDING BadConstraints", r"\(BadConstraints\); no node has what it asks for.* --slurm gres="),
+        ("TIMEOUT TimeLimit", r"\(Slurm: TIMEOUT, TimeLimit\); repeat the command with more: --slurm time_minutes=N"),
+        ("PENDING Priority", r"\(Priority\)$"),
+    ],
+)
+def test_the_state_says_what_to_do_where_something_can_be_done(entry, advice):
+    state, why = entry.split()
+    assert re.search(advice, find_state(JOB, QueueEntry(state=state, reason=why, nodes=""), None).reason)
+
+
+def test_why_a_job_ended_is_known_when_squeue_has_forgotten_it(slurm, root):
+    folder = find_jobs_folder(root)
+    add_jobs(folder, [JOB, JobRecord(task="2d, fold 1", job_id="7_1")])
+    slurm.show_queue("7_0|OUT_OF_MEMORY|n1|OutOfMemory", "7_1|CANCELLED|n1|None")
+    seen = read_task_states(folder)
+    slurm.show_queue()
+    assert read_task_states(folder) == seen
+    assert [state.phase for state in seen.values()] == ["lost", "stopped"]
+    assert "OUT_OF_MEMORY" in seen[JOB.task].reason
+    slurm.show_queue("8|COMPLETED|n1|None")
+    add_jobs(folder, [JobRecord(task=JOB.task, job_id="8")])  # the end of an earlier job counts for nothing
+    assert read_task_states(folder)[JOB.task].phase == "finished"
+
+
+def test_a_job_that_is_queued_again_has_not_ended(slurm, root):
+    folder = find_jobs_folder(root)
+    add_jobs(folder, [JOB])
+    for line, phase in (("NODE_FAIL|n1|NodeDown", "lost"), ("PENDING||BeginTime", "queued")):
+        slurm.show_queue(f"7_0|{line}")
+        assert read_task_states(folder)[JOB.task].phase == phase
+    slurm.show_queue()
+    assert "Slurm no longer knows it" in read_task_states(folder)[JOB.task].reason
+
+
+def test_a_job_that_was_cancelled_says_so_when_squeue_has_forgotten_it(slurm, root):
+    folder = find_jobs_folder(root)
+    add_jobs(folder, [JOB])
+    write_document(find_mark(folder, JOB.task), build_mark("saved"))
+    slurm.show_queue("7_0|RUNNING|n1|None")
+    cancel_jobs(folder)
+    slurm.show_queue("7_0|COMPLETING|n1|None")
+    assert read_task_states(folder)[JOB.task].phase == "running"
+    slurm.show_queue()
+    assert read_task_states(folder)[JOB.task].reason == "job 7_0 was cancelled"
+
+
+def test_what_squeue_does_not_know_the_accounts_may_know(slurm, root):
+    folder = find_jobs_folder(root)
+    add_jobs(folder, [JobRecord(task=f"2d, fold {fold}", job_id=f"7_{fold}") for fold in range(4)])
+    slurm.show_queue("7_3|RUNNING|n1|None")
+    slurm.show_ends("7_0|OUT_OF_MEMORY|0:125|n1", "7_1|CANCELLED by 1000|0:0|n1", "7_2|RUNNING|0:0|n1")
+    states = list(read_task_states(folder).values())
+    assert [state.phase for state in states] == ["lost", "stopped", "lost", "running"]
+    assert "(Slurm: OUT_OF_MEMORY, exit code 0:125); " in states[0].reason
+    assert "Slurm no longer knows it" in states[2].reason
+    read_task_states(folder)
+    assert [line.partition("--jobs=")[2] for line in slurm.read("accounting")] == ["7_0,7_1,7_2", "7_2"]
+
+
+def test_a_run_that_cannot_be_written_is_shown(slurm, root):
+    folder = find_jobs_folder(root)
+    add_jobs(folder, [JOB])
+    slurm.show_queue("7_0|TIMEOUT|n1|TimeLimit")
+    find_mark(folder, JOB.task).with_suffix(".end.json").mkdir()
+    assert read_task_states(folder)[JOB.task].phase == "lost"
+
+
+@pytest.mark.parametrize(
+    ("partition", "minutes"),
+    [("short", 30), ("long", 2880), ("open", None), (None, 720), ("long,short", 30), ("strange", None)],
+)
+def test_the_time_limit_of_a_partition_is_known(slurm, partition, minutes):
+    slurm.show_partitions("short|30:00", "long|2-00:00:00", "open|infinite", "usual*|12:00:00")
+    assert find_time_limit(partition) == minutes
+
+
+def test_no_job_asks_for_more_time_than_its_partition_allows(slurm, root):
+    slurm.show_partitions("short*|6:00:00")
+    slurm.show_queue("1|PENDING||Priority")
+    budget = replace(NEEDED, seconds=8 * 3600.0, may_be_cut=False)  # it would get the whole budget again
+    for resources, settings, minutes in (
+        (NEEDED, [], 360),
+        (replace(NEEDED, seconds=600.0), [], 25),
+        (NEEDED, ["time_minutes=900"], 900),
+        (budget, [], 495),
+    ):
+        text = open_and_describe(root, [make_task(root, "2d, fold 0", resources=resources)], settings)
+        assert find_lines(text, "time") == [f"time={minutes}"]
+    next(run_tasks(root, [make_task(root, "2d, fold 0")]))
+    assert find_lines(slurm.read_scripts()[-1], "time") == ["time=360"]
 
 
 def test_a_task_says_which_one_it_needed_failed(slurm, root):
@@ -395,6 +492,45 @@ def test_the_gpus_of_a_request_are_counted(gres, count):
 def test_resources_follow_from_the_task_and_settings_replace_them(root, needed, settings, parameters):
     built = build_parameters((make_task(root, "2d, fold 0", resources=needed),), settings, after=())
     assert {name: built[name] for name in parameters} == parameters
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        (
+            (2, "gpu:4"),
+            "--nodes 2 with gpu:4 of each makes 8 processes, and a batch of 2 cannot be divided.* at most 2",
+        ),
+        ((1, "gpu:a100:3"), "--nodes 1 with gpu:a100:3 of each makes 3 processes, and a batch of 2 cannot be divided"),
+        ((1, "gpu:1"), "--nodes 1 with gpu:1 of each makes 1 process, and --parallel needs several; .*gres=gpu:2"),
+    ],
+)
+def test_processes_that_have_nothing_to_share_are_refused_before_anything_is_submitted(slurm, root, shape, message):
+    nodes, gres = shape
+    shared = Resources(gpu_bytes=1, nodes=nodes, is_parallel=True, most_processes=2)
+    tasks = [make_task(root, "2d, fold 0"), make_task(root, "3d_fullres, fold 0", resources=shared)]
+    for work in (open_and_describe, run_first):
+        with pytest.raises(OptionError, match=f"3d_fullres, fold 0: {message}"):
+            work(root, tasks, [f"gres={gres}"])
+    assert slurm.read_scripts() == []
+
+
+def open_and_describe(root, tasks, settings):
+    with open_place("slurm", root, settings) as place:
+        return place.describe_tasks(tasks)
+
+
+def run_first(root, tasks, settings):
+    return next(run_tasks(root, tasks, settings))
+
+
+@pytest.mark.parametrize(("nodes", "gres"), [(2, "gpu:1"), (1, "gpu:2")])
+def test_as_many_processes_as_samples_are_submitted(root, nodes, gres):
+    shared = Resources(gpu_bytes=1, nodes=nodes, is_parallel=True, most_processes=2)
+    text = open_and_describe(root, [make_task(root, "2d, fold 0", resources=shared)], [f"gres={gres}"])
+    assert f"#SBATCH --nodes={nodes}" in text
+    free = Resources(gpu_bytes=1, most_processes=2)  # a process of its own uses one of its GPUs
+    assert open_and_describe(root, [make_task(root, "2d, fold 0", resources=free)], ["gres=gpu:4"])
 
 
 def test_tasks_of_one_wave_need_the_same(root):

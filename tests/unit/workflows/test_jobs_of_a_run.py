@@ -81,6 +81,23 @@ def test_the_second_stage_needs_all_folds_of_the_first_and_the_selection_all_of_
     assert selection.command[-2:] == ("select", str(measured.root.resolve()))
 
 
+def test_the_selection_computes_on_the_kind_of_device_of_the_trainings(measured):
+    (selection,) = build_queue(measured, FIRST, TrainingRequest(device="cpu")).following
+    assert selection.command[-3:] == (str(measured.root.resolve()), "--device", "cpu")
+    assert selection.resources.gpu_bytes == 0
+
+
+def test_a_fold_is_shared_by_no_more_processes_than_its_batch_has_samples(measured):
+    plan = read_document(measured.plan, Plan)
+    request = TrainingRequest(folds=("0",), nodes=plan.configurations["3d_lowres"].training.batch_size, parallel=True)
+    with open_place("slurm", measured.root, ["gres=gpu:2"]) as place:
+        queue = build_detached_queue(measured, FIRST[:1], request, place, autoseg=None)
+        with pytest.raises(OptionError, match=r"a batch of .* cannot be divided"):
+            place.describe_tasks(queue.list_tasks())
+    (selection,) = build_queue(measured, FIRST, TrainingRequest(parallel=True, nodes=2)).following
+    assert not selection.resources.is_parallel
+
+
 def test_nothing_is_selected_after_single_folds_or_where_all_are_trained(measured):
     assert build_queue(measured, FIRST[:1], TrainingRequest(folds=("0",))).following == ()
     finish_fold(measured, "3d_lowres", "0")
@@ -119,7 +136,8 @@ def test_the_time_is_that_of_the_budget(measured, planned, request_, seconds):
     chosen = plan.configurations["3d_lowres"]
     chosen = chosen.model_copy(update={"training": chosen.training.model_copy(update={"budget_seconds": planned})})
     plan = plan.model_copy(update={"configurations": {**plan.configurations, "3d_lowres": chosen}})
-    assert estimate_resources(measured, plan, "3d_lowres", request_).seconds == seconds
+    needed = estimate_resources(measured, plan, "3d_lowres", request_)
+    assert (needed.seconds, needed.may_be_cut) == (seconds, seconds is None)
 
 
 def test_without_a_budget_the_time_is_twice_that_of_the_slowest_fold_that_was_trained(measured):
@@ -199,6 +217,8 @@ def test_options_that_do_not_fit_the_place_are_refused(run):
         with pytest.raises(OptionError, match=r"--devices 0,1 are of this computer.*gres=gpu:2"):
             check_place(TrainingRequest(), place, "0,1")
         check_place(TrainingRequest(nodes=2, parallel=True), place, None)
+        with pytest.raises(OptionError, match=r"--device cuda:3 is of this computer; .* give --device cuda$"):
+            check_place(TrainingRequest(device="cuda:3"), place, None)
     with pytest.raises(OptionError, match=r"works on single cases; train the folds here, or as jobs"):
         check_place(TrainingRequest(), place_of_cases, None)
     with pytest.raises(OptionError, match="--nodes needs a cluster"):

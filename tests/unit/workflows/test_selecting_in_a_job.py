@@ -81,6 +81,11 @@ def test_a_job_asks_for_a_gpu_unless_a_device_says_otherwise(measured):
     assert build_task(measured.root, SelectionRequest(), autoseg=None).resources.gpu_bytes > 0
 
 
+def test_a_device_by_its_number_here_is_refused(measured):
+    with pytest.raises(OptionError, match="--device cuda:1 is of this computer"):
+        build_task(measured.root, SelectionRequest(device="cuda:1"), autoseg=None)
+
+
 @pytest.mark.parametrize("end", [TaskState(phase="failed", reason="too little memory"), None])
 def test_a_job_that_fails_says_why_and_where_its_output_is(measured, end):
     place = FakePlace([] if end is None else [end])
