@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, Protocol, TypeVar, runtime_checkable
 
+from autoseg.errors import OptionError
 from autoseg.processes.case_pool import CaseSize, PoolOutcome
 from autoseg.processes.progress import Progress
 
@@ -115,6 +116,7 @@ class Place(Protocol):
         sizes: Mapping[str, CaseSize] | None = None,
         keep: Callable[[Result], Result] | None = None,
         runs_networks: bool = False,
+        uses_gpu: bool = True,
     ) -> PoolOutcome[Result]:
         """Calls `work(job)` for every (case name, job); a case that fails stops no other.
 
@@ -127,9 +129,10 @@ class Place(Protocol):
             workers: Number of processes on this computer; ignored by places that have workers of their own.
             label: Word for the work in the progress.
             progress: Receives the progress.
-            sizes: Sizes of cases by name, for reports of lack of memory.
+            sizes: Sizes of cases by name, for reports of lack of memory, and for what a scheduler is asked for.
             keep: Gets each result in this process as it comes, and returns what is kept of it.
             runs_networks: Whether the work uses a GPU where there is one, or else several threads.
+            uses_gpu: False where work that runs networks is to run them on a CPU.
         """
         ...
 
@@ -143,3 +146,17 @@ class Place(Protocol):
     def describe_tasks(self, tasks: Sequence[Task]) -> str:
         """Describes how the tasks would be run: as commands, or as scripts for a scheduler."""
         ...
+
+
+def check_workers(workers: int | None, place: Place) -> None:
+    """Checks that a number of processes is not given for jobs, which have as many as cores.
+
+    Raises:
+        OptionError: It is.
+    """
+    if workers is not None and place.is_detached:
+        msg = (
+            f"--workers {workers} counts processes of this computer, and a job has one for each of its cores; give "
+            f"--slurm cpus={workers}"
+        )
+        raise OptionError(msg)

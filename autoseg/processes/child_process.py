@@ -27,7 +27,7 @@ AFTER_ERROR: Final = re.compile(
 )
 """Beginnings of lines of torchrun and other processes, which may follow an error in the log that they share."""
 KILLED: Final = re.compile(r"Signal \d+ \((SIGKILL|SIGSEGV|SIGBUS|SIGABRT)\) received by PID")
-"""What torchrun, which ends with the exit code 1 itself, reports of a process that was killed."""
+"""Report of torchrun, which ends with the exit code 1 itself, on a process that was killed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

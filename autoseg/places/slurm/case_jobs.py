@@ -63,6 +63,7 @@ class CaseWork:
         caller: Description of the process that has submitted them.
         runs_networks: Whether the work uses a GPU where there is one, or else several threads.
         sizes: Sizes of cases by name.
+        uses_gpu: Whether networks run on a GPU.
     """
 
     work: Callable[[Any], object]
@@ -70,12 +71,14 @@ class CaseWork:
     caller: Caller
     runs_networks: bool
     sizes: Mapping[str, CaseSize]
+    uses_gpu: bool = True
 
     def find_resources(self) -> Resources:
         """Returns what a job needs: a GPU or none, and memory for as many cases at a time as it has cores."""
-        if self.runs_networks:
-            return Resources(gpu_bytes=ANY_GPU, cores=CORES, ram_bytes=NETWORK_BYTES)
         largest = find_largest(self.sizes.values())
+        if self.runs_networks:
+            gpu_bytes = ANY_GPU if self.uses_gpu else 0
+            return Resources(gpu_bytes=gpu_bytes, cores=CORES, ram_bytes=largest or NETWORK_BYTES)
         return Resources(cores=CORES, ram_bytes=CORES * (largest + WORKER_BASE_BYTES) if largest else 0)
 
     def count_workers(self, cases: int) -> int:

@@ -24,7 +24,8 @@ SECONDS_TO_REQUEUE: Final = 10.0  # of the time before the limit
 SECONDS_TO_BE_KILLED: Final = 600.0
 STOPPED_CODES: Final = frozenset([128 + signal.SIGTERM, 128 + signal.SIGINT, -signal.SIGTERM])
 # All processes of a step receive the warning before the limit, by which only this one knows what to do.
-IGNORE_WARNING: Final = ("sh", "-c", 'trap "" USR2; exec "$@"', "sh")
+IGNORE_WARNING: Final = 'trap "" USR2; exec'
+PYTHON_OF_CONTAINER: Final = "python3"
 THREADS: Final = "OMP_NUM_THREADS"
 FIRST_PORT: Final = 20_000
 PORTS: Final = 20_000
@@ -44,6 +45,8 @@ class JobCommand:
         processes: Number of processes on each computer.
         seconds_to_save: Time from the warning to the end.
         child: The running command.
+        container: Command of the shell that runs another one in a container. This process stays outside, where the
+            programs of Slurm are, which queue the job again.
     """
 
     task: Task
@@ -51,6 +54,7 @@ class JobCommand:
     processes: int = 1
     seconds_to_save: int = 120
     child: Child | None = None
+    container: str | None = None
 
     def __call__(self) -> None:
         """Runs the command to its end.
@@ -61,7 +65,7 @@ class JobCommand:
         self._write_mark("running")
         with _termination_noted() as noted:
             self.child = start_child(
-                [*IGNORE_WARNING, *self.build_command()],
+                ["sh", "-c", f'{IGNORE_WARNING} {self.container or ""} "$@"', "sh", *self.build_command()],
                 log=self.task.find_log(int(os.environ.get("SLURM_NODEID", "0"))),
                 environment=self._build_environment(),
                 is_continued=count_restarts() > 0,
@@ -91,9 +95,10 @@ class JobCommand:
 
     def build_command(self) -> list[str]:
         """Builds the command for this computer: the task itself, or torchrun that starts it in every process."""
+        python = sys.executable if self.container is None else PYTHON_OF_CONTAINER
         if not self.is_distributed:
-            return [sys.executable, *self.task.command[1:]]
-        return [sys.executable, "-m", "torch.distributed.run", *self._list_rendezvous(), *self.task.command[1:]]
+            return [python, *self.task.command[1:]]
+        return [python, "-m", "torch.distributed.run", *self._list_rendezvous(), *self.task.command[1:]]
 
     def _build_environment(self) -> dict[str, str]:
         """Builds environment variables: as many threads as the job has cores, on whatever node it continues."""

@@ -35,7 +35,7 @@ ADVICE: Final[Mapping[str, str]] = {
     "AssocMax": OF_ACCOUNT,
     "BadConstraints": f"no node has what it asks for; {OTHERWISE} other ones: --slurm gres=, constraint=, memory_gb=",
 }
-"""What to do about states and reasons that begin with these words."""
+"""Remedies for states and reasons that begin with these words."""
 
 
 class JobRecord(Part):

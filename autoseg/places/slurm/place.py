@@ -66,6 +66,7 @@ class Slurm:
         sizes: Mapping[str, CaseSize] | None = None,
         keep: Callable[[Result], Result] | None = None,
         runs_networks: bool = False,
+        uses_gpu: bool = True,
     ) -> PoolOutcome[Result]:
         """Calls `work(job)` for every case, divided among jobs, which are cancelled with the command.
 
@@ -77,7 +78,9 @@ class Slurm:
         if not jobs:
             return PoolOutcome(results=(), failures=())
         with describe_caller(self.run_root) as caller, open_case_folder(self.run_root) as folder:
-            given = CaseWork(work=work, jobs=jobs, caller=caller, runs_networks=runs_networks, sizes=sizes or {})
+            given = CaseWork(
+                work=work, jobs=jobs, caller=caller, runs_networks=runs_networks, sizes=sizes or {}, uses_gpu=uses_gpu
+            )
             tasks = build_tasks(folder, given, label=label, count=min(self.settings.case_jobs, len(jobs)))
             steps = replace(self, folder=folder, after_silence=AFTER_SILENCE_OF_CASES).run_tasks(tasks)
             events = iterate_cases(folder, given, tasks, steps)

@@ -123,7 +123,7 @@ def build_script(
     from submitit.slurm.slurm import _make_sbatch_string
 
     count = len(wave) if len(wave) > 1 else None
-    command = f"{find_python(settings)} -u -m submitit.core._submit {shlex.quote(str(folder.resolve()))}"
+    command = f"{shlex.quote(sys.executable)} -u -m submitit.core._submit {shlex.quote(str(folder.resolve()))}"
     parameters = build_parameters(wave, settings, after=after, most_minutes=most_minutes)
     script: str = _make_sbatch_string(command=command, folder=folder, map_count=count, **parameters)
     return script
@@ -174,12 +174,8 @@ def build_job(task: Task, settings: SlurmSettings, folder: Path) -> JobCommand:
         mark=find_mark(folder.resolve(), task.name),
         processes=needed.count_processes(count_gpus(settings.choose_gres(needed.gpu_bytes))),
         seconds_to_save=settings.signal_seconds,
+        container=settings.container,
     )
-
-
-def find_python(settings: SlurmSettings) -> str:
-    """Returns the interpreter of a job as a command of the shell."""
-    return shlex.quote(sys.executable) if settings.container is None else f"{settings.container} python3"
 
 
 def check_submitit() -> None:
@@ -201,7 +197,7 @@ def _open_executor(folder: Path, settings: SlurmSettings) -> "SlurmExecutor":
 
     make_folder(folder)
     try:
-        return SlurmExecutor(folder.resolve(), max_num_timeout=UNLIMITED_TIMEOUTS, python=find_python(settings))
+        return SlurmExecutor(folder.resolve(), max_num_timeout=UNLIMITED_TIMEOUTS, python=shlex.quote(sys.executable))
     except RuntimeError as error:  # there is no srun
         msg = "there is no Slurm on this computer (no srun); give the command on a login node of the cluster"
         raise WorkerError(msg) from error

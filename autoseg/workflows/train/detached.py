@@ -27,6 +27,7 @@ from autoseg.remote.cache_folder import is_in_cache
 from autoseg.run_folder import FoldFolder, RunFolder, remove_folder
 from autoseg.training.checkpoint import read_description
 from autoseg.training.monitoring.history import read_last_record
+from autoseg.workflows.cases.image_memory import BYTES_PER_LOGIT, LOGITS_IN_MEMORY, MARGIN
 from autoseg.workflows.folds.state import read_state
 from autoseg.workflows.plan.planning import find_network_cost
 from autoseg.workflows.train.fold_options import MOST_WORKERS
@@ -36,9 +37,6 @@ from autoseg.workflows.train.units import Unit, is_up_to_date, limit_request
 
 CPU: Final = "cpu"  # name of the device
 CPU_CORES: Final = 8  # guess: for a training without a GPU
-LOGITS_IN_MEMORY: Final = 3  # of a validated case: the sum, its weights and mirrored views, the restored grid
-BYTES_PER_LOGIT: Final = 4
-MARGIN: Final = 1.5  # of the estimated RAM, which a job must not exceed by a byte
 TIME_MARGIN: Final = 2.0  # guess: of the time of another fold, for a slower node and the validation of the fold
 LONGEST_SECONDS: Final = 23.75 * 3600  # guess: most sites refuse more than a day; what takes longer is queued again
 

@@ -13,7 +13,7 @@ from builders.fake_slurm import prepend_to_path, write_fake_slurm
 from autoseg.document import read_document, write_document
 from autoseg.errors import DocumentError, OptionError, WorkerError
 from autoseg.places import open_place
-from autoseg.places.place import Resources, Task
+from autoseg.places.place import Resources, Task, check_workers
 from autoseg.places.slurm import job as slurm_job
 from autoseg.places.slurm import place as slurm_place
 from autoseg.places.slurm.job import JobCommand
@@ -30,7 +30,7 @@ from autoseg.places.slurm.jobs import (
 )
 from autoseg.places.slurm.programs import QueueEntry, find_time_limit, query_queue, run_slurm
 from autoseg.places.slurm.settings import GpuKind, SlurmSettings, count_gpus, find_settings
-from autoseg.places.slurm.submission import build_parameters, group_tasks
+from autoseg.places.slurm.submission import build_job, build_parameters, group_tasks
 
 NEEDED = Resources(gpu_bytes=8 * 10**9, cores=13, ram_bytes=5_200_000_000)
 
@@ -543,6 +543,24 @@ def test_tasks_of_one_wave_need_the_same(root):
     ]
 
 
+def test_an_option_of_sbatch_may_have_no_value(slurm, root):
+    write_settings(root / "slurm.json", options={"exclusive": True, "mail-type": "END"})
+    text = open_and_describe(root, [make_task(root, "2d, fold 0")], [])
+    assert find_lines(text, "exclusive", "mail-type") == ["exclusive", "mail-type=END"]
+    write_settings(root / "slurm.json", options={"exclusive": ""})
+    with pytest.raises(DocumentError, match=r"options\.exclusive"):
+        find_settings(root, [])
+
+
+def test_the_number_of_processes_of_a_job_is_that_of_its_cores(root):
+    with open_place("slurm", root) as place:
+        check_workers(None, place)
+        with pytest.raises(OptionError, match=r"--workers 3 counts processes of this computer.* --slurm cpus=3"):
+            check_workers(3, place)
+    with open_place("here", root) as place:
+        check_workers(3, place)
+
+
 # In a job
 
 
@@ -687,6 +705,18 @@ def test_several_computers_are_joined_by_torchrun(run_job, monkeypatch):
     alone = run_job(job.task.command[-1])
     alone()
     assert (job.task.log.read_text(), alone.task.log.read_text()) == ("1\n", "None\n")
+
+
+def test_a_container_holds_the_command_and_neither_the_job_nor_what_queues_it_again(slurm, root, run_job, monkeypatch):
+    container = 'env IMAGE="$SLURMD_NODENAME.sif"'
+    text = open_and_describe(root, [make_task(root, "2d, fold 0")], [f"container={container}"])
+    assert f" {sys.executable} -u -m submitit" in text
+    job = build_job(make_task(root, "2d, fold 0"), SlurmSettings(container=container), root / "jobs")
+    assert job.build_command() == ["python3", "-S", "-c", "pass"]
+    shown = run_job("import os; print(os.environ['IMAGE'])", container=container)
+    monkeypatch.setattr(slurm_job, "PYTHON_OF_CONTAINER", sys.executable)
+    shown()
+    assert shown.task.log.read_text() == "n1.sif\n"
 
 
 def test_one_process_is_the_command_itself(run_job):
