@@ -22,7 +22,7 @@ from autoseg.errors import AutosegError, Problem, WorkerError
 from autoseg.files.temporary_files import name_temporary
 from autoseg.places.case_worker import Caller, Refusal, find_present_folder, keep_mark, run_case
 from autoseg.places.place import Resources, States, Task, TaskState
-from autoseg.places.slurm.jobs import cancel_jobs
+from autoseg.places.slurm.jobs import cancel_jobs, find_jobs_folder
 from autoseg.processes.case_pool import (
     WORKER_BASE_BYTES,
     CaseEvent,
@@ -96,7 +96,7 @@ def open_case_folder(run_root: Path) -> Iterator[Path]:
     Raises:
         RunError: The folder cannot be written.
     """
-    folder = make_folder(name_temporary(find_present_folder(run_root) / "jobs"))
+    folder = make_folder(name_temporary(find_jobs_folder(find_present_folder(run_root))))
     try:
         yield folder
     finally:

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Final
 
 from autoseg.document import write_document
 from autoseg.places.place import Task
-from autoseg.places.slurm.jobs import JobMark
+from autoseg.places.slurm.jobs import OUT_OF_MEMORY, JobMark, advise
 from autoseg.processes.child_process import Child, start_child, stop_children
 
 if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission
 
 SECONDS_BETWEEN_LOOKS: Final = 0.5
+KILLED: Final = signal.SIGKILL.name  # in the reason of a failure; Slurm kills what takes more RAM than it asked for
 SECONDS_TO_REQUEUE: Final = 10.0  # of the time before the limit
 SECONDS_TO_BE_KILLED: Final = 600.0
 STOPPED_CODES: Final = frozenset([128 + signal.SIGTERM, 128 + signal.SIGINT, -signal.SIGTERM])
@@ -76,7 +77,8 @@ class JobCommand:
             time.sleep(SECONDS_TO_BE_KILLED)  # whoever asked decides whether the job is queued again
             sys.exit(1)
         if code != 0:
-            self._write_mark("failed", reason=self.child.describe_end())
+            reason = self.child.describe_end()
+            self._write_mark("failed", reason=f"{reason}{advise(OUT_OF_MEMORY) if KILLED in reason else ''}")
             sys.exit(1)
         self._write_mark("finished")
 

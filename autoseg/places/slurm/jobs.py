@@ -12,6 +12,7 @@ from typing import Final, Literal
 
 from autoseg.document import Document, Part, read_document, write_document
 from autoseg.errors import DocumentError, RunError
+from autoseg.files.temporary_files import MARKER
 from autoseg.places.place import FAILURES, States, TaskPhase, TaskState
 from autoseg.places.slurm.programs import (
     QUEUED,
@@ -24,11 +25,12 @@ from autoseg.places.slurm.programs import (
 
 NEVER_SATISFIED: Final = "DependencyNeverSatisfied"
 CANCELLED: Final = "CANCELLED"
+OUT_OF_MEMORY: Final = "OUT_OF_MEMORY"
 ACTIVE: Final = frozenset[TaskPhase](["queued", "running"])
 OTHERWISE: Final = "end it (autoseg cancel), and repeat the command with"
 OF_ACCOUNT: Final = f"a limit of the account; if it stays so, {OTHERWISE} another --slurm account=, or less of it"
 ADVICE: Final[Mapping[str, str]] = {
-    "OUT_OF_MEMORY": "repeat the command with more: --slurm memory_gb=N",
+    OUT_OF_MEMORY: "repeat the command with more: --slurm memory_gb=N",
     "TIMEOUT": "repeat the command with more: --slurm time_minutes=N, or an earlier warning, --slurm signal_seconds=N",
     "PartitionTimeLimit": f"the partition allows less time; {OTHERWISE} --slurm time_minutes=N, or a shorter --budget",
     "AssocGrp": OF_ACCOUNT,
@@ -90,6 +92,11 @@ class JobEnd(Document):
 def find_jobs_folder(run_root: Path) -> Path:
     """Returns the folder of a run for its jobs on a cluster."""
     return run_root / "jobs"
+
+
+def list_case_folders(run_root: Path) -> tuple[Path, ...]:
+    """Lists the folders of commands that wait for the jobs of their cases; each is removed with its command."""
+    return tuple(sorted(run_root.glob(f".{find_jobs_folder(run_root).name}{MARKER}*")))
 
 
 def find_mark(folder: Path, task: str) -> Path:

@@ -597,6 +597,14 @@ def test_a_job_that_fails_marks_why(run_job):
     assert (read_mark(job).phase, read_mark(job).reason) == ("failed", f"the disk is full; log: {job.task.log}")
 
 
+def test_a_job_whose_command_was_killed_says_which_setting_helps(run_job):
+    job = run_job("import os; os.kill(os.getpid(), 9)")
+    with pytest.raises(SystemExit):
+        job()
+    assert read_mark(job).reason.startswith("the process was killed (SIGKILL), often for lack of RAM; log: ")
+    assert read_mark(job).reason.endswith("; repeat the command with more: --slurm memory_gb=N")
+
+
 def test_a_task_of_an_array_that_was_queued_again_keeps_its_log(run_job, monkeypatch):
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "8")
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")

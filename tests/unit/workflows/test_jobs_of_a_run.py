@@ -16,6 +16,7 @@ from autoseg.errors import DeviceError, OptionError, Stopped, TrainingError
 from autoseg.places import open_place
 from autoseg.places.local import ThisComputer
 from autoseg.places.place import TaskState
+from autoseg.places.slurm.case_jobs import open_case_folder
 from autoseg.places.slurm.jobs import JobMark, JobRecord, add_jobs, find_jobs_folder, find_mark
 from autoseg.places.slurm.settings import GpuKind, SlurmSettings
 from autoseg.plan.document import Plan
@@ -25,7 +26,7 @@ from autoseg.processes.signals import StopRequest
 from autoseg.run_folder import write_text
 from autoseg.training.monitoring.history import write_training_log
 from autoseg.training.options import Length
-from autoseg.workflows.folds.jobs import cancel_run_jobs, read_watched_status
+from autoseg.workflows.folds.jobs import cancel_run_jobs, has_jobs, read_watched_status
 from autoseg.workflows.folds.state import keep_state, read_state
 from autoseg.workflows.folds.status import FoldStatus, apply_task_state
 from autoseg.workflows.train import detached, dispatch
@@ -354,6 +355,22 @@ def test_jobs_of_named_folds_are_cancelled(run, slurm):
         "3d_lowres, fold 0: job 5_2 is cancelled",
     )
     assert slurm.read("cancelled") == ["5_1", "5_0 5_2"]
+
+
+def test_jobs_for_the_cases_of_a_command_are_shown_and_cancelled_while_it_waits(run, slurm):
+    slurm.show_queue("6_0|RUNNING|n1|None", "6_1|PENDING||Priority")
+    with open_case_folder(run.root) as folder:
+        add_jobs(folder, [JobRecord(task=f"Predicting, part {part + 1} of 2", job_id=f"6_{part}") for part in range(2)])
+        assert has_jobs(run)
+        assert read_watched_status(run)[1] == (
+            "Predicting, part 1 of 2: running on n1",
+            "Predicting, part 2 of 2: queued: job 6_1 waits (Priority)",
+        )
+        assert cancel_run_jobs(run.root, folds=["0"]) == ()
+        lines = cancel_run_jobs(run.root)
+        assert lines == tuple(f"Predicting, part {part + 1} of 2: job 6_{part} is cancelled" for part in range(2))
+    assert slurm.read("cancelled") == ["6_0 6_1"]
+    assert not has_jobs(run)
 
 
 def test_the_job_of_a_fold_that_has_not_begun_is_cancelled_by_name(run, slurm):
