@@ -115,12 +115,12 @@ def predict_images_in_tasks(
     return PredictionOutcome(written=written, kept=len(outcome.results) - written)
 
 
-def _read_grids(found: ImageFiles) -> dict[str, Grid]:
+def _read_grids(found: ImageFiles | SeriesImages) -> dict[str, Grid]:
     """Reads the headers of images that lie here; those that cannot be read are left to the tasks, which report them."""
     grids = {}
     for case in found.cases:
         with suppress(VolumeError):
-            if not is_in_cache(case.image_paths[0]):  # a header by URL would cost the whole file
+            if not any(map(is_in_cache, case.image_paths)):  # a header by URL would cost the whole file
                 grids[case.name] = found.read_grid(case)
     return grids
 
