@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from autoseg.cli.terminal.completion import complete_configuration, complete_device, complete_fold
-from autoseg.cli.terminal.options import On, SlurmSetting
+from autoseg.cli.terminal.options import DryRun, On, SlurmSetting
 
 
 def select(
@@ -45,12 +45,13 @@ def select(
     ] = "auto",
     on: On = None,
     slurm: SlurmSetting = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Select models and postprocessing by their scores on held-out cases; autoseg predict uses them from then on."""
     from autoseg.cli.terminal.console import open_console
     from autoseg.cli.terminal.reports import print_selection
     from autoseg.places import HERE, open_place
-    from autoseg.workflows.select.detached import select_in_job
+    from autoseg.workflows.select.detached import describe_selecting, select_in_job
     from autoseg.workflows.select.request import SelectionRequest
     from autoseg.workflows.select.selection import select_models
 
@@ -63,6 +64,9 @@ def select(
         device=device,
     )
     with open_place(on or HERE, run, slurm or ()) as place:
+        if dry_run:
+            typer.echo(describe_selecting(run, request, place, autoseg=context.obj))
+            return
         if on in (None, HERE):
             selection = select_models(run, request, progress=console)
         else:

@@ -26,8 +26,11 @@ def open_here(address: str, run_root: Path, settings: Sequence[str]) -> Abstract
         OptionError: There is an address or a setting.
     """
     del run_root
+    if settings and not address:
+        msg = f"--slurm {settings[0]} is of use for jobs alone; add --on slurm, or leave it out"
+        raise OptionError(msg)
     if address or settings:
-        msg = f"--on here takes no address and no settings, found {', '.join([address, *settings]).strip(', ')!r}"
+        msg = f"--on here takes no address and no settings, found {', '.join([address, *settings])!r}"
         raise OptionError(msg)
     return nullcontext(ThisComputer())
 

@@ -74,12 +74,14 @@ class DaskCluster:
         sizes: Mapping[str, CaseSize] | None = None,
         keep: Callable[[Result], Result] | None = None,
         runs_networks: bool = False,
+        uses_gpu: bool = True,
     ) -> PoolOutcome[Result]:
         """Calls `work(job)` for every case, one case at a time in each worker.
 
         Raises:
             WorkerError: Workers cannot work on the cases, or they or the scheduler are gone.
         """
+        del uses_gpu  # the work names its device, and workers are there already
         if not jobs:
             return PoolOutcome(results=(), failures=())
         queue = CaseQueue(

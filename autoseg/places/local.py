@@ -53,9 +53,10 @@ class ThisComputer:
         sizes: Mapping[str, CaseSize] | None = None,
         keep: Callable[[Result], Result] | None = None,
         runs_networks: bool = False,
+        uses_gpu: bool = True,
     ) -> PoolOutcome[Result]:
         """Calls `work(job)` for every case, in worker processes."""
-        del runs_networks
+        del runs_networks, uses_gpu
         return run_over_cases(work, jobs, workers=workers, label=label, progress=progress, sizes=sizes, keep=keep)
 
     def run_tasks(self, tasks: Sequence[Task]) -> Generator[States, None, None]:

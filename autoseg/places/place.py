@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, Protocol, TypeVar, runtime_checkable
 
+from autoseg.errors import OptionError
 from autoseg.processes.case_pool import CaseSize, PoolOutcome
 from autoseg.processes.progress import Progress
 
@@ -25,16 +26,21 @@ class Resources:
         cores: CPU cores of each process.
         ram_bytes: RAM of each process.
         seconds: Time until it has ended; None if that is not known.
+        may_be_cut: Whether a time limit may be shorter than that, as the task continues after it with what is left; a
+            training with a budget would get the whole budget again.
         nodes: Number of computers.
         is_parallel: Whether processes work together on it, one for each GPU of each computer.
+        most_processes: Number of parts into which such work can be divided; None for no limit.
     """
 
     gpu_bytes: int = 0
     cores: int = 1
     ram_bytes: int = 0
     seconds: float | None = None
+    may_be_cut: bool = True
     nodes: int = 1
     is_parallel: bool = False
+    most_processes: int | None = None
 
     def count_processes(self, gpus: int) -> int:
         """Counts the processes on each computer, where a task gets so many GPUs there."""
@@ -110,6 +116,7 @@ class Place(Protocol):
         sizes: Mapping[str, CaseSize] | None = None,
         keep: Callable[[Result], Result] | None = None,
         runs_networks: bool = False,
+        uses_gpu: bool = True,
     ) -> PoolOutcome[Result]:
         """Calls `work(job)` for every (case name, job); a case that fails stops no other.
 
@@ -122,9 +129,10 @@ class Place(Protocol):
             workers: Number of processes on this computer; ignored by places that have workers of their own.
             label: Word for the work in the progress.
             progress: Receives the progress.
-            sizes: Sizes of cases by name, for reports of lack of memory.
+            sizes: Sizes of cases by name, for reports of lack of memory, and for what a scheduler is asked for.
             keep: Gets each result in this process as it comes, and returns what is kept of it.
             runs_networks: Whether the work uses a GPU where there is one, or else several threads.
+            uses_gpu: False where work that runs networks is to run them on a CPU.
         """
         ...
 
@@ -138,3 +146,17 @@ class Place(Protocol):
     def describe_tasks(self, tasks: Sequence[Task]) -> str:
         """Describes how the tasks would be run: as commands, or as scripts for a scheduler."""
         ...
+
+
+def check_workers(workers: int | None, place: Place) -> None:
+    """Checks that a number of processes is not given for jobs, which have as many as cores.
+
+    Raises:
+        OptionError: It is.
+    """
+    if workers is not None and place.is_detached:
+        msg = (
+            f"--workers {workers} counts processes of this computer, and a job has one for each of its cores; give "
+            f"--slurm cpus={workers}"
+        )
+        raise OptionError(msg)

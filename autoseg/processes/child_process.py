@@ -1,6 +1,7 @@
 """Runs commands as child processes, each in a process group of its own that is ended as a whole."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +22,12 @@ SECONDS_TO_DIE: Final = 60.0  # after SIGKILL; a process that waits for a broken
 NEW_GROUP: Final[int] = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)  # Windows; elsewhere a session does it
 ERROR_PREFIX: Final = "autoseg: error: "
 MOST_LOG_BYTES: Final = 1 << 16
+AFTER_ERROR: Final = re.compile(
+    r"[DIWEF]\d{4} |\[(rank|default)\d+\]:|Traceback |[=-]{10,}\s*$|Root Cause|\S+\.py:\d+: "
+)
+"""Beginnings of lines of torchrun and other processes, which may follow an error in the log that they share."""
+KILLED: Final = re.compile(r"Signal \d+ \((SIGKILL|SIGSEGV|SIGBUS|SIGABRT)\) received by PID")
+"""Report of torchrun, which ends with the exit code 1 itself, on a process that was killed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,8 +69,7 @@ class Child:
         """Describes why it failed, from its exit code and the end of its log."""
         code = self.process.returncode
         if code is not None and code < 0:
-            name = signal.Signals(-code).name
-            return f"the process was killed ({name}), often for lack of RAM; log: {self.log}"
+            return f"{describe_kill(signal.Signals(-code).name)}; log: {self.log}"
         return f"{find_reason(self.log)}; log: {self.log}"
 
     def rank_end(self) -> int:
@@ -120,13 +127,21 @@ def stop_children(children: Sequence[Child], *, seconds: float) -> None:
 
 
 def find_reason(log: Path) -> str:
-    """Returns the error message at the end of a log, else its last line."""
+    """Returns the reason of a failure at the end of a log: a kill, else the error message, else the last line."""
     text = _read_end(log)
+    killed = KILLED.search(text)
+    if killed:
+        return describe_kill(killed.group(1))
     _, prefix, error = text.rpartition(ERROR_PREFIX)
     lines = [line for line in text.splitlines() if line.strip()]
     if prefix:
-        return error.strip()
+        return "\n".join(takewhile(lambda line: not AFTER_ERROR.match(line), error.splitlines())).strip()
     return lines[-1].strip() if lines else "it ended without any output"
+
+
+def describe_kill(name: str) -> str:
+    """Describes the end of a process by a signal of this name."""
+    return f"the process was killed ({name}), often for lack of RAM"
 
 
 def _read_end(log: Path) -> str:

@@ -71,6 +71,7 @@ class DyingCluster:
         sizes: Mapping[str, CaseSize] | None = None,
         keep: Callable[[Any], Any] | None = None,
         runs_networks: bool = False,
+        uses_gpu: bool = True,
     ) -> PoolOutcome[Any]:
         """Calls `work(job)` for every case."""
         if label == "Preprocessing":
@@ -84,6 +85,7 @@ class DyingCluster:
             sizes=sizes,
             keep=keep,
             runs_networks=runs_networks,
+            uses_gpu=uses_gpu,
         )
 
     def run_tasks(self, tasks: Any) -> Any:

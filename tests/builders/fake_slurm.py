@@ -17,6 +17,8 @@ echo "$@" >> "$HERE/asked"
 if [ -e "$HERE/error" ]; then cat "$HERE/error" >&2; exit 1; fi
 cat "$HERE/queue"
 """,
+    "sinfo": 'cat "$HERE/partitions"',
+    "sacct": 'echo "$@" >> "$HERE/accounting"; cat "$HERE/ends"',
     "scancel": 'echo "$@" >> "$HERE/cancelled"',
 }
 
@@ -31,6 +33,14 @@ class FakeSlurm:
         """Prepares the answer of squeue: lines of identifier, state, nodes and reason."""
         (self.folder / "queue").write_text("".join(f"{line}\n" for line in lines))
 
+    def show_partitions(self, *lines: str) -> None:
+        """Prepares the answer of sinfo: lines of name and time limit; without, it fails."""
+        (self.folder / "partitions").write_text("".join(f"{line}\n" for line in lines))
+
+    def show_ends(self, *lines: str) -> None:
+        """Prepares the answer of sacct: lines of identifier, state, exit code and nodes; without, it fails."""
+        (self.folder / "ends").write_text("".join(f"{line}\n" for line in lines))
+
     def fail(self, program: str, message: str) -> None:
         """Lets squeue or sbatch fail with a message."""
         (self.folder / {"squeue": "error", "sbatch": "refusal"}[program]).write_text(message)
@@ -40,7 +50,7 @@ class FakeSlurm:
         return [path.read_text() for path in sorted(self.folder.glob("script_*"))]
 
     def read(self, name: str) -> list[str]:
-        """The lines of `asked` or `cancelled`."""
+        """The lines of `asked`, `accounting` or `cancelled`."""
         path = self.folder / name
         return path.read_text().splitlines() if path.exists() else []
 

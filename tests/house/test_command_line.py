@@ -38,7 +38,9 @@ EXPECTED_FLAGS = {
     },
     "cancel": {"--configuration", "--fold"},
     "status": {"--watch", "--json"},
-    "select": {"--configuration", "--fold", "--no-ensembles", "--no-variants", "--device", "--on", "--slurm"},
+    "select": {
+        "--configuration", "--fold", "--no-ensembles", "--no-variants", "--device", "--on", "--slurm", "--dry-run",
+    },
     "predict": {
         "--configuration", "--fold", "--mirroring", "--no-mirroring", "--step-fraction", "--decoding", "--budget",
         "--no-postprocessing", "--save-probabilities", "--attention-maps", "--uncertainty", "--device", "--precision",

@@ -143,7 +143,7 @@ def test_the_page_about_clusters_runs(place: Path, monkeypatch: pytest.MonkeyPat
     assert whole.count("#SBATCH --array=0-4%5") == 1
     assert "#SBATCH --job-name=autoseg-select" in whole
     assert {"#SBATCH --partition=long", "#SBATCH --time=2880"} <= set(one.splitlines())
-    assert {"#SBATCH --nodes=2", "#SBATCH --gres=gpu:4", "#SBATCH --account=radiology"} <= set(several.splitlines())
+    assert {"#SBATCH --nodes=2", "#SBATCH --gres=gpu:1", "#SBATCH --account=radiology"} <= set(several.splitlines())
 
 
 def test_the_page_about_quality_runs(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,7 +22,7 @@ from autoseg.errors import AutosegError, Problem, WorkerError
 from autoseg.files.temporary_files import name_temporary
 from autoseg.places.case_worker import Caller, Refusal, find_present_folder, keep_mark, run_case
 from autoseg.places.place import Resources, States, Task, TaskState
-from autoseg.places.slurm.jobs import cancel_jobs
+from autoseg.places.slurm.jobs import cancel_jobs, find_jobs_folder
 from autoseg.processes.case_pool import (
     WORKER_BASE_BYTES,
     CaseEvent,
@@ -63,6 +63,7 @@ class CaseWork:
         caller: Description of the process that has submitted them.
         runs_networks: Whether the work uses a GPU where there is one, or else several threads.
         sizes: Sizes of cases by name.
+        uses_gpu: Whether networks run on a GPU.
     """
 
     work: Callable[[Any], object]
@@ -70,12 +71,14 @@ class CaseWork:
     caller: Caller
     runs_networks: bool
     sizes: Mapping[str, CaseSize]
+    uses_gpu: bool = True
 
     def find_resources(self) -> Resources:
         """Returns what a job needs: a GPU or none, and memory for as many cases at a time as it has cores."""
-        if self.runs_networks:
-            return Resources(gpu_bytes=ANY_GPU, cores=CORES, ram_bytes=NETWORK_BYTES)
         largest = find_largest(self.sizes.values())
+        if self.runs_networks:
+            gpu_bytes = ANY_GPU if self.uses_gpu else 0
+            return Resources(gpu_bytes=gpu_bytes, cores=CORES, ram_bytes=largest or NETWORK_BYTES)
         return Resources(cores=CORES, ram_bytes=CORES * (largest + WORKER_BASE_BYTES) if largest else 0)
 
     def count_workers(self, cases: int) -> int:
@@ -93,7 +96,7 @@ def open_case_folder(run_root: Path) -> Iterator[Path]:
     Raises:
         RunError: The folder cannot be written.
     """
-    folder = make_folder(name_temporary(find_present_folder(run_root) / "jobs"))
+    folder = make_folder(name_temporary(find_jobs_folder(find_present_folder(run_root))))
     try:
         yield folder
     finally:

@@ -13,18 +13,20 @@ from typing import TYPE_CHECKING, Final
 
 from autoseg.document import write_document
 from autoseg.places.place import Task
-from autoseg.places.slurm.jobs import JobMark
+from autoseg.places.slurm.jobs import OUT_OF_MEMORY, JobMark, advise
 from autoseg.processes.child_process import Child, start_child, stop_children
 
 if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission
 
 SECONDS_BETWEEN_LOOKS: Final = 0.5
+KILLED: Final = signal.SIGKILL.name  # in the reason of a failure; Slurm kills what takes more RAM than it asked for
 SECONDS_TO_REQUEUE: Final = 10.0  # of the time before the limit
 SECONDS_TO_BE_KILLED: Final = 600.0
 STOPPED_CODES: Final = frozenset([128 + signal.SIGTERM, 128 + signal.SIGINT, -signal.SIGTERM])
 # All processes of a step receive the warning before the limit, by which only this one knows what to do.
-IGNORE_WARNING: Final = ("sh", "-c", 'trap "" USR2; exec "$@"', "sh")
+IGNORE_WARNING: Final = 'trap "" USR2; exec'
+PYTHON_OF_CONTAINER: Final = "python3"
 THREADS: Final = "OMP_NUM_THREADS"
 FIRST_PORT: Final = 20_000
 PORTS: Final = 20_000
@@ -44,6 +46,8 @@ class JobCommand:
         processes: Number of processes on each computer.
         seconds_to_save: Time from the warning to the end.
         child: The running command.
+        container: Command of the shell that runs another one in a container. This process stays outside, where the
+            programs of Slurm are, which queue the job again.
     """
 
     task: Task
@@ -51,6 +55,7 @@ class JobCommand:
     processes: int = 1
     seconds_to_save: int = 120
     child: Child | None = None
+    container: str | None = None
 
     def __call__(self) -> None:
         """Runs the command to its end.
@@ -59,20 +64,21 @@ class JobCommand:
             SystemExit: It failed, or was asked to end.
         """
         self._write_mark("running")
-        restarts = count_restarts()
-        self.child = start_child(
-            [*IGNORE_WARNING, *self.build_command()],
-            log=self.task.find_log(int(os.environ.get("SLURM_NODEID", "0"))),
-            environment=self._build_environment(),
-            is_continued=restarts > 0,
-        )
-        code = _wait_for(self.child)
-        if code in STOPPED_CODES:
+        with _termination_noted() as noted:
+            self.child = start_child(
+                ["sh", "-c", f'{IGNORE_WARNING} {self.container or ""} "$@"', "sh", *self.build_command()],
+                log=self.task.find_log(int(os.environ.get("SLURM_NODEID", "0"))),
+                environment=self._build_environment(),
+                is_continued=count_restarts() > 0,
+            )
+            code = _wait_for(self.child)
+        if code in STOPPED_CODES or (code != 0 and noted):
             self._write_mark("saved")
             time.sleep(SECONDS_TO_BE_KILLED)  # whoever asked decides whether the job is queued again
             sys.exit(1)
         if code != 0:
-            self._write_mark("failed", reason=self.child.describe_end())
+            reason = self.child.describe_end()
+            self._write_mark("failed", reason=f"{reason}{advise(OUT_OF_MEMORY) if KILLED in reason else ''}")
             sys.exit(1)
         self._write_mark("finished")
 
@@ -91,9 +97,10 @@ class JobCommand:
 
     def build_command(self) -> list[str]:
         """Builds the command for this computer: the task itself, or torchrun that starts it in every process."""
+        python = sys.executable if self.container is None else PYTHON_OF_CONTAINER
         if not self.is_distributed:
-            return [sys.executable, *self.task.command[1:]]
-        return [sys.executable, "-m", "torch.distributed.run", *self._list_rendezvous(), *self.task.command[1:]]
+            return [python, *self.task.command[1:]]
+        return [python, "-m", "torch.distributed.run", *self._list_rendezvous(), *self.task.command[1:]]
 
     def _build_environment(self) -> dict[str, str]:
         """Builds environment variables: as many threads as the job has cores, on whatever node it continues."""
@@ -148,6 +155,20 @@ def _wait_for(child: Child) -> int:
         if code is not None:
             return code
         time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+@contextmanager
+def _termination_noted() -> Iterator[list[int]]:
+    """Yields a list to which SIGTERM is added; this process continues, to see how its command ends.
+
+    Slurm sends it to all processes of a step. The exit code of torchrun does not tell that it got one.
+    """
+    noted: list[int] = []
+    previous = signal.signal(signal.SIGTERM, lambda number, frame: noted.append(number))
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 @contextmanager

@@ -5,22 +5,39 @@ is needed, and what squeue no longer knows is told apart from what never ended.
 """
 
 import re
-import subprocess
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, Literal
 
 from autoseg.document import Document, Part, read_document, write_document
-from autoseg.errors import DocumentError, WorkerError
+from autoseg.errors import DocumentError, RunError
+from autoseg.files.temporary_files import MARKER
 from autoseg.places.place import FAILURES, States, TaskPhase, TaskState
+from autoseg.places.slurm.programs import (
+    QUEUED,
+    RUNNING,
+    QueueEntry,
+    query_accounting,
+    query_queue,
+    run_slurm,
+)
 
-QUEUED: Final = frozenset(["PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT"])
-RUNNING: Final = frozenset(["RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"])
 NEVER_SATISFIED: Final = "DependencyNeverSatisfied"
-UNKNOWN_JOBS: Final = "Invalid job id"  # of squeue, where it has forgotten all of them
-SECONDS_FOR_ANSWER: Final = 60.0  # the controller of a large cluster may be busy
-LONGEST_ERROR: Final = 500  # characters
+CANCELLED: Final = "CANCELLED"
+OUT_OF_MEMORY: Final = "OUT_OF_MEMORY"
 ACTIVE: Final = frozenset[TaskPhase](["queued", "running"])
+OTHERWISE: Final = "end it (autoseg cancel), and repeat the command with"
+OF_ACCOUNT: Final = f"a limit of the account; if it stays so, {OTHERWISE} another --slurm account=, or less of it"
+ADVICE: Final[Mapping[str, str]] = {
+    OUT_OF_MEMORY: "repeat the command with more: --slurm memory_gb=N",
+    "TIMEOUT": "repeat the command with more: --slurm time_minutes=N, or an earlier warning, --slurm signal_seconds=N",
+    "PartitionTimeLimit": f"the partition allows less time; {OTHERWISE} --slurm time_minutes=N, or a shorter --budget",
+    "AssocGrp": OF_ACCOUNT,
+    "AssocMax": OF_ACCOUNT,
+    "BadConstraints": f"no node has what it asks for; {OTHERWISE} other ones: --slurm gres=, constraint=, memory_gb=",
+}
+"""Remedies for states and reasons that begin with these words."""
 
 
 class JobRecord(Part):
@@ -64,12 +81,12 @@ class JobMark(Document):
     reason: str | None = None
 
 
-class QueueEntry(Part):
-    """A job as squeue shows it."""
+class JobEnd(Document):
+    """The end of a job as Slurm told it, before it forgot the job."""
 
-    state: str
-    reason: str
-    nodes: str
+    schema_version: Literal[1] = 1
+    job_id: str
+    entry: QueueEntry
 
 
 def find_jobs_folder(run_root: Path) -> Path:
@@ -77,9 +94,19 @@ def find_jobs_folder(run_root: Path) -> Path:
     return run_root / "jobs"
 
 
+def list_case_folders(run_root: Path) -> tuple[Path, ...]:
+    """Lists the folders of commands that wait for the jobs of their cases; each is removed with its command."""
+    return tuple(sorted(run_root.glob(f".{find_jobs_folder(run_root).name}{MARKER}*")))
+
+
 def find_mark(folder: Path, task: str) -> Path:
     """Returns the file in which the job of a task writes its mark."""
     return folder / f"{re.sub(r'[^A-Za-z0-9.-]+', '_', task)}.json"
+
+
+def find_end(folder: Path, task: str) -> Path:
+    """Returns the file that tells how the job of a task ended."""
+    return find_mark(folder, task).with_suffix(".end.json")
 
 
 def read_jobs(folder: Path) -> tuple[JobRecord, ...]:
@@ -108,13 +135,45 @@ def read_task_states(folder: Path) -> States:
     """
     jobs = read_jobs(folder)
     marks = {job.task: read_mark(folder, job) for job in jobs}
-    asked = [job.job_id for job in jobs if not _is_over(marks[job.task])]
-    queue = query_queue(asked) if asked else {}
+    queue = _query_entries(folder, [job for job in jobs if not _is_over(marks[job.task])])
     states: dict[str, TaskState] = {}
     for job in jobs:
         failed = [name for name in job.needs if name in states and states[name].phase in FAILURES]
         states[job.task] = find_state(job, queue.get(job.job_id), marks[job.task], failed=failed)
     return states
+
+
+def _query_entries(folder: Path, jobs: Sequence[JobRecord]) -> Mapping[str, QueueEntry]:
+    """Asks for jobs, and remembers the ends that Slurm tells: it forgets them, usually after five minutes.
+
+    Raises:
+        WorkerError: squeue does not answer.
+    """
+    shown = dict(query_queue([job.job_id for job in jobs])) if jobs else {}
+    ends = {job.job_id: end for job in jobs if (end := _read_end(folder, job)) is not None}
+    unknown = [job.job_id for job in jobs if job.job_id not in shown and job.job_id not in ends]
+    shown |= query_accounting(unknown) if unknown else {}
+    for job in jobs:
+        entry, known = shown.get(job.job_id), ends.get(job.job_id)
+        if entry is not None and entry.is_over and entry != known:
+            _write_end(folder, job, entry)
+        elif entry is not None and not entry.is_over and known is not None and known.state != CANCELLED:
+            with suppress(OSError):
+                find_end(folder, job.task).unlink(missing_ok=True)  # it was queued again
+    return ends | shown
+
+
+def _read_end(folder: Path, job: JobRecord) -> QueueEntry | None:
+    try:
+        end = read_document(find_end(folder, job.task), JobEnd)
+    except DocumentError:
+        return None
+    return end.entry if end.job_id == job.job_id else None
+
+
+def _write_end(folder: Path, job: JobRecord, entry: QueueEntry) -> None:
+    with suppress(RunError):  # others may look at a run that they cannot write
+        write_document(find_end(folder, job.task), JobEnd(job_id=job.job_id, entry=entry))
 
 
 def read_mark(folder: Path, job: JobRecord) -> JobMark | None:
@@ -124,28 +183,6 @@ def read_mark(folder: Path, job: JobRecord) -> JobMark | None:
     except DocumentError:
         return None
     return mark if mark.job_id == job.job_id else None
-
-
-def query_queue(job_ids: Collection[str]) -> Mapping[str, QueueEntry]:
-    """Asks squeue for jobs, those included that it remembers after their end; what it does not know is missing.
-
-    Raises:
-        WorkerError: It does not answer.
-    """
-    roots = sorted({job_id.partition("_")[0] for job_id in job_ids}, key=int)
-    command = ["squeue", "--array", "--noheader", "--states=all", "--format=%i|%T|%N|%r", f"--jobs={','.join(roots)}"]
-    try:
-        lines = run_slurm(command).splitlines()
-    except WorkerError as error:
-        if UNKNOWN_JOBS in str(error):
-            return {}
-        raise
-    return dict(_parse_line(line) for line in lines if line.count("|") >= 3)
-
-
-def _parse_line(line: str) -> tuple[str, QueueEntry]:
-    job_id, state, nodes, reason = line.strip().split("|", 3)
-    return job_id, QueueEntry(state=state, reason=reason, nodes=nodes)
 
 
 def find_state(
@@ -165,10 +202,15 @@ def find_state(
         return TaskState(phase="failed", reason=f"it needs {', '.join(failed) or 'another task'}, which failed")
     if entry is not None and entry.state in QUEUED:
         again = "" if mark is None else f" after {mark.restarts + 1} starts"
-        return TaskState(phase="queued", reason=f"job {job.job_id} waits{again} ({entry.reason})")
+        return TaskState(phase="queued", reason=f"job {job.job_id} waits{again} ({entry.reason}){advise(entry.reason)}")
     if entry is not None and entry.state in RUNNING:
         return TaskState(phase="running", where=entry.nodes)
     return _find_end(job, entry, mark)
+
+
+def advise(word: str) -> str:
+    """Says what to do about a state of Slurm, or a reason to wait; empty for most."""
+    return next((f"; {advice}" for beginning, advice in ADVICE.items() if word.startswith(beginning)), "")
 
 
 def _find_end(job: JobRecord, entry: QueueEntry | None, mark: JobMark | None) -> TaskState:
@@ -177,12 +219,13 @@ def _find_end(job: JobRecord, entry: QueueEntry | None, mark: JobMark | None) ->
     if entry is not None and entry.state == "COMPLETED":
         return TaskState(phase="finished", where=where)
     told = "Slurm no longer knows it" if entry is None else f"Slurm: {entry.state}, {entry.reason}"
-    if entry is not None and entry.state == "CANCELLED":
+    if entry is not None and entry.state == CANCELLED:
         return TaskState(phase="stopped", where=where, reason=f"job {job.job_id} was cancelled")
     if mark is not None and mark.phase == "saved":
         return TaskState(phase="stopped", where=where, reason=f"job {job.job_id} was asked to end, and saved ({told})")
     on = "" if mark is None else f" on {mark.node}"
-    return TaskState(phase="lost", where=where, reason=f"job {job.job_id} ended without a word{on} ({told})")
+    advice = "" if entry is None else advise(entry.state)
+    return TaskState(phase="lost", where=where, reason=f"job {job.job_id} ended without a word{on} ({told}){advice}")
 
 
 def cancel_jobs(folder: Path, *, tasks: Iterable[str] | None = None) -> tuple[JobRecord, ...]:
@@ -201,36 +244,10 @@ def cancel_jobs(folder: Path, *, tasks: Iterable[str] | None = None) -> tuple[Jo
     chosen = tuple(job for job in active if wanted is None or job.task in wanted)
     if chosen:
         run_slurm(["scancel", *(job.job_id for job in chosen)])
+    for job in chosen:
+        _write_end(folder, job, QueueEntry(state=CANCELLED, reason="autoseg cancel", nodes=""))
     return chosen
 
 
 def _is_over(mark: JobMark | None) -> bool:
     return mark is not None and mark.phase in {"finished", "failed"}
-
-
-def run_slurm(command: Sequence[str]) -> str:
-    """Runs a command of Slurm and returns its output.
-
-    Raises:
-        WorkerError: It is not installed, does not answer, or fails.
-    """
-    try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            timeout=SECONDS_FOR_ANSWER,
-            stdin=subprocess.DEVNULL,
-            check=False,
-        )
-    except FileNotFoundError as error:
-        msg = f"there is no {command[0]} on this computer; repeat the command on a node where Slurm is installed"
-        raise WorkerError(msg) from error
-    except subprocess.TimeoutExpired as error:
-        msg = f"{command[0]} did not answer for {SECONDS_FOR_ANSWER:.0f} s; look at the controller of Slurm (sinfo)"
-        raise WorkerError(msg) from error
-    if done.returncode != 0:
-        msg = f"{' '.join(command[:2])} failed: {done.stderr.strip()[-LONGEST_ERROR:]}"
-        raise WorkerError(msg)
-    return done.stdout

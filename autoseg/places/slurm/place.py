@@ -13,9 +13,10 @@ from autoseg.errors import OptionError, WorkerError, shorten_names
 from autoseg.places.case_worker import describe_caller
 from autoseg.places.place import Job, Result, States, Task
 from autoseg.places.slurm.case_jobs import CaseWork, build_tasks, iterate_cases, open_case_folder
-from autoseg.places.slurm.jobs import ACTIVE, JobRecord, find_jobs_folder, read_jobs, read_task_states, run_slurm
+from autoseg.places.slurm.jobs import ACTIVE, JobRecord, find_jobs_folder, read_jobs, read_task_states
+from autoseg.places.slurm.programs import find_time_limit, run_slurm
 from autoseg.places.slurm.settings import SlurmSettings, find_settings
-from autoseg.places.slurm.submission import build_script, describe_after, group_tasks, submit_wave
+from autoseg.places.slurm.submission import build_parameters, build_script, describe_after, group_tasks, submit_wave
 from autoseg.processes.case_pool import CaseSize, PoolOutcome, gather_outcome
 from autoseg.processes.fold_lock import wait_for_lock
 from autoseg.processes.progress import Progress
@@ -65,6 +66,7 @@ class Slurm:
         sizes: Mapping[str, CaseSize] | None = None,
         keep: Callable[[Result], Result] | None = None,
         runs_networks: bool = False,
+        uses_gpu: bool = True,
     ) -> PoolOutcome[Result]:
         """Calls `work(job)` for every case, divided among jobs, which are cancelled with the command.
 
@@ -76,7 +78,9 @@ class Slurm:
         if not jobs:
             return PoolOutcome(results=(), failures=())
         with describe_caller(self.run_root) as caller, open_case_folder(self.run_root) as folder:
-            given = CaseWork(work=work, jobs=jobs, caller=caller, runs_networks=runs_networks, sizes=sizes or {})
+            given = CaseWork(
+                work=work, jobs=jobs, caller=caller, runs_networks=runs_networks, sizes=sizes or {}, uses_gpu=uses_gpu
+            )
             tasks = build_tasks(folder, given, label=label, count=min(self.settings.case_jobs, len(jobs)))
             steps = replace(self, folder=folder, after_silence=AFTER_SILENCE_OF_CASES).run_tasks(tasks)
             events = iterate_cases(folder, given, tasks, steps)
@@ -107,13 +111,20 @@ class Slurm:
         """Returns the scripts that would be given to sbatch, and what each task runs.
 
         Raises:
-            OptionError: submitit is not installed, or no GPU of the site has enough memory.
+            OptionError: submitit is not installed, no GPU of the site has enough memory, or processes cannot share a
+                task.
         """
-        texts = []
+        texts, most_minutes = [], self._find_time_limit()
         for wave in group_tasks(tasks):
             texts += [f"# {task.name}: {shlex.join(task.command)}" for task in wave]
-            texts.append(build_script(wave, self.settings, self.folder, after=describe_after(wave)))
+            texts.append(
+                build_script(wave, self.settings, self.folder, after=describe_after(wave), most_minutes=most_minutes)
+            )
         return "\n".join(texts)
+
+    def _find_time_limit(self) -> int | None:
+        """Finds the time limit that no job may exceed, unless the user gives one: jobs continue after it anyway."""
+        return None if self.settings.time_minutes else find_time_limit(self.settings.partition)
 
     def _read_states(self) -> States:
         """Reads the states, again after a while where Slurm does not answer: the jobs continue meanwhile.
@@ -143,8 +154,12 @@ class Slurm:
             left = [task.name for task in tasks if task.name in known]
             if left:
                 logger.warning("in the queue already, and left as they were submitted: %s", shorten_names(left))
-            for wave in group_tasks([task for task in tasks if task.name not in known]):
-                records = submit_wave(wave, self.settings, self.folder, known=known)
+            waves = group_tasks([task for task in tasks if task.name not in known])
+            for wave in waves:  # what is refused is refused before anything is submitted
+                build_parameters(wave, self.settings, after=())
+            most_minutes = self._find_time_limit() if waves else None
+            for wave in waves:
+                records = submit_wave(wave, self.settings, self.folder, known=known, most_minutes=most_minutes)
                 known |= {record.task: record for record in records}
 
 

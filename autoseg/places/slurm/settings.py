@@ -45,7 +45,7 @@ class SlurmSettings(Document):
         case_jobs: Number of jobs among which the cases of a command are divided.
         setup: Lines of the shell before the command, such as `module load cuda`.
         container: Command that runs another one in a container, such as `apptainer exec --nv image.sif`.
-        options: Further options of sbatch by name, without dashes.
+        options: Further options of sbatch by name, without dashes; true for one that takes no value.
     """
 
     schema_version: Literal[1] = 1
@@ -63,7 +63,7 @@ class SlurmSettings(Document):
     case_jobs: Annotated[int, Field(ge=1)] = 8
     setup: tuple[str, ...] = ()
     container: str | None = None
-    options: Mapping[str, str] = {}
+    options: Mapping[str, Annotated[str, Field(min_length=1)] | Literal[True]] = {}
 
     def choose_gres(self, gpu_bytes: int) -> str:
         """Returns the GPUs of each node for a task that needs so much memory of each; empty for none.

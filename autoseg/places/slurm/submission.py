@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from autoseg.errors import OptionError, WorkerError
-from autoseg.places.place import Task
+from autoseg.places.place import Resources, Task
 from autoseg.places.slurm.job import JobCommand
 from autoseg.places.slurm.jobs import JobRecord, add_jobs, find_mark
 from autoseg.places.slurm.settings import SlurmSettings, count_gpus
@@ -35,20 +35,24 @@ def group_tasks(tasks: Sequence[Task]) -> tuple[Wave, ...]:
     return tuple(map(tuple, waves.values()))
 
 
-def build_parameters(wave: Wave, settings: SlurmSettings, *, after: Sequence[str]) -> dict[str, Any]:
+def build_parameters(
+    wave: Wave, settings: SlurmSettings, *, after: Sequence[str], most_minutes: int | None = None
+) -> dict[str, Any]:
     """Builds the options of sbatch for an array, as submitit names them.
 
     Args:
         wave: Tasks of the array.
         settings: Settings of the site.
         after: Jobs that must succeed first.
+        most_minutes: Time limit of the partition; None for none.
 
     Raises:
-        OptionError: No GPU of the site has enough memory.
+        OptionError: No GPU of the site has enough memory, or processes would share a fold that cannot be divided so.
     """
     needed = wave[0].resources
     gres = settings.choose_gres(needed.gpu_bytes)
     processes = needed.count_processes(count_gpus(gres))
+    check_processes(wave[0], gres=gres, processes=processes)
     cores = settings.cpus or needed.cores
     memory_gb = settings.memory_gb or math.ceil(needed.ram_bytes * processes / GIGABYTE)
     further = {"requeue": True, "kill-on-invalid-dep": "yes", **settings.options}
@@ -67,7 +71,7 @@ def build_parameters(wave: Wave, settings: SlurmSettings, *, after: Sequence[str
         "nodes": needed.nodes,
         "ntasks_per_node": 1,
         "cpus_per_task": cores * processes,
-        "time": settings.time_minutes or _compute_minutes(needed.seconds),
+        "time": settings.time_minutes or _compute_minutes(needed, most_minutes),
         "signal_delay_s": settings.signal_seconds,
         "array_parallelism": settings.most_at_once or MOST_AT_ONCE,
         "wckey": "autoseg",
@@ -78,8 +82,39 @@ def build_parameters(wave: Wave, settings: SlurmSettings, *, after: Sequence[str
     }
 
 
-def build_script(wave: Wave, settings: SlurmSettings, folder: Path, *, after: Sequence[str]) -> str:
+def check_processes(task: Task, *, gres: str, processes: int) -> None:
+    """Checks that a task that processes share has several, and something to do for each of them.
+
+    Raises:
+        OptionError: It has not.
+    """
+    needed = task.resources
+    count, most = needed.nodes * processes, needed.most_processes
+    if not needed.is_parallel:
+        return
+    found = f"{task.name}: --nodes {needed.nodes} with {gres or 'no GPUs'} of each makes {count} process"
+    if count == 1:
+        msg = f"{found}, and --parallel needs several; give --slurm gres=gpu:2 or --nodes 2, or leave out --parallel"
+        raise OptionError(msg)
+    if most is not None and count > most:
+        msg = (
+            f"{found}es, and a batch of {most} cannot be divided among them; ask for at most {most} (--nodes, --slurm "
+            f"gres=gpu:N), or raise training.batch_size in plan.json"
+        )
+        raise OptionError(msg)
+
+
+def build_script(
+    wave: Wave, settings: SlurmSettings, folder: Path, *, after: Sequence[str], most_minutes: int | None = None
+) -> str:
     """Builds the script that submitit gives to sbatch; the jobs to wait for have no number yet, so they are named.
+
+    Args:
+        wave: Tasks of the array.
+        settings: Settings of the site.
+        folder: Folder of the run for its jobs.
+        after: Names of what must succeed first.
+        most_minutes: Time limit of the partition; None for none.
 
     Raises:
         OptionError: submitit is not installed, or no GPU of the site has enough memory.
@@ -88,14 +123,19 @@ def build_script(wave: Wave, settings: SlurmSettings, folder: Path, *, after: Se
     from submitit.slurm.slurm import _make_sbatch_string
 
     count = len(wave) if len(wave) > 1 else None
-    command = f"{find_python(settings)} -u -m submitit.core._submit {shlex.quote(str(folder.resolve()))}"
-    parameters = build_parameters(wave, settings, after=after)
+    command = f"{shlex.quote(sys.executable)} -u -m submitit.core._submit {shlex.quote(str(folder.resolve()))}"
+    parameters = build_parameters(wave, settings, after=after, most_minutes=most_minutes)
     script: str = _make_sbatch_string(command=command, folder=folder, map_count=count, **parameters)
     return script
 
 
 def submit_wave(
-    wave: Wave, settings: SlurmSettings, folder: Path, *, known: Mapping[str, JobRecord]
+    wave: Wave,
+    settings: SlurmSettings,
+    folder: Path,
+    *,
+    known: Mapping[str, JobRecord],
+    most_minutes: int | None = None,
 ) -> tuple[JobRecord, ...]:
     """Submits an array and adds it to the list of jobs.
 
@@ -104,6 +144,7 @@ def submit_wave(
         settings: Settings of the site.
         folder: Folder of the run for its jobs.
         known: Jobs of the tasks that these may need, by task.
+        most_minutes: Time limit of the partition; None for none.
 
     Raises:
         WorkerError: sbatch refuses the job.
@@ -111,7 +152,7 @@ def submit_wave(
     """
     waited = [known[name].job_id for name in wave[0].needs if name in known]
     executor = _open_executor(folder, settings)
-    executor.update_parameters(**build_parameters(wave, settings, after=waited))
+    executor.update_parameters(**build_parameters(wave, settings, after=waited, most_minutes=most_minutes))
     commands = [build_job(task, settings, folder) for task in wave]
     for command in commands:
         command.mark.unlink(missing_ok=True)
@@ -133,12 +174,8 @@ def build_job(task: Task, settings: SlurmSettings, folder: Path) -> JobCommand:
         mark=find_mark(folder.resolve(), task.name),
         processes=needed.count_processes(count_gpus(settings.choose_gres(needed.gpu_bytes))),
         seconds_to_save=settings.signal_seconds,
+        container=settings.container,
     )
-
-
-def find_python(settings: SlurmSettings) -> str:
-    """Returns the interpreter of a job as a command of the shell."""
-    return shlex.quote(sys.executable) if settings.container is None else f"{settings.container} python3"
 
 
 def check_submitit() -> None:
@@ -160,7 +197,7 @@ def _open_executor(folder: Path, settings: SlurmSettings) -> "SlurmExecutor":
 
     make_folder(folder)
     try:
-        return SlurmExecutor(folder.resolve(), max_num_timeout=UNLIMITED_TIMEOUTS, python=find_python(settings))
+        return SlurmExecutor(folder.resolve(), max_num_timeout=UNLIMITED_TIMEOUTS, python=shlex.quote(sys.executable))
     except RuntimeError as error:  # there is no srun
         msg = "there is no Slurm on this computer (no srun); give the command on a login node of the cluster"
         raise WorkerError(msg) from error
@@ -182,8 +219,9 @@ def _call_sbatch(submit: Callable[[], list[str]]) -> list[str]:
         raise WorkerError(msg) from error
 
 
-def _compute_minutes(seconds: float | None) -> int:
-    return DEFAULT_MINUTES if seconds is None else math.ceil(seconds / 60) + MARGIN_MINUTES
+def _compute_minutes(needed: Resources, most_minutes: int | None) -> int:
+    minutes = DEFAULT_MINUTES if needed.seconds is None else math.ceil(needed.seconds / 60) + MARGIN_MINUTES
+    return minutes if most_minutes is None or not needed.may_be_cut else min(minutes, most_minutes)
 
 
 def _name_kind(task: Task) -> str:

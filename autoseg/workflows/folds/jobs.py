@@ -7,7 +7,13 @@ from typing import Final
 from autoseg.document import suggest_key
 from autoseg.errors import OptionError, WorkerError
 from autoseg.places.place import FAILURES, States, TaskState
-from autoseg.places.slurm.jobs import cancel_jobs, find_jobs_folder, read_jobs, read_task_states
+from autoseg.places.slurm.jobs import (
+    cancel_jobs,
+    find_jobs_folder,
+    list_case_folders,
+    read_jobs,
+    read_task_states,
+)
 from autoseg.run_folder import ALL_CASES, RunFolder, open_run
 from autoseg.workflows.folds.status import FoldStatus, apply_task_state, read_run_status, read_statuses
 
@@ -23,22 +29,26 @@ def read_watched_status(run: RunFolder) -> tuple[tuple[FoldStatus, ...], tuple[s
     statuses = read_statuses(run)
     try:
         states = read_task_states(find_jobs_folder(run.root))
+        of_cases = [pair for folder in list_case_folders(run.root) for pair in read_task_states(folder).items()]
     except WorkerError as error:
         return statuses, (f"jobs of this run cannot be shown: {error}",)
     names = {name_task(status) for status in statuses}
-    notes = tuple(_describe(name, state) for name, state in states.items() if name not in names)
+    others = [(name, state) for name, state in states.items() if name not in names]
+    notes = tuple(_describe(name, state) for name, state in [*others, *of_cases])
     return tuple(_add_state(status, states) for status in statuses), notes
 
 
 def has_jobs(run: RunFolder) -> bool:
-    """Whether jobs were ever submitted for a run."""
-    return find_jobs_folder(run.root).is_dir()
+    """Whether jobs were ever submitted for folds of a run, or are for its cases now."""
+    return find_jobs_folder(run.root).is_dir() or bool(list_case_folders(run.root))
 
 
 def cancel_run_jobs(
     run_root: Path, *, configurations: Sequence[str] = (), folds: Sequence[str] = ()
 ) -> tuple[str, ...]:
     """Cancels the jobs of a run that are queued or running; returns one line for each.
+
+    Those of commands that wait for their cases are cancelled, too, unless jobs are named.
 
     Args:
         run_root: Run folder.
@@ -58,7 +68,9 @@ def cancel_run_jobs(
         _check_names("--fold", folds, {status.fold for status in statuses} | {ALL_CASES})
         tasks = [job.task for job in read_jobs(folder)]  # the fold "all" has no status before it has begun
         chosen = [task for task in tasks if _is_chosen(task, configurations, folds)]
-    jobs = cancel_jobs(folder, tasks=chosen)
+    jobs = [*cancel_jobs(folder, tasks=chosen)]
+    for other in list_case_folders(run_root) if chosen is None else ():
+        jobs += cancel_jobs(other)
     return tuple(f"{job.task}: job {job.job_id} is cancelled" for job in jobs)
 
 

@@ -12,7 +12,7 @@ from autoseg.geometry import FloatTriple, Grid, find_distance_unit
 from autoseg.labels import LabelScheme
 from autoseg.measurement import CaseMeasurement, build_fingerprint, measure_case, open_summary_store
 from autoseg.nonzero_region import compute_nonzero_box, slice_box
-from autoseg.places.place import Place
+from autoseg.places.place import Place, check_workers
 from autoseg.processes.case_pool import (
     CaseSize,
     PoolOutcome,
@@ -53,7 +53,9 @@ def measure_dataset(
 
     Raises:
         DatasetError: All problems of all cases in one report.
+        OptionError: A number of processes is given for jobs.
     """
+    check_workers(workers, place)
     sizes = estimate_measuring_sizes(grids, channels=len(dataset.channel_names))
     orientation = find_common_orientation(grids.values())
     measure = partial(

@@ -14,7 +14,7 @@ from autoseg.fingerprint import CaseFingerprint, Fingerprint
 from autoseg.inference.folds import is_imported_run
 from autoseg.labels import InstanceTargets, LabelScheme
 from autoseg.measurement import count_class_voxels
-from autoseg.places.place import Place
+from autoseg.places.place import Place, check_workers
 from autoseg.plan.document import Plan
 from autoseg.plan.preprocessing import ChannelPlan, ResamplingPlan
 from autoseg.preprocessing.cache import is_case_written, write_case
@@ -108,7 +108,9 @@ def preprocess_dataset(
         PlanError: The plan tells objects apart in another way than the run was planned.
         RunError: The run cannot be written.
         CasesFailedError: Some cases failed; the others are written.
+        OptionError: A number of processes is given for jobs.
     """
+    check_workers(workers, place)
     if plan.instances != dataset.targets:
         msg = (
             f"{run.plan}: instances was changed since the run was planned, as its references say; put it back, or "

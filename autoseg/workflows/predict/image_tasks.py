@@ -5,14 +5,16 @@ file and its entry in the record, or changes nothing, and may be repeated.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Final
 
 from autoseg.document import read_document
-from autoseg.errors import OptionError, Problem
+from autoseg.errors import OptionError, Problem, VolumeError
 from autoseg.files.checksums import FileVersion, find_version
+from autoseg.geometry import Grid
 from autoseg.inference.ensemble import Ensemble, MemberChoice, load_ensemble
 from autoseg.inference.execution.preparation import ExecutionChoice
 from autoseg.inference.folds import find_trained_folds
@@ -22,10 +24,13 @@ from autoseg.plan.document import Plan
 from autoseg.processes.case_pool import Failure, compute_worker_count
 from autoseg.processes.progress import Progress, SilentProgress
 from autoseg.quality.estimates import QualityReport
+from autoseg.remote.cache_folder import is_in_cache
 from autoseg.run_folder import RunFolder, open_run
 from autoseg.runtime.precision import Precision
+from autoseg.workflows.cases.image_memory import estimate_prediction_sizes
 from autoseg.workflows.cases.loop import check_failures
-from autoseg.workflows.predict.found_images import SeriesImages, find_predicted_images, list_incomplete
+from autoseg.workflows.plan.planning import find_network_cost
+from autoseg.workflows.predict.found_images import ImageFiles, SeriesImages, find_predicted_images, list_incomplete
 from autoseg.workflows.predict.prediction import (
     PredictionOutcome,
     PredictionRequest,
@@ -35,6 +40,7 @@ from autoseg.workflows.predict.prediction import (
 from autoseg.workflows.predict.prediction_folder import QUALITY_NAME
 from autoseg.workflows.predict.quality import QUALITY_NOTE, describe_quality
 from autoseg.workflows.select.model_choice import resolve_models
+from autoseg.workflows.train.detached import CPU, check_device_kind
 
 BYTES_PER_WORKER: Final = 4 * 2**30  # networks, an image of 512 x 512 x 500 voxels and its logits (guess)
 
@@ -54,7 +60,7 @@ def predict_images_in_tasks(
     """Writes one label map per image, as `predict_images` does, by a task per image.
 
     Raises:
-        OptionError: The images are series of DICOM, or there is a budget.
+        OptionError: The images are series of DICOM, there is a budget, or the device of a job is named by its number.
         RunError: The run does not exist.
         PredictionError: There is no trained model, or there are no images for it, or `out` is their folder.
         CasesFailedError: Some images failed, or lack channels; the others are written.
@@ -65,7 +71,7 @@ def predict_images_in_tasks(
     if request.budget_seconds is not None:
         msg = "--budget is fitted to the speed of one computer, and --on uses several; leave out one of them"
         raise OptionError(msg)
-    resolve_models(
+    choice = resolve_models(
         run,
         configuration=request.configuration,
         folds=request.folds,
@@ -76,14 +82,24 @@ def predict_images_in_tasks(
     if isinstance(found, SeriesImages):
         msg = "--on works on image files, and DICOM series are read from many; predict them without --on"
         raise OptionError(msg)
-    count = len(found.cases)
+    count, uses_gpu = len(found.cases), request.device != CPU
+    sizes = {}
+    if place.is_detached:
+        check_device_kind(request.device)
+        names = tuple(member.configuration for member in choice.members if member.configuration is not None)
+        plan = read_document(run.plan, Plan)
+        sizes = estimate_prediction_sizes(
+            _read_grids(found), plan, names, measure_cost=None if uses_gpu else find_network_cost
+        )
     outcome = place.run_over_cases(
         partial(predict_image, run_root=run_root, out=out, request=request, count=count),
         [(case.name, case.image_paths[0]) for case in found.cases],
         workers=compute_worker_count(requested=None, case_count=count, bytes_per_case=BYTES_PER_WORKER),
         label="Predicting",
         progress=progress,
+        sizes=sizes,
         runs_networks=True,
+        uses_gpu=uses_gpu,
     )
     for line in dict.fromkeys(line for _, notes in outcome.results for line in notes):
         progress.note(line)
@@ -97,6 +113,16 @@ def predict_images_in_tasks(
     check_failures(failures, total=count + len(incomplete), log=out / "prediction.log", unit="image")
     written = sum(is_new for is_new, _ in outcome.results)
     return PredictionOutcome(written=written, kept=len(outcome.results) - written)
+
+
+def _read_grids(found: ImageFiles | SeriesImages) -> dict[str, Grid]:
+    """Reads the headers of images that lie here; those that cannot be read are left to the tasks, which report them."""
+    grids = {}
+    for case in found.cases:
+        with suppress(VolumeError):
+            if not any(map(is_in_cache, case.image_paths)):  # a header by URL would cost the whole file
+                grids[case.name] = found.read_grid(case)
+    return grids
 
 
 def predict_image(

@@ -14,7 +14,7 @@ from autoseg.remote.cache_folder import is_in_cache
 from autoseg.run_folder import RunFolder, open_run
 from autoseg.workflows.select.request import SelectionRequest
 from autoseg.workflows.select.selection_document import Selection
-from autoseg.workflows.train.detached import build_selection_task, estimate_resources
+from autoseg.workflows.train.detached import build_selection_task, check_device_kind, estimate_resources
 from autoseg.workflows.train.request import TrainingRequest
 
 
@@ -35,10 +35,7 @@ def select_in_job(
         WorkerError: The job failed or cannot be submitted.
         Stopped: After an interruption; the job continues.
     """
-    if not place.is_detached:
-        msg = "--on: that place works on single cases; select here, or as a job with --on slurm"
-        raise OptionError(msg)
-    task = build_task(run_root, request, autoseg=autoseg)
+    task = build_task(run_root, request, place, autoseg=autoseg)
     run = RunFolder(run_root)
     state, told = None, ""
     try:
@@ -55,13 +52,29 @@ def select_in_job(
     return read_document(run.selection, Selection)
 
 
-def build_task(run_root: Path, request: SelectionRequest, *, autoseg: Sequence[str] | None) -> Task:
+def describe_selecting(
+    run_root: Path, request: SelectionRequest, place: Place, *, autoseg: Sequence[str] | None
+) -> str:
+    """Describes what `select_in_job` would give to a place; nothing is changed.
+
+    Raises:
+        OptionError: As for `build_task`.
+    """
+    return place.describe_tasks([build_task(run_root, request, place, autoseg=autoseg)])
+
+
+def build_task(run_root: Path, request: SelectionRequest, place: Place, *, autoseg: Sequence[str] | None) -> Task:
     """Builds the command, with the needs of the configuration that needs most.
 
     Raises:
-        OptionError: The run is given by URL, so that the job would change a copy that nobody publishes.
+        OptionError: The place has no jobs, the run is given by URL, so that the job would change a copy that nobody
+            publishes, or the device is named by its number on this computer.
         RunError: There is no run.
     """
+    if not place.is_detached:
+        msg = "a selection is a job with --on slurm alone; leave out --on and --dry-run to select here"
+        raise OptionError(msg)
+    check_device_kind(request.device)
     run = open_run(run_root.resolve())
     if is_in_cache(run.root):
         msg = f"--on: a job needs a run in a folder that all nodes see, found {run.root}; copy it there"

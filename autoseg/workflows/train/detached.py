@@ -27,6 +27,7 @@ from autoseg.remote.cache_folder import is_in_cache
 from autoseg.run_folder import FoldFolder, RunFolder, remove_folder
 from autoseg.training.checkpoint import read_description
 from autoseg.training.monitoring.history import read_last_record
+from autoseg.workflows.cases.image_memory import BYTES_PER_LOGIT, LOGITS_IN_MEMORY, MARGIN
 from autoseg.workflows.folds.state import read_state
 from autoseg.workflows.plan.planning import find_network_cost
 from autoseg.workflows.train.fold_options import MOST_WORKERS
@@ -36,9 +37,6 @@ from autoseg.workflows.train.units import Unit, is_up_to_date, limit_request
 
 CPU: Final = "cpu"  # name of the device
 CPU_CORES: Final = 8  # guess: for a training without a GPU
-LOGITS_IN_MEMORY: Final = 3  # of a validated case: the sum, its weights and mirrored views, the restored grid
-BYTES_PER_LOGIT: Final = 4
-MARGIN: Final = 1.5  # of the estimated RAM, which a job must not exceed by a byte
 TIME_MARGIN: Final = 2.0  # guess: of the time of another fold, for a slower node and the validation of the fold
 LONGEST_SECONDS: Final = 23.75 * 3600  # guess: most sites refuse more than a day; what takes longer is queued again
 
@@ -86,15 +84,20 @@ def build_detached_queue(
     if tasks and request.folds is None:
         largest = max(needed.values(), key=lambda one: one.ram_bytes)
         names = tuple(task.name for task in tasks.values())
-        following = (build_selection_task(run, largest, needs=names, autoseg=autoseg),)
+        options = list_device_options(request.device)
+        following = (build_selection_task(run, largest, needs=names, autoseg=autoseg, options=options),)
     return TrainingQueue(run=run, units=tuple(units), tasks=tasks, following=following, place=place)
 
 
 def list_common_options(request: TrainingRequest) -> list[str]:
     """Lists the options that concern the computer of a task."""
     options = [] if request.workers is None else ["--workers", str(request.workers)]
-    options += [] if request.device == "auto" else ["--device", request.device]
-    return [*options, *(["--parallel"] if request.parallel else [])]
+    return [*options, *list_device_options(request.device), *(["--parallel"] if request.parallel else [])]
+
+
+def list_device_options(device: str) -> tuple[str, ...]:
+    """Lists the option that names a device."""
+    return () if device == "auto" else ("--device", device)
 
 
 def build_selection_task(
@@ -119,7 +122,7 @@ def build_selection_task(
         command=(*(autoseg or (sys.executable, "-m", "autoseg")), "select", str(run.root), *options),
         log=run.logs / "select.log",
         needs=needs,
-        resources=replace(needed, nodes=1, is_parallel=False, seconds=None),
+        resources=replace(needed, nodes=1, is_parallel=False, most_processes=None, seconds=None, may_be_cut=True),
     )
 
 
@@ -138,15 +141,17 @@ def estimate_resources(run: RunFolder, plan: Plan, name: str, request: TrainingR
     cases = read_document(run.fingerprint, Fingerprint).cases
     largest = max(prod(compute_preprocessed_shape(case, plan, configuration.data_of)) for case in cases)
     logits = largest * plan.labels.output_channel_count * BYTES_PER_LOGIT * LOGITS_IN_MEMORY
-    plans_time = request.length.epochs is None and training.budget_seconds is not None
+    planned = training.budget_seconds if request.length.epochs is None else None
+    budget = request.budget_seconds or planned
     return Resources(
         gpu_bytes=round(plan.accelerator_memory_gb * 1e9) if uses_gpu else 0,
         cores=1 + workers if uses_gpu else CPU_CORES,
         ram_bytes=round(MARGIN * (ram + logits)),
-        seconds=request.budget_seconds
-        or (training.budget_seconds if plans_time else forecast_seconds(run, name, training, request)),
+        seconds=budget or forecast_seconds(run, name, training, request),
+        may_be_cut=budget is None,
         nodes=request.nodes,
         is_parallel=request.parallel,
+        most_processes=training.batch_size,
     )
 
 
@@ -207,8 +212,8 @@ def check_place(request: TrainingRequest, place: Place | None, devices: str | No
     """Checks that the options fit the place.
 
     Raises:
-        OptionError: The place is for single cases, devices are named for another computer, or several computers for
-            this one.
+        OptionError: The place is for single cases, devices are named by number for another computer, or several
+            computers for this one.
     """
     is_detached = place is not None and place.is_detached
     if not (place is None or is_detached or isinstance(place, ThisComputer)):
@@ -217,6 +222,20 @@ def check_place(request: TrainingRequest, place: Place | None, devices: str | No
     if is_detached and devices is not None:
         msg = f"--devices {devices} are of this computer; leave it out with --on (GPUs of a task: --slurm gres=gpu:2)"
         raise OptionError(msg)
+    if is_detached:
+        check_device_kind(request.device)
     if request.nodes > 1 and not is_detached:
         msg = "--nodes needs a cluster: give --on slurm, or start the processes with torchrun"
+        raise OptionError(msg)
+
+
+def check_device_kind(device: str) -> None:
+    """Checks that the device of a job is named by its kind alone.
+
+    Raises:
+        OptionError: It is named by its number on this computer.
+    """
+    kind, has_number, _ = device.partition(":")
+    if has_number:
+        msg = f"--device {device} is of this computer; with --on, Slurm chooses the GPU: give --device {kind}"
         raise OptionError(msg)

@@ -256,7 +256,10 @@ def test_the_command_of_a_job_ends_with_the_reason_where_it_cannot_write(root, g
 
 def test_jobs_ask_for_a_gpu_where_networks_run_and_for_memory_by_the_largest_case(given):
     assert given.find_resources().gpu_bytes > 0
+    assert given.find_resources().ram_bytes == case_jobs.NETWORK_BYTES
     sizes = {"a": CaseSize(voxels=1, estimated_bytes=10**9), "b": CaseSize(voxels=1, estimated_bytes=2 * 10**9)}
+    on_cpu = replace(given, sizes=sizes, uses_gpu=False).find_resources()  # which holds the networks, too
+    assert on_cpu == Resources(cores=case_jobs.CORES, ram_bytes=2 * 10**9)
     work = CaseWork(work=len, jobs=given.jobs, caller=given.caller, runs_networks=False, sizes=sizes)
     assert work.find_resources().gpu_bytes == 0
     assert work.find_resources().ram_bytes > work.find_resources().cores * 2 * 10**9
@@ -264,10 +267,11 @@ def test_jobs_ask_for_a_gpu_where_networks_run_and_for_memory_by_the_largest_cas
     assert unknown.find_resources() == Resources(cores=case_jobs.CORES)
 
 
-def test_a_command_submits_one_array_and_tells_which_cases_its_cancelled_jobs_leave(root, slurm):
-    slurm.show_queue("1_0|CANCELLED|n1|None", "1_1|COMPLETED|n1|None")
+def test_a_command_submits_one_array_and_tells_why_its_jobs_leave_cases(root, slurm):
+    slurm.show_queue("1_0|OUT_OF_MEMORY|n1|OutOfMemory", "1_1|COMPLETED|n1|None")
     jobs = [("a", "x"), ("b", "xx"), ("c", "xxx")]
-    options = {"workers": 1, "label": "Measuring", "progress": SilentProgress()}
+    options = {"workers": 1, "label": "Predicting", "progress": SilentProgress()}
+    options |= {"runs_networks": True, "uses_gpu": False}
     with pytest.MonkeyPatch.context() as patch, open_place("slurm", root, ["case_jobs=2", "memory_gb=3"]) as place:
         patch.setattr(case_jobs, "SECONDS_FOR_FILES", 0.0)
         outcome = place.run_over_cases(count_letters, jobs, **options)
@@ -278,7 +282,8 @@ def test_a_command_submits_one_array_and_tells_which_cases_its_cancelled_jobs_le
     assert "--gres" not in script
     assert outcome.results == ()
     assert all(isinstance(failure, Failure) for failure in outcome.failures)
-    assert "part 1 of 2) ended as stopped: job 1_0 was cancelled" in outcome.failures[0].describe()[0]
+    assert "part 1 of 2) ended as lost: job 1_0 ended" in outcome.failures[0].describe()[0]
+    assert "OUT_OF_MEMORY, OutOfMemory); repeat the command with more: --slurm memory_gb=N" in str(outcome.failures[0])
     assert "part 2 of 2) ended as finished: it has written no result" in outcome.failures[1].describe()[0]
     assert list(root.iterdir()) == []
 

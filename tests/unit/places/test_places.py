@@ -27,7 +27,7 @@ def test_this_computer_runs_a_function_over_cases() -> None:
     [
         ("her", (), r"no place is called 'her' \(did you mean 'here'\?\); choose one of: here, dask, slurm"),
         ("here://node1", (), "takes no address and no settings, found 'node1'"),
-        ("here", ("cpus=2",), "found 'cpus=2'"),
+        ("here", ("partition=x",), "--slurm partition=x is of use for jobs alone; add --on slurm"),
         ("slurm://node1", (), r"takes no address, found 'node1'; give settings with --slurm KEY=VALUE"),
     ],
 )

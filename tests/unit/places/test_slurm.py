@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -12,26 +13,24 @@ from builders.fake_slurm import prepend_to_path, write_fake_slurm
 from autoseg.document import read_document, write_document
 from autoseg.errors import DocumentError, OptionError, WorkerError
 from autoseg.places import open_place
-from autoseg.places.place import Resources, Task
+from autoseg.places.place import Resources, Task, check_workers
 from autoseg.places.slurm import job as slurm_job
 from autoseg.places.slurm import place as slurm_place
 from autoseg.places.slurm.job import JobCommand
 from autoseg.places.slurm.jobs import (
     JobMark,
     JobRecord,
-    QueueEntry,
     add_jobs,
     cancel_jobs,
     find_jobs_folder,
     find_mark,
     find_state,
-    query_queue,
     read_jobs,
     read_task_states,
-    run_slurm,
 )
+from autoseg.places.slurm.programs import QueueEntry, find_time_limit, query_queue, run_slurm
 from autoseg.places.slurm.settings import GpuKind, SlurmSettings, count_gpus, find_settings
-from autoseg.places.slurm.submission import build_parameters, group_tasks
+from autoseg.places.slurm.submission import build_job, build_parameters, group_tasks
 
 NEEDED = Resources(gpu_bytes=8 * 10**9, cores=13, ram_bytes=5_200_000_000)
 
@@ -239,7 +238,8 @@ def build_mark(phase, **changes):
             "OUT_OF_MEMORY OutOfMemory",
             build_mark("running"),
             "lost",
-            "job 7_0 ended without a word on n2 (Slurm: OUT_OF_MEMORY, OutOfMemory)",
+            "job 7_0 ended without a word on n2 (Slurm: OUT_OF_MEMORY, OutOfMemory); repeat the command with more: "
+            "--slurm memory_gb=N",
         ),
         (None, build_mark("running"), "lost", "job 7_0 ended without a word on n2 (Slurm no longer knows it)"),
         (None, None, "lost", "job 7_0 ended without a word (Slurm no longer knows it)"),
@@ -253,6 +253,103 @@ def test_the_state_follows_from_squeue_and_the_mark_of_the_job(entry, mark, phas
         shown = QueueEntry(state=state, reason=why, nodes="n1")
     found = find_state(JOB, shown, mark)
     assert (found.phase, found.reason) == (phase, reason)
+
+
+@pytest.mark.parametrize(
+    ("entry", "advice"),
+    [
+        ("PENDING PartitionTimeLimit", r"\(PartitionTimeLimit\); the partition allows less.* --slurm time_minutes=N"),
+        ("PENDING AssocGrpGRES", r"\(AssocGrpGRES\); a limit of the account.* --slurm account="),
+        ("PENDING BadConstraints", r"\(BadConstraints\); no node has what it asks for.* --slurm gres="),
+        ("TIMEOUT TimeLimit", r"\(Slurm: TIMEOUT, TimeLimit\); repeat the command with more: --slurm time_minutes=N"),
+        ("PENDING Priority", r"\(Priority\)$"),
+    ],
+)
+def test_the_state_says_what_to_do_where_something_can_be_done(entry, advice):
+    state, why = entry.split()
+    assert re.search(advice, find_state(JOB, QueueEntry(state=state, reason=why, nodes=""), None).reason)
+
+
+def test_why_a_job_ended_is_known_when_squeue_has_forgotten_it(slurm, root):
+    folder = find_jobs_folder(root)
+    add_jobs(folder, [JOB, JobRecord(task="2d, fold 1", job_id="7_1")])
+    slurm.show_queue("7_0|OUT_OF_MEMORY|n1|OutOfMemory", "7_1|CANCELLED|n1|None")
+    seen = read_task_states(folder)
+    slurm.show_queue()
+    assert read_task_states(folder) == seen
+    assert [state.phase for state in seen.values()] == ["lost", "stopped"]
+    assert "OUT_OF_MEMORY" in seen[JOB.task].reason
+    slurm.show_queue("8|COMPLETED|n1|None")
+    add_jobs(folder, [JobRecord(task=JOB.task, job_id="8")])  # the end of an earlier job counts for nothing
+    assert read_task_states(folder)[JOB.task].phase == "finished"
+
+
+def test_a_job_that_is_queued_again_has_not_ended(slurm, root):
+    folder = find_jobs_folder(root)
+    add_jobs(folder, [JOB])
+    for line, phase in (("NODE_FAIL|n1|NodeDown", "lost"), ("PENDING||BeginTime", "queued")):
+        slurm.show_queue(f"7_0|{line}")
+        assert read_task_states(folder)[JOB.task].phase == phase
+    slurm.show_queue()
+    assert "Slurm no longer knows it" in read_task_states(folder)[JOB.task].reason
+
+
+def test_a_job_that_was_cancelled_says_so_when_squeue_has_forgotten_it(slurm, root):
+    folder = find_jobs_folder(root)
+    add_jobs(folder, [JOB])
+    write_document(find_mark(folder, JOB.task), build_mark("saved"))
+    slurm.show_queue("7_0|RUNNING|n1|None")
+    cancel_jobs(folder)
+    slurm.show_queue("7_0|COMPLETING|n1|None")
+    assert read_task_states(folder)[JOB.task].phase == "running"
+    slurm.show_queue()
+    assert read_task_states(folder)[JOB.task].reason == "job 7_0 was cancelled"
+
+
+def test_what_squeue_does_not_know_the_accounts_may_know(slurm, root):
+    folder = find_jobs_folder(root)
+    add_jobs(folder, [JobRecord(task=f"2d, fold {fold}", job_id=f"7_{fold}") for fold in range(4)])
+    slurm.show_queue("7_3|RUNNING|n1|None")
+    slurm.show_ends("7_0|OUT_OF_MEMORY|0:125|n1", "7_1|CANCELLED by 1000|0:0|n1", "7_2|RUNNING|0:0|n1")
+    states = list(read_task_states(folder).values())
+    assert [state.phase for state in states] == ["lost", "stopped", "lost", "running"]
+    assert "(Slurm: OUT_OF_MEMORY, exit code 0:125); " in states[0].reason
+    assert "Slurm no longer knows it" in states[2].reason
+    read_task_states(folder)
+    assert [line.partition("--jobs=")[2] for line in slurm.read("accounting")] == ["7_0,7_1,7_2", "7_2"]
+
+
+def test_a_run_that_cannot_be_written_is_shown(slurm, root):
+    folder = find_jobs_folder(root)
+    add_jobs(folder, [JOB])
+    slurm.show_queue("7_0|TIMEOUT|n1|TimeLimit")
+    find_mark(folder, JOB.task).with_suffix(".end.json").mkdir()
+    assert read_task_states(folder)[JOB.task].phase == "lost"
+
+
+@pytest.mark.parametrize(
+    ("partition", "minutes"),
+    [("short", 30), ("long", 2880), ("open", None), (None, 720), ("long,short", 30), ("strange", None)],
+)
+def test_the_time_limit_of_a_partition_is_known(slurm, partition, minutes):
+    slurm.show_partitions("short|30:00", "long|2-00:00:00", "open|infinite", "usual*|12:00:00")
+    assert find_time_limit(partition) == minutes
+
+
+def test_no_job_asks_for_more_time_than_its_partition_allows(slurm, root):
+    slurm.show_partitions("short*|6:00:00")
+    slurm.show_queue("1|PENDING||Priority")
+    budget = replace(NEEDED, seconds=8 * 3600.0, may_be_cut=False)  # it would get the whole budget again
+    for resources, settings, minutes in (
+        (NEEDED, [], 360),
+        (replace(NEEDED, seconds=600.0), [], 25),
+        (NEEDED, ["time_minutes=900"], 900),
+        (budget, [], 495),
+    ):
+        text = open_and_describe(root, [make_task(root, "2d, fold 0", resources=resources)], settings)
+        assert find_lines(text, "time") == [f"time={minutes}"]
+    next(run_tasks(root, [make_task(root, "2d, fold 0")]))
+    assert find_lines(slurm.read_scripts()[-1], "time") == ["time=360"]
 
 
 def test_a_task_says_which_one_it_needed_failed(slurm, root):
@@ -397,6 +494,45 @@ def test_resources_follow_from_the_task_and_settings_replace_them(root, needed, 
     assert {name: built[name] for name in parameters} == parameters
 
 
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        (
+            (2, "gpu:4"),
+            "--nodes 2 with gpu:4 of each makes 8 processes, and a batch of 2 cannot be divided.* at most 2",
+        ),
+        ((1, "gpu:a100:3"), "--nodes 1 with gpu:a100:3 of each makes 3 processes, and a batch of 2 cannot be divided"),
+        ((1, "gpu:1"), "--nodes 1 with gpu:1 of each makes 1 process, and --parallel needs several; .*gres=gpu:2"),
+    ],
+)
+def test_processes_that_have_nothing_to_share_are_refused_before_anything_is_submitted(slurm, root, shape, message):
+    nodes, gres = shape
+    shared = Resources(gpu_bytes=1, nodes=nodes, is_parallel=True, most_processes=2)
+    tasks = [make_task(root, "2d, fold 0"), make_task(root, "3d_fullres, fold 0", resources=shared)]
+    for work in (open_and_describe, run_first):
+        with pytest.raises(OptionError, match=f"3d_fullres, fold 0: {message}"):
+            work(root, tasks, [f"gres={gres}"])
+    assert slurm.read_scripts() == []
+
+
+def open_and_describe(root, tasks, settings):
+    with open_place("slurm", root, settings) as place:
+        return place.describe_tasks(tasks)
+
+
+def run_first(root, tasks, settings):
+    return next(run_tasks(root, tasks, settings))
+
+
+@pytest.mark.parametrize(("nodes", "gres"), [(2, "gpu:1"), (1, "gpu:2")])
+def test_as_many_processes_as_samples_are_submitted(root, nodes, gres):
+    shared = Resources(gpu_bytes=1, nodes=nodes, is_parallel=True, most_processes=2)
+    text = open_and_describe(root, [make_task(root, "2d, fold 0", resources=shared)], [f"gres={gres}"])
+    assert f"#SBATCH --nodes={nodes}" in text
+    free = Resources(gpu_bytes=1, most_processes=2)  # a process of its own uses one of its GPUs
+    assert open_and_describe(root, [make_task(root, "2d, fold 0", resources=free)], ["gres=gpu:4"])
+
+
 def test_tasks_of_one_wave_need_the_same(root):
     larger = make_task(root, "2d, fold 5", resources=Resources(ram_bytes=1))
     waves = group_tasks([*make_cascade(root), larger])
@@ -405,6 +541,24 @@ def test_tasks_of_one_wave_need_the_same(root):
         ["3d_cascade_fullres, fold 0"],
         ["2d, fold 5"],
     ]
+
+
+def test_an_option_of_sbatch_may_have_no_value(slurm, root):
+    write_settings(root / "slurm.json", options={"exclusive": True, "mail-type": "END"})
+    text = open_and_describe(root, [make_task(root, "2d, fold 0")], [])
+    assert find_lines(text, "exclusive", "mail-type") == ["exclusive", "mail-type=END"]
+    write_settings(root / "slurm.json", options={"exclusive": ""})
+    with pytest.raises(DocumentError, match=r"options\.exclusive"):
+        find_settings(root, [])
+
+
+def test_the_number_of_processes_of_a_job_is_that_of_its_cores(root):
+    with open_place("slurm", root) as place:
+        check_workers(None, place)
+        with pytest.raises(OptionError, match=r"--workers 3 counts processes of this computer.* --slurm cpus=3"):
+            check_workers(3, place)
+    with open_place("here", root) as place:
+        check_workers(3, place)
 
 
 # In a job
@@ -441,6 +595,14 @@ def test_a_job_that_fails_marks_why(run_job):
         job()
     assert end.value.code == 1
     assert (read_mark(job).phase, read_mark(job).reason) == ("failed", f"the disk is full; log: {job.task.log}")
+
+
+def test_a_job_whose_command_was_killed_says_which_setting_helps(run_job):
+    job = run_job("import os; os.kill(os.getpid(), 9)")
+    with pytest.raises(SystemExit):
+        job()
+    assert read_mark(job).reason.startswith("the process was killed (SIGKILL), often for lack of RAM; log: ")
+    assert read_mark(job).reason.endswith("; repeat the command with more: --slurm memory_gb=N")
 
 
 def test_a_task_of_an_array_that_was_queued_again_keeps_its_log(run_job, monkeypatch):
@@ -507,6 +669,32 @@ def test_a_job_that_is_ended_by_somebody_marks_that_it_has_saved(run_job):
     assert read_mark(job).phase == "saved"
 
 
+ENDS_WITH_AN_ERROR = """
+import signal, sys, time
+signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))
+print("begun", flush=True)
+time.sleep(30)
+"""
+
+
+@pytest.mark.parametrize(("ended", "phase"), [(True, "saved"), (False, "failed")])
+def test_torchrun_that_somebody_ended_has_saved_though_its_exit_code_is_one(run_job, monkeypatch, ended, phase):
+    monkeypatch.setattr(JobCommand, "build_command", lambda self: list(self.task.command))
+    job = run_job(ENDS_WITH_AN_ERROR, processes=2)
+
+    def end():
+        if ended:  # Slurm sends the signal to all processes of a step
+            os.kill(os.getpid(), signal.SIGTERM)
+        os.killpg(job.child.process.pid, signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    call_when_begun(job, end)
+    with pytest.raises(SystemExit):
+        job()
+    assert read_mark(job).phase == phase
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 def test_several_computers_are_joined_by_torchrun(run_job, monkeypatch):
     monkeypatch.setenv("SLURM_LAUNCH_NODE_IPADDR", "10.0.0.1")
     monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
@@ -516,7 +704,30 @@ def test_several_computers_are_joined_by_torchrun(run_job, monkeypatch):
     assert words[:3] == [sys.executable, "-m", "torch.distributed.run"]
     assert words[-3:] == ["-S", "-c", "pass"]
     assert {"--nnodes=2", "--nproc-per-node=4", "--rdzv-endpoint=10.0.0.1:20009", "--rdzv-id=9.2"} <= set(words)
+    assert "--max-restarts=3" in words
     assert any("join_timeout=" in word for word in words)
+    monkeypatch.setattr(JobCommand, "build_command", lambda self: list(self.task.command))
+    variable = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"  # without it, processes may wait for ever after a restart
+    job.task = make_task(job.mark.parent, "2d, fold 0", code=f"import os; print(os.environ.get({variable!r}))")
+    job()
+    alone = run_job(job.task.command[-1])
+    alone()
+    assert (job.task.log.read_text(), alone.task.log.read_text()) == ("1\n", "None\n")
+
+
+def test_a_container_holds_the_command_and_neither_the_job_nor_what_queues_it_again(slurm, root, run_job, monkeypatch):
+    container = 'env IMAGE="$SLURMD_NODENAME.sif"'
+    text = open_and_describe(root, [make_task(root, "2d, fold 0")], [f"container={container}"])
+    assert f" {sys.executable} -u -m submitit" in text
+    job = build_job(make_task(root, "2d, fold 0"), SlurmSettings(container=container), root / "jobs")
+    assert job.build_command() == ["python3", "-S", "-c", "pass"]
+    shown = run_job("import os; print(os.environ['IMAGE'])", container=container)
+    monkeypatch.setattr(slurm_job, "PYTHON_OF_CONTAINER", sys.executable)
+    shown()
+    assert shown.task.log.read_text() == "n1.sif\n"
+
+
+def test_one_process_is_the_command_itself(run_job):
     assert run_job("pass").build_command() == [sys.executable, "-S", "-c", "pass"]
 
 

@@ -16,6 +16,7 @@ from autoseg.errors import DeviceError, OptionError, Stopped, TrainingError
 from autoseg.places import open_place
 from autoseg.places.local import ThisComputer
 from autoseg.places.place import TaskState
+from autoseg.places.slurm.case_jobs import open_case_folder
 from autoseg.places.slurm.jobs import JobMark, JobRecord, add_jobs, find_jobs_folder, find_mark
 from autoseg.places.slurm.settings import GpuKind, SlurmSettings
 from autoseg.plan.document import Plan
@@ -25,7 +26,7 @@ from autoseg.processes.signals import StopRequest
 from autoseg.run_folder import write_text
 from autoseg.training.monitoring.history import write_training_log
 from autoseg.training.options import Length
-from autoseg.workflows.folds.jobs import cancel_run_jobs, read_watched_status
+from autoseg.workflows.folds.jobs import cancel_run_jobs, has_jobs, read_watched_status
 from autoseg.workflows.folds.state import keep_state, read_state
 from autoseg.workflows.folds.status import FoldStatus, apply_task_state
 from autoseg.workflows.train import detached, dispatch
@@ -81,6 +82,23 @@ def test_the_second_stage_needs_all_folds_of_the_first_and_the_selection_all_of_
     assert selection.command[-2:] == ("select", str(measured.root.resolve()))
 
 
+def test_the_selection_computes_on_the_kind_of_device_of_the_trainings(measured):
+    (selection,) = build_queue(measured, FIRST, TrainingRequest(device="cpu")).following
+    assert selection.command[-3:] == (str(measured.root.resolve()), "--device", "cpu")
+    assert selection.resources.gpu_bytes == 0
+
+
+def test_a_fold_is_shared_by_no_more_processes_than_its_batch_has_samples(measured):
+    plan = read_document(measured.plan, Plan)
+    request = TrainingRequest(folds=("0",), nodes=plan.configurations["3d_lowres"].training.batch_size, parallel=True)
+    with open_place("slurm", measured.root, ["gres=gpu:2"]) as place:
+        queue = build_detached_queue(measured, FIRST[:1], request, place, autoseg=None)
+        with pytest.raises(OptionError, match=r"a batch of .* cannot be divided"):
+            place.describe_tasks(queue.list_tasks())
+    (selection,) = build_queue(measured, FIRST, TrainingRequest(parallel=True, nodes=2)).following
+    assert not selection.resources.is_parallel
+
+
 def test_nothing_is_selected_after_single_folds_or_where_all_are_trained(measured):
     assert build_queue(measured, FIRST[:1], TrainingRequest(folds=("0",))).following == ()
     finish_fold(measured, "3d_lowres", "0")
@@ -119,7 +137,8 @@ def test_the_time_is_that_of_the_budget(measured, planned, request_, seconds):
     chosen = plan.configurations["3d_lowres"]
     chosen = chosen.model_copy(update={"training": chosen.training.model_copy(update={"budget_seconds": planned})})
     plan = plan.model_copy(update={"configurations": {**plan.configurations, "3d_lowres": chosen}})
-    assert estimate_resources(measured, plan, "3d_lowres", request_).seconds == seconds
+    needed = estimate_resources(measured, plan, "3d_lowres", request_)
+    assert (needed.seconds, needed.may_be_cut) == (seconds, seconds is None)
 
 
 def test_without_a_budget_the_time_is_twice_that_of_the_slowest_fold_that_was_trained(measured):
@@ -199,6 +218,8 @@ def test_options_that_do_not_fit_the_place_are_refused(run):
         with pytest.raises(OptionError, match=r"--devices 0,1 are of this computer.*gres=gpu:2"):
             check_place(TrainingRequest(), place, "0,1")
         check_place(TrainingRequest(nodes=2, parallel=True), place, None)
+        with pytest.raises(OptionError, match=r"--device cuda:3 is of this computer; .* give --device cuda$"):
+            check_place(TrainingRequest(device="cuda:3"), place, None)
     with pytest.raises(OptionError, match=r"works on single cases; train the folds here, or as jobs"):
         check_place(TrainingRequest(), place_of_cases, None)
     with pytest.raises(OptionError, match="--nodes needs a cluster"):
@@ -334,6 +355,22 @@ def test_jobs_of_named_folds_are_cancelled(run, slurm):
         "3d_lowres, fold 0: job 5_2 is cancelled",
     )
     assert slurm.read("cancelled") == ["5_1", "5_0 5_2"]
+
+
+def test_jobs_for_the_cases_of_a_command_are_shown_and_cancelled_while_it_waits(run, slurm):
+    slurm.show_queue("6_0|RUNNING|n1|None", "6_1|PENDING||Priority")
+    with open_case_folder(run.root) as folder:
+        add_jobs(folder, [JobRecord(task=f"Predicting, part {part + 1} of 2", job_id=f"6_{part}") for part in range(2)])
+        assert has_jobs(run)
+        assert read_watched_status(run)[1] == (
+            "Predicting, part 1 of 2: running on n1",
+            "Predicting, part 2 of 2: queued: job 6_1 waits (Priority)",
+        )
+        assert cancel_run_jobs(run.root, folds=["0"]) == ()
+        lines = cancel_run_jobs(run.root)
+        assert lines == tuple(f"Predicting, part {part + 1} of 2: job 6_{part} is cancelled" for part in range(2))
+    assert slurm.read("cancelled") == ["6_0 6_1"]
+    assert not has_jobs(run)
 
 
 def test_the_job_of_a_fold_that_has_not_begun_is_cancelled_by_name(run, slurm):

@@ -8,10 +8,11 @@ from builders.selections import build_selection
 
 from autoseg.document import write_document
 from autoseg.errors import OptionError, Stopped, WorkerError
+from autoseg.places import open_place
 from autoseg.places.local import ThisComputer
 from autoseg.places.place import States, Task, TaskState
 from autoseg.processes.progress import SilentProgress
-from autoseg.workflows.select.detached import build_task, select_in_job
+from autoseg.workflows.select.detached import build_task, describe_selecting, select_in_job
 from autoseg.workflows.select.request import SelectionRequest
 from autoseg.workflows.select.selection_document import Member
 
@@ -78,7 +79,12 @@ def test_all_options_of_a_request_are_passed_on():
 
 
 def test_a_job_asks_for_a_gpu_unless_a_device_says_otherwise(measured):
-    assert build_task(measured.root, SelectionRequest(), autoseg=None).resources.gpu_bytes > 0
+    assert build_task(measured.root, SelectionRequest(), FakePlace([]), autoseg=None).resources.gpu_bytes > 0
+
+
+def test_a_device_by_its_number_here_is_refused(measured):
+    with pytest.raises(OptionError, match="--device cuda:1 is of this computer"):
+        build_task(measured.root, SelectionRequest(device="cuda:1"), FakePlace([]), autoseg=None)
 
 
 @pytest.mark.parametrize("end", [TaskState(phase="failed", reason="too little memory"), None])
@@ -95,6 +101,16 @@ def test_a_job_continues_without_the_command(measured):
         select_in_job(measured.root, REQUEST, place, autoseg=None, progress=SilentProgress())
 
 
+def test_a_dry_run_shows_the_script_of_the_job(measured):
+    with open_place("slurm", measured.root, ["partition=long"]) as place:
+        text = describe_selecting(measured.root, REQUEST, place, autoseg=("autoseg",))
+    assert text.startswith(f"# select: autoseg select {measured.root.resolve()} --configuration 3d_lowres")
+    assert "#SBATCH --partition=long" in text
+    assert not (measured.root / "jobs").exists()
+    with pytest.raises(OptionError, match="a selection is a job with --on slurm alone"):
+        describe_selecting(measured.root, REQUEST, ThisComputer(), autoseg=None)
+
+
 def test_a_place_of_single_cases_is_refused(measured):
-    with pytest.raises(OptionError, match="works on single cases; select here, or as a job with --on slurm"):
+    with pytest.raises(OptionError, match="a selection is a job with --on slurm alone; leave out --on"):
         select_in_job(measured.root, REQUEST, ThisComputer(), autoseg=None, progress=SilentProgress())
