@@ -5,6 +5,7 @@ from typing import Final
 from autoseg.errors import PlanError
 from autoseg.plan.decisions import Decision, Reason
 from autoseg.plan.document import ConfigurationPlan
+from autoseg.plan.network import PointRendPlan
 from autoseg.plan.stages import BoundaryOfPreviousStage
 from planners.profile import ChooseNetwork
 from planners.reasons import format_extents, record
@@ -55,7 +56,8 @@ def choose_boundary(
     if base.training.objective.name != "segmentation":
         msg = (
             f"{BOUNDARY} needs a network that is trained by its logits alone, but that of {name} is trained by the "
-            f"objective {base.training.objective.name!r}; leave out --head, or choose another --architecture"
+            f"objective {base.training.objective.name!r}; leave out --configuration {BOUNDARY}, or "
+            f"{'--head' if isinstance(base.network, PointRendPlan) else 'choose another --architecture'}"
         )
         raise PlanError(msg)
     channels = base.network.input_channels + 1
