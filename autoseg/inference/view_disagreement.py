@@ -6,8 +6,8 @@ the second minus the first is the sum over the classes of the geometric mean of 
 affinity of several distributions (1967): 1 where all are equal, 0 where two exclude each other.
 
 So one further channel of the network suffices, which is averaged over folds, views and windows as the logits are.
-Neither the logits of a single fold or view nor any sum but these exists. A network that averages samples itself averages
-their log-sum-exp, too.
+Neither the logits of a single fold or view nor any sum but these exists. A network that averages samples itself
+averages their log-sum-exp, too.
 """
 
 import copy
@@ -85,8 +85,9 @@ def _normalize(network: nn.Module, model: SegmentationModel, *, has_regions: boo
     summarizing = _summarize_samples(network, partial(compute_normalizer, has_regions=has_regions, axis=1))
     if summarizing is None:
         msg = (
-            f"the disagreement of the {planned.samples} samples of {model.configuration} is computed in the network, and "
-            f"it is compiled here ({model.execution}); use --execution eager, or predict without maps of uncertainty"
+            f"the disagreement of the {planned.samples} samples of {model.configuration} is computed in the network, "
+            f"and it is compiled here ({model.execution}); use --execution eager, or predict without maps of "
+            f"uncertainty"
         )
         raise PredictionError(msg)
     return summarizing

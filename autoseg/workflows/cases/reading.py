@@ -10,6 +10,7 @@ from jaxtyping import Float32, Int16, Int32
 
 from autoseg.dataset import Case
 from autoseg.dataset.cases import INSTANCES
+from autoseg.dataset.folder_cases import list_object_files
 from autoseg.errors import ChannelCount, DatasetError, GridError, PlacementError, Problem, UndeclaredValues, VolumeError
 from autoseg.geometry import Grid
 from autoseg.labels import LabelScheme
@@ -27,6 +28,7 @@ from autoseg.volume_io import (
     resample_label_map_onto_grid,
     turn_like_image,
 )
+from autoseg.workflows.cases.object_files import ObjectNumbers, read_object_numbers
 
 MOST_OBJECTS: Final = 3  # that a message names
 FIX_ADVICE: Final = "or let autoseg resample it onto the first channel's grid: --fix-geometry"
@@ -57,9 +59,11 @@ def read_labelled_case(case: Case, *, labels: LabelScheme, channel_names: Sequen
     if case.targets is None:
         return _read_labels(case, labels=labels, channel_names=channel_names)
     read = _read_labels(case, labels=case.targets.labels, channel_names=channel_names)
-    objects = read_instances(case, read)
-    label_map = build_core_and_border(read.label_map, objects, spacing_mm=read.grid.spacing_mm, targets=case.targets)
-    return replace(read, label_map=label_map)
+    found = read_objects(case, read)
+    label_map = build_core_and_border(
+        read.label_map, found.array, spacing_mm=read.grid.spacing_mm, targets=case.targets
+    )
+    return replace(read, label_map=label_map, warnings=(*read.warnings, *found.warnings))
 
 
 def _read_labels(case: Case, *, labels: LabelScheme, channel_names: Sequence[str]) -> LabelledCase:
@@ -89,6 +93,11 @@ def read_instances(case: Case, labelled: LabelledCase) -> Int32[np.ndarray, "z y
     Raises:
         DatasetError: There is no such file, it cannot be read or has another grid, or an object leaves the foreground.
     """
+    return read_objects(case, labelled).array
+
+
+def read_objects(case: Case, labelled: LabelledCase) -> ObjectNumbers:
+    """Reads the numbers of the objects of a case, as `read_instances`, with warnings about their files."""
     return _read_objects(case, labelled.label_map, labelled.grid)
 
 
@@ -104,12 +113,12 @@ def read_reference_objects(
     assert case.targets is not None, "only cases with targets have cores and borders"
     grid = read_grid(case.image_paths[0])
     label_map = case.targets.labels.encode(read_fitted_label_map(case, grid).array)
-    objects = _read_objects(case, label_map, grid)
+    objects = _read_objects(case, label_map, grid).array
     built = build_core_and_border(label_map, objects, spacing_mm=grid.spacing_mm, targets=case.targets)
     return built, objects, grid
 
 
-def _read_objects(case: Case, label_map: Int16[np.ndarray, "z y x"], grid: Grid) -> Int32[np.ndarray, "z y x"]:
+def _read_objects(case: Case, label_map: Int16[np.ndarray, "z y x"], grid: Grid) -> ObjectNumbers:
     path = case.instances_path
     if path is None:
         text = (
@@ -118,22 +127,29 @@ def _read_objects(case: Case, label_map: Int16[np.ndarray, "z y x"], grid: Grid)
         )
         raise DatasetError(case.name, [Problem(text=text)])
     try:
-        what = f"instance label map {path} of image {case.image_paths[0]}"
-        objects = _fit(read_label_map(path), grid, case, what=what).array
+        found = read_object_numbers(
+            path,
+            lambda volume, file: _fit(
+                volume, grid, case, what=f"instance label map {file} of image {case.image_paths[0]}"
+            ),
+        )
     except VolumeError as error:
         raise DatasetError(case.name, [Problem(text=str(error))]) from error
+    objects = found.array
     outside = objects[(label_map == 0) & (objects != 0)]
     if outside.size or objects.min() < 0:
         raise DatasetError(case.name, [Problem(text=_describe_stray_objects(path, objects, outside))])
-    return objects
+    return found
 
 
 def _describe_stray_objects(path: Path, objects: np.ndarray, outside: np.ndarray) -> str:
     if objects.min() < 0:
         return f"{path.name} in {INSTANCES} holds {objects.min()}; number objects from 1, with 0 where there is none"
     numbers, counts = np.unique(outside, return_counts=True)
+    files = list_object_files(path) if path.is_dir() else []
     shown = ", ".join(
-        f"{number} ({count} voxels)" for number, count in zip(numbers[:MOST_OBJECTS], counts, strict=False)
+        f"{files[number - 1].name if files else number} ({count} voxels)"
+        for number, count in zip(numbers[:MOST_OBJECTS].tolist(), counts, strict=False)
     )
     more = f" and {len(numbers) - MOST_OBJECTS} more" if len(numbers) > MOST_OBJECTS else ""
     return (

@@ -167,8 +167,9 @@ def _complete_voxel(values: Any, grid: Grid, where: str) -> Any:
     if grid.shape_voxels[0] == 1:
         return (*values, 0)
     msg = (
-        f"{where}: a voxel of an image of {grid.shape_voxels[0]} slices is three numbers (x, y, z), found {values!r:.200}; "
-        f"add the slice: three numbers in JSON, or a column k or axis-2 in CSV (axis-0 is the slice there)"
+        f"{where}: a voxel of an image of {grid.shape_voxels[0]} slices is three numbers (x, y, z), found "
+        f"{values!r:.200}; add the slice: three numbers in JSON, or a column k or axis-2 "
+        f"in CSV (axis-0 is the slice there)"
     )
     raise PredictionError(msg)
 
