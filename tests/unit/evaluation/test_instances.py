@@ -129,9 +129,11 @@ PANOPTICA = (
         0.2442265087853323,
     ),
 )
-"""TP, FP, FN, RQ, SQ, PQ, AP50, AP75 and AP of the pairs with the seeds 0 to 5 by panoptica 2.1.7: NaiveThresholdMatching
-by IoU at 0.5000001, 0.55, 0.6, ..., 0.95, AP is tp / (tp + fp + fn), then their mean. `stardist.matching` 0.9.2 gives the
-same but for seed 2, where it matches a pair whose IoU is exactly 0.5, too."""
+"""TP, FP, FN, RQ, SQ, PQ, AP50, AP75 and AP of the pairs with the seeds 0 to 5.
+
+By panoptica 2.1.7: NaiveThresholdMatching by IoU at 0.5000001, 0.55, 0.6, ..., 0.95; AP is tp / (tp + fp + fn), and the
+mean of these. `stardist.matching` 0.9.2 gives the same but for seed 2, where it matches a pair at IoU 0.5 exactly.
+"""
 
 
 @pytest.mark.parametrize("seed", range(6))
