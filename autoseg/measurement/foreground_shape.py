@@ -1,4 +1,4 @@
-"""How the foreground of a case lies in it: the share of its bounding box, and of its surface."""
+"""The shape of the foreground of a case: the share of its bounding box, and of its surface."""
 
 import numpy as np
 from jaxtyping import Bool, Int16

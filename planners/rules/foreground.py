@@ -1,4 +1,4 @@
-"""How much of an image is foreground, and how much of that is surface: what the fingerprint says of all cases."""
+"""Shares of foreground in images, and of surface in the foreground, by the fingerprint of all cases."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ import numpy as np
 from autoseg.fingerprint import CaseFingerprint, Fingerprint
 
 ELLIPSOID_FRACTION: Final = pi / 6
-"""Of its bounding box: what a foreground takes whose box was not measured (guess)."""
+"""Share of its bounding box that a foreground has whose box was not measured (guess)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +19,7 @@ class Share:
 
     Attributes:
         value: Median over the cases that have foreground.
-        source: How it is known.
+        source: Measured, or estimated from what.
     """
 
     value: float

@@ -29,7 +29,7 @@ from autoseg.processes.case_pool import list_problems, write_failure_log
 from autoseg.processes.progress import Progress
 from autoseg.run_folder import open_run, write_text
 from autoseg.volume_io import LabelVolume, check_same_grid, turn_like_image
-from autoseg.workflows.cases.object_files import read_object_numbers
+from autoseg.workflows.cases.reading import read_object_numbers
 from autoseg.workflows.cases.references import OBJECTS_FOLDER, name_objects
 from autoseg.workflows.evaluate.evaluation import (
     EvaluationJob,
