@@ -127,8 +127,8 @@ def measure_case(
         image_digest=compute_image_digest(image),
         cropped_voxel_counts=counts if is_whole else count_class_voxels(cropped, labels),
         intensity_warnings=intensity_warnings,
-        foreground_shape=measure_foreground_shape(cropped, is_foreground),
         ignored_fraction=_measure_ignored(cropped, labels),
+        **measure_foreground_shape(cropped, is_foreground),
     )
     intensities = (
         tuple(summarize_intensities(channel[inside][is_foreground]) for channel in image) if is_foreground.any() else ()

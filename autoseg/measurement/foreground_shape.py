@@ -3,15 +3,13 @@
 import numpy as np
 from jaxtyping import Bool, Int16
 
-from autoseg.fingerprint import ForegroundShape
-
 Slices = tuple[slice, ...]
 
 
 def measure_foreground_shape(
     label_map: Int16[np.ndarray, "z y x"], is_foreground: Bool[np.ndarray, "z y x"]
-) -> ForegroundShape | None:
-    """Measures the foreground of a cropped case; None if there is none.
+) -> dict[str, float]:
+    """Measures box and surface of the foreground of a cropped case, by the fields of its fingerprint; none without any.
 
     Args:
         label_map: Internal labels.
@@ -19,13 +17,13 @@ def measure_foreground_shape(
     """
     box = _find_box(is_foreground)
     if box is None:
-        return None
+        return {}
     around = tuple(slice(max(0, side.start - 1), side.stop + 1) for side in box)
     surface = _count_surface(label_map[around], is_foreground[around])
-    return ForegroundShape(
-        box_fraction=is_foreground[box].size / is_foreground.size,
-        surface_fraction=surface / int(np.count_nonzero(is_foreground)),
-    )
+    return {
+        "foreground_box_fraction": is_foreground[box].size / is_foreground.size,
+        "surface_fraction": surface / int(np.count_nonzero(is_foreground)),
+    }
 
 
 def _find_box(is_foreground: Bool[np.ndarray, "z y x"]) -> Slices | None:

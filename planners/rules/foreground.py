@@ -28,7 +28,8 @@ class Share:
 
 def find_box_share(fingerprint: Fingerprint) -> Share | None:
     """Finds the share of an image that the bounding box of its foreground has; None if there is no foreground."""
-    measured = [case.foreground_shape.box_fraction for case in fingerprint.cases if case.foreground_shape is not None]
+    fractions = [case.foreground_box_fraction for case in fingerprint.cases]
+    measured = [fraction for fraction in fractions if fraction is not None]
     if measured:
         return Share(value=float(np.median(measured)), source="measured")
     has_regions = fingerprint.labels.has_regions
@@ -41,9 +42,7 @@ def find_box_share(fingerprint: Fingerprint) -> Share | None:
 
 def find_surface_share(fingerprint: Fingerprint) -> Share | None:
     """Finds the share of the foreground that touches another label; None if there is no foreground."""
-    measured = [
-        case.foreground_shape.surface_fraction for case in fingerprint.cases if case.foreground_shape is not None
-    ]
+    measured = [case.surface_fraction for case in fingerprint.cases if case.surface_fraction is not None]
     if measured:
         return Share(value=float(np.median(measured)), source="measured")
     shares = (_estimate_surface(case) for case in fingerprint.cases)

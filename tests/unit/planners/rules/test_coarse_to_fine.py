@@ -4,7 +4,7 @@ import pytest
 from builders.fingerprints import build_case, build_fingerprint
 
 from autoseg.errors import PlanError
-from autoseg.fingerprint import ForegroundShape, Machine
+from autoseg.fingerprint import Machine
 from autoseg.plan import BoxOfPreviousStage, Plan
 from planners import PLANNERS
 from planners.planner import Planner
@@ -85,10 +85,10 @@ def plan_large(**measured) -> Plan:
     ("measured", "told"),
     [
         (
-            {"foreground_shape": ForegroundShape(box_fraction=0.3, surface_fraction=0.0)},
+            {"foreground_box_fraction": 0.3, "surface_fraction": 0.0},
             "has 30 % of an image (measured)",
         ),
-        ({"foreground_shape": ForegroundShape(box_fraction=0.31, surface_fraction=0.0)}, None),
+        ({"foreground_box_fraction": 0.31, "surface_fraction": 0.0}, None),
         ({"voxel_counts": (904_778,)}, "has 30 % of an image (by its voxels"),  # 0.3 of the image, times pi / 6
         ({"voxel_counts": (935_000,)}, None),
         ({"voxel_counts": (0,)}, None),
@@ -113,8 +113,8 @@ def test_slices_across_all_axes_are_offered_where_voxels_are_nearly_cubes(spacin
 @pytest.mark.parametrize(
     ("measured", "told"),
     [
-        ({"foreground_shape": ForegroundShape(box_fraction=0.5, surface_fraction=0.3)}, "30 % of the foreground"),
-        ({"foreground_shape": ForegroundShape(box_fraction=0.5, surface_fraction=0.29)}, None),
+        ({"foreground_box_fraction": 0.5, "surface_fraction": 0.3}, "30 % of the foreground"),
+        ({"foreground_box_fraction": 0.5, "surface_fraction": 0.29}, None),
         ({"voxel_counts": (2145,)}, "33 % of the foreground touch another label (by its voxels"),  # radius 8
         ({"voxel_counts": (4189,)}, None),  # radius 10: 27 %
     ],
