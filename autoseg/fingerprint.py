@@ -90,6 +90,11 @@ class CaseFingerprint(CasePart):
         resampled: The voxels at the median spacing of the dataset; None if they were not counted, or if that is not
             coarser.
         intensity_warnings: Oddities of the intensities, one sentence each.
+        foreground_box_fraction: Share of the crop that the bounding box of the foreground, all classes together, has;
+            None if there is no foreground, or if it was not measured.
+        surface_fraction: Share of the voxels of the foreground that touch another label through a face; None likewise.
+        ignored_fraction: Share of the crop that carries the ignore label; None if it was not counted, or if the dataset
+            has no such label.
     """
 
     name: str
@@ -102,6 +107,9 @@ class CaseFingerprint(CasePart):
     cropped_voxel_counts: tuple[int, ...] | None = None
     resampled: ResampledCounts | None = None
     intensity_warnings: tuple[str, ...] = ()
+    foreground_box_fraction: Annotated[float, Field(gt=0, le=1)] | None = None
+    surface_fraction: Annotated[float, Field(ge=0, le=1)] | None = None
+    ignored_fraction: Annotated[float, Field(ge=0, le=1)] | None = None
 
 
 class Fingerprint(Document):

@@ -9,10 +9,12 @@ from autoseg.geometry import FloatTriple, IntTriple
 from autoseg.labels import InstanceTargets
 from autoseg.plan.decisions import Decision, Reason
 from autoseg.plan.document import ConfigurationPlan, Plan
+from autoseg.plan.network import LatentDiffusionPlan
 from autoseg.plan.preprocessing import ChannelPlan
 from planners.architectures.mask_rcnn import NEEDS_INSTANCES
 from planners.reasons import AXIS_NAMES, record
 from planners.rules.axes import choose_axis_permutation
+from planners.rules.ignored_voxels import choose_ignored_voxels
 from planners.rules.instances import choose_border_fraction
 from planners.rules.median_shape import ResampledDataset, compute_resampled_dataset
 from planners.rules.network_data import adapt_network
@@ -96,6 +98,9 @@ class CommonDecisions:
         network, reasons = adapt_network(
             configuration.network, configuration.choose_network_labels(self.fingerprint.labels), channels
         )
+        if isinstance(network, LatentDiffusionPlan) and self.fingerprint.labels.ignore_label is not None:
+            filled = choose_ignored_voxels(self.fingerprint)
+            reasons = (*reasons, record("ignored voxels", filled, filled.value))
         named = tuple(reason.model_copy(update={"subject": f"{name}: {reason.subject}"}) for reason in reasons)
         return configuration.model_copy(update={"network": network}), named
 

@@ -11,7 +11,7 @@ from autoseg.plan.decisions import Decision, Reason
 from autoseg.plan.document import ConfigurationPlan
 from planners.configuration import explain_missing_pooling
 from planners.profile import ChooseNetwork
-from planners.rules.boundary import BOUNDARY, choose_boundary, choose_boundary_patch
+from planners.rules.boundary import BOUNDARY, choose_boundary, choose_boundary_patch, offer_boundary
 from planners.rules.cascade import FULL_RESOLUTION, LOW_RESOLUTION
 from planners.rules.coarse_to_fine import COARSE, ROI, choose_coarse, choose_roi, explain_coarse, offer_roi
 from planners.rules.context_slices import CONTEXT, SLICES, choose_context, offer_context
@@ -23,9 +23,10 @@ from planners.rules.detection import (
     choose_object_edge,
     measure_object,
 )
+from planners.rules.foreground import find_box_share, find_surface_share
 from planners.rules.median_shape import ResampledDataset
 from planners.rules.topology import FEWEST_STAGES, Topology, TopologyRule
-from planners.rules.triplanar import TRIPLANAR, choose_triplanar
+from planners.rules.triplanar import TRIPLANAR, choose_triplanar, offer_triplanar
 
 Configurations = dict[str, ConfigurationPlan]
 Chosen = tuple[Configurations, tuple[Reason, ...]]
@@ -79,13 +80,13 @@ class FurtherConfiguration:
     Attributes:
         needs: The planned configurations of which it is made of one: of the first that is planned.
         choose: Chooses it, and others that it needs itself, with their reasons.
-        offer: Offers it, with the reason, where the dataset speaks for it; some are never offered.
+        offer: Offers it, with the reason, where the fingerprint speaks for it; some are never offered.
         takes_pictures: Whether it may be planned for images of one slice.
     """
 
     needs: tuple[str, ...]
     choose: Callable[[Configurations, ResampledDataset, PlanningRules], Chosen]
-    offer: Callable[[Configurations, ResampledDataset], tuple[Reason, ...]]
+    offer: Callable[[Configurations, ResampledDataset, Fingerprint], tuple[Reason, ...]]
     takes_pictures: bool = False
 
 
@@ -170,21 +171,37 @@ def _choose_boundary(planned: Configurations, dataset: ResampledDataset, shared:
     return {BOUNDARY: configuration}, reasons
 
 
+def _offer_boundary(planned: Configurations, fingerprint: Fingerprint) -> tuple[Reason, ...]:
+    """Offers the correction of classes; cores and borders of objects are not corrected one by one."""
+    if fingerprint.targets is not None:
+        return ()
+    name = FULL_RESOLUTION if FULL_RESOLUTION in planned else SLICES
+    return offer_boundary(planned[name], name=name, surface=find_surface_share(fingerprint))
+
+
 FURTHER_CONFIGURATIONS: Final[Mapping[str, FurtherConfiguration]] = {
     CONTEXT: FurtherConfiguration(
-        needs=(SLICES,), choose=_choose_context, offer=lambda planned, dataset: offer_context(dataset)
+        needs=(SLICES,), choose=_choose_context, offer=lambda planned, dataset, measured: offer_context(dataset)
     ),
     ROI: FurtherConfiguration(
-        needs=(FULL_RESOLUTION,), choose=_choose_roi, offer=lambda planned, dataset: offer_roi(planned)
+        needs=(FULL_RESOLUTION,),
+        choose=_choose_roi,
+        offer=lambda planned, dataset, measured: offer_roi(planned, find_box_share(measured)),
     ),
-    TRIPLANAR: FurtherConfiguration(needs=(SLICES,), choose=_choose_triplanar, offer=lambda planned, dataset: ()),
+    TRIPLANAR: FurtherConfiguration(
+        needs=(SLICES,),
+        choose=_choose_triplanar,
+        offer=lambda planned, dataset, measured: offer_triplanar(dataset, has_volumes=FULL_RESOLUTION in planned),
+    ),
     BOUNDARY: FurtherConfiguration(
         needs=(FULL_RESOLUTION, SLICES),
         choose=_choose_boundary,
-        offer=lambda planned, dataset: (),
+        offer=lambda planned, dataset, measured: _offer_boundary(planned, measured),
         takes_pictures=True,
     ),
-    DETECT: FurtherConfiguration(needs=(FULL_RESOLUTION,), choose=_choose_detection, offer=lambda planned, dataset: ()),
+    DETECT: FurtherConfiguration(
+        needs=(FULL_RESOLUTION,), choose=_choose_detection, offer=lambda planned, dataset, measured: ()
+    ),
 }
 
 
@@ -228,5 +245,5 @@ def choose_further(
             configurations |= chosen
             reasons.extend(own)
         elif is_possible:
-            reasons.extend(row.offer(planned, dataset))
+            reasons.extend(row.offer(planned, dataset, shared.fingerprint))
     return configurations, tuple(reasons)

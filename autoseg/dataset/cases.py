@@ -22,7 +22,8 @@ class Case:
     Attributes:
         images: One file per channel (or folder of DICOM slices), or a single file that holds all channels.
         label: None where no reference is known.
-        instances: Label map that numbers the objects of the case, in the folder instancesTr; None without one.
+        instances: Label map that numbers the objects of the case, in the folder instancesTr, or a folder there with a
+            label map for each; None without one.
         fix_geometry: Whether channels and label maps on another grid than the first channel's are resampled onto it
             instead of being refused.
         targets: Core and border of objects, which replace the labels of the label map; None: those are learned.
@@ -52,7 +53,7 @@ class Case:
 
     @property
     def instances_path(self) -> Path | None:
-        """Path of the label map of numbered objects."""
+        """Path of the label map of numbered objects, or of the folder of single ones."""
         return None if self.instances is None else Path(self.instances)
 
 
@@ -117,7 +118,11 @@ def tell_instances_apart(dataset: Dataset, border_fraction: float) -> Dataset:
         DatasetError: Cases have no file that numbers their objects, or the labels are regions.
     """
     problems = [
-        Problem(text=f"{INSTANCES} holds no file of this case; expected {INSTANCES}/{case.name}.*", cases=(case.name,))
+        Problem(
+            text=f"{INSTANCES} holds no file of this case; expected {INSTANCES}/{case.name}.* or "
+            f"{INSTANCES}/{case.name}/",
+            cases=(case.name,),
+        )
         for case in dataset.cases
         if case.instances_path is None
     ]

@@ -42,17 +42,22 @@ def list_folder(folder: Path) -> list[Path]:
     return list_files(folder) if folder.is_dir() else []
 
 
+def list_object_files(folder: Path) -> list[Path]:
+    """Lists the label maps of a folder that may number objects, or hold one each."""
+    unfit = (None, *LOSSY_ENDINGS, *HEADER_OF_VOXELS.values())
+    return [path for path in list_folder(folder) if find_ending(path.name) not in unfit]
+
+
 def attach_instances(root: Path, cases: tuple[Case, ...], findings: Findings | None = None) -> tuple[Case, ...]:
-    """Adds the label maps of numbered objects, which have the names of the cases; all or none can be used.
+    """Adds the label maps of numbered objects, or folders with one for each, by the names of cases; all or none count.
 
     Args:
         findings: Receives a note where some cases lack one; None: no note is needed.
     """
-    paths = {
-        strip_label_map_ending(path.name): str(path)
-        for path in list_folder(root / INSTANCES)
-        if find_ending(path.name) not in (None, *LOSSY_ENDINGS, *HEADER_OF_VOXELS.values())
-    }
+    folder = root / INSTANCES
+    folders = {path.name: str(path) for path in list_subfolders(folder)} if folder.is_dir() else {}
+    files = {strip_label_map_ending(path.name): str(path) for path in list_object_files(folder)}
+    paths = {name: path for name, path in folders.items() if list_object_files(Path(path))} | files
     attached = tuple(replace(case, instances=paths.get(case.name)) for case in cases)
     if findings is not None and paths:
         for case in attached:
@@ -60,6 +65,8 @@ def attach_instances(root: Path, cases: tuple[Case, ...], findings: Findings | N
                 findings.add_note_to_case(
                     case.name, f"{INSTANCES} holds no file of this case, so objects are told apart in no case; add it"
                 )
+            elif case.name in files and case.name in folders:
+                findings.add_to_case(case.name, f"{INSTANCES} holds a file and a folder of this case; remove one")
     return attached
 
 

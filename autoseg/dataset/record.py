@@ -14,7 +14,7 @@ from autoseg.dataset.cases import (
     find_optional_file,
     learn_targets,
 )
-from autoseg.dataset.folder_cases import attach_instances
+from autoseg.dataset.folder_cases import attach_instances, list_object_files
 from autoseg.dicom_files import is_series_folder
 from autoseg.document import MOST_RESULT_BYTES, CasePart, Document
 from autoseg.errors import DatasetError, Problem
@@ -145,7 +145,8 @@ def _record_case(case: Case, root: Path) -> RecordedCase:
 
 def _list_files(case: Case) -> list[Path]:
     instances = None if case.targets is None else case.instances_path
-    return [path for path in (*case.image_paths, case.label_path, instances) if path is not None]
+    objects = list_object_files(instances) if instances is not None and instances.is_dir() else [instances]
+    return [path for path in (*case.image_paths, case.label_path, *objects) if path is not None]
 
 
 def _stamp(path: Path) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Disagreement of the predictions that are averaged: of folds, mirrored views and overlapping windows.
+"""Disagreement of the predictions that are averaged: of folds, mirrored views, overlapping windows, and samples.
 
 The mean of logits stands for the normalized geometric mean of the probabilities. How far the predictions lie apart
 follows from two numbers per voxel: the mean of their log-sum-exp, and the log-sum-exp of the mean. The exponential of
@@ -6,11 +6,14 @@ the second minus the first is the sum over the classes of the geometric mean of 
 affinity of several distributions (1967): 1 where all are equal, 0 where two exclude each other.
 
 So one further channel of the network suffices, which is averaged over folds, views and windows as the logits are.
-Neither the logits of a single fold or view nor any sum but these exists.
+Neither the logits of a single fold or view nor any sum but these exists. A network that averages samples itself
+averages their log-sum-exp, too.
 """
 
+import copy
 import math
 from dataclasses import replace
+from functools import partial
 
 import torch
 from jaxtyping import Float, Float16, Float32
@@ -18,8 +21,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from autoseg.errors import PredictionError
+from autoseg.inference.execution.preparation import AutocastNetwork, ReducedNetwork
 from autoseg.inference.model import SegmentationModel
 from autoseg.labels import LabelScheme
+from autoseg.networks.families.diffusion_unet import DiffusionUNet
+from autoseg.plan.network import DiffusionUNetPlan
+from autoseg.runtime.captured_network import CapturedNetwork
 
 
 class NormalizingNetwork(nn.Module):
@@ -51,7 +58,8 @@ def record_normalizers(model: SegmentationModel) -> SegmentationModel:
     """Returns a model that predicts one more channel, the mean normalizer, and the same logits bit for bit.
 
     Raises:
-        PredictionError: The network sees one class at a time, so that there are no logits of all.
+        PredictionError: The network sees one class at a time, so that there are no logits of all; or its samples cannot
+            be told apart, because it is compiled.
     """
     plan, part = model.plan, model.configuration_plan
     if part.is_class_by_class:
@@ -65,9 +73,44 @@ def record_normalizers(model: SegmentationModel) -> SegmentationModel:
     configurations = plan.configurations | {model.configuration: part.model_copy(update={"network": wide})}
     return replace(
         model,
-        networks=tuple(NormalizingNetwork(network, has_regions=has_regions).eval() for network in model.networks),
+        networks=tuple(_normalize(network, model, has_regions=has_regions).eval() for network in model.networks),
         plan=plan.model_copy(update={"configurations": configurations}),
     )
+
+
+def _normalize(network: nn.Module, model: SegmentationModel, *, has_regions: bool) -> nn.Module:
+    planned = model.configuration_plan.network
+    if not isinstance(planned, DiffusionUNetPlan) or planned.samples == 1:
+        return NormalizingNetwork(network, has_regions=has_regions)
+    summarizing = _summarize_samples(network, partial(compute_normalizer, has_regions=has_regions, axis=1))
+    if summarizing is None:
+        msg = (
+            f"the disagreement of the {planned.samples} samples of {model.configuration} is computed in the network, "
+            f"and it is compiled here ({model.execution}); use --execution eager, or predict without maps of "
+            f"uncertainty"
+        )
+        raise PredictionError(msg)
+    return summarizing
+
+
+def _summarize_samples(network: nn.Module, summarize: partial[Tensor]) -> nn.Module | None:
+    """Returns a network of the same weights that also summarizes its samples; None where it was compiled.
+
+    What is replayed as a CUDA graph runs as it is, which computes the same.
+    """
+    if isinstance(network, CapturedNetwork):
+        return _summarize_samples(network.network, summarize)
+    copied = copy.copy(network)
+    copied._modules = dict(network._modules)
+    if isinstance(copied, DiffusionUNet):
+        copied.summarize = summarize
+        return copied
+    if not isinstance(copied, ReducedNetwork | AutocastNetwork):
+        return None
+    inner = _summarize_samples(copied.network, summarize)
+    if inner is not None:
+        copied.network = inner
+    return None if inner is None else copied
 
 
 @torch.inference_mode()

@@ -16,6 +16,7 @@ from autoseg.geometry import DistanceUnit, FloatTriple
 from autoseg.intensities import IntensityFindings, examine_image
 from autoseg.labels import InstanceTargets, LabelScheme
 from autoseg.measurement.foreground import AnySummary, SummaryStore, merge_channels, summarize_intensities
+from autoseg.measurement.foreground_shape import measure_foreground_shape
 from autoseg.nonzero_region import Box, compute_nonzero_box, slice_box
 from autoseg.plan.preprocessing import CT_NAME
 
@@ -113,6 +114,9 @@ def measure_case(
     cropped_shape = _compute_box_shape(box)
     counts = count_class_voxels(label_map, labels)
     is_whole = cropped_shape == label_map.shape
+    inside = slice_box(box)
+    cropped = label_map[inside]
+    is_foreground = _find_foreground(cropped, labels)
     fingerprint = CaseFingerprint(
         name=name,
         spacing_mm=spacing_mm,
@@ -121,11 +125,11 @@ def measure_case(
         relative_size_after_cropping=float(np.prod(cropped_shape) / np.prod(label_map.shape)),
         voxel_counts=counts,
         image_digest=compute_image_digest(image),
-        cropped_voxel_counts=counts if is_whole else count_class_voxels(label_map[slice_box(box)], labels),
+        cropped_voxel_counts=counts if is_whole else count_class_voxels(cropped, labels),
         intensity_warnings=intensity_warnings,
+        ignored_fraction=_measure_ignored(cropped, labels),
+        **measure_foreground_shape(cropped, is_foreground),
     )
-    inside = slice_box(box)
-    is_foreground = _find_foreground(label_map[inside], labels)
     intensities = (
         tuple(summarize_intensities(channel[inside][is_foreground]) for channel in image) if is_foreground.any() else ()
     )
@@ -197,6 +201,12 @@ def _find_foreground(label_map: Int16[np.ndarray, "z y x"], labels: LabelScheme)
     if labels.ignore_label is not None:
         is_foreground &= label_map != labels.ignore_label
     return is_foreground
+
+
+def _measure_ignored(label_map: Int16[np.ndarray, "z y x"], labels: LabelScheme) -> float | None:
+    if labels.ignore_label is None:
+        return None
+    return sum(int(np.count_nonzero(plane == labels.ignore_label)) for plane in label_map) / label_map.size
 
 
 def _compute_box_shape(box: Box) -> tuple[int, int, int]:

@@ -1,11 +1,13 @@
 """The training of a label autoencoder, which follows from the plan of the configuration that needs it."""
 
-from math import ceil
-from typing import Final
+from math import ceil, prod
+from typing import Any, Final
 
 from autoseg.plan.document import ConfigurationPlan
 from autoseg.plan.losses import CrossEntropyTerm, DiceTerm
 from autoseg.plan.network.base import NetworkPlan
+from autoseg.plan.network.label_autoencoder import LabelAutoencoderPlan
+from autoseg.plan.network.latent_diffusion import LatentDiffusionPlan
 from autoseg.plan.objectives import LatentDiffusionObjective, ReconstructionObjective, ShapePriorObjective
 from autoseg.plan.training import ADAMW, CosineSchedule
 
@@ -59,3 +61,61 @@ def plan_autoencoder_training(plan: ConfigurationPlan) -> ConfigurationPlan | No
         }
     )
     return plan.model_copy(update={"network": autoencoder, "training": training, "previous_stage": None})
+
+
+def refine_latents(plan: ConfigurationPlan) -> ConfigurationPlan | None:
+    """Returns the configuration whose label autoencoder makes one reduction less; None if it has only one.
+
+    In latent diffusion the denoiser makes that reduction, so that patches stay as they are. It gets one stage more with
+    the features of its first.
+    """
+    objective, network = plan.training.objective, plan.network
+    if isinstance(objective, ShapePriorObjective):
+        finer = _drop_last_stage(objective.autoencoder)
+        if finer is None:
+            return None
+        changed = objective.model_copy(update={"autoencoder": finer})
+        return plan.model_copy(update={"training": plan.training.model_copy(update={"objective": changed})})
+    assert isinstance(network, LatentDiffusionPlan), "no other configuration has a label autoencoder"
+    finer = _drop_last_stage(network.autoencoder)
+    if finer is None:
+        return None
+    stride, denoiser = network.autoencoder.strides[-1], network.denoiser
+    deeper = denoiser.model_copy(
+        update={
+            "features_per_stage": (denoiser.features_per_stage[0], *denoiser.features_per_stage),
+            "kernel_sizes": (finer.kernel_sizes[-1], *denoiser.kernel_sizes),
+            "strides": (denoiser.strides[0], stride, *denoiser.strides[1:]),
+            "attention_stages": tuple(stage + 1 for stage in denoiser.attention_stages),
+        }
+    )
+    changes = {
+        "autoencoder": finer,
+        "vision_features_per_stage": network.vision_features_per_stage[:-1],
+        "denoiser": deeper,
+        "noise_grid": tuple(extent * step for extent, step in zip(network.noise_grid, stride, strict=True)),
+    }
+    return plan.model_copy(update={"network": network.model_copy(update=changes)})
+
+
+def _drop_last_stage(autoencoder: LabelAutoencoderPlan) -> LabelAutoencoderPlan | None:
+    if prod(prod(stride) for stride in autoencoder.strides[:-1]) == 1:
+        return None
+    fields = ("features_per_stage", "kernel_sizes", "strides")
+    return autoencoder.model_copy(update={field: getattr(autoencoder, field)[:-1] for field in fields})
+
+
+def list_changed_fields(before: ConfigurationPlan, after: ConfigurationPlan) -> dict[str, tuple[Any, Any]]:
+    """Lists the fields of `plan.json` that differ, by their path in the configuration, with both values."""
+    return _compare(before.model_dump(mode="json"), after.model_dump(mode="json"), "")
+
+
+def _compare(before: dict[str, Any], after: dict[str, Any], path: str) -> dict[str, tuple[Any, Any]]:
+    changed: dict[str, tuple[Any, Any]] = {}
+    for key, old in before.items():
+        new = after[key]
+        if isinstance(old, dict) and isinstance(new, dict):
+            changed |= _compare(old, new, f"{path}{key}.")
+        elif old != new:
+            changed[f"{path}{key}"] = (old, new)
+    return changed

@@ -5,10 +5,12 @@ from typing import Final
 from autoseg.errors import PlanError
 from autoseg.plan.decisions import Decision, Reason
 from autoseg.plan.document import ConfigurationPlan
+from autoseg.plan.network import PointRendPlan
 from autoseg.plan.stages import BoundaryOfPreviousStage
 from planners.profile import ChooseNetwork
 from planners.reasons import format_extents, record
 from planners.rules.augmentation import ChooseAugmentation, choose_augmentation
+from planners.rules.foreground import Share
 from planners.rules.topology import Topology
 
 BOUNDARY = "boundary_refinement"
@@ -19,6 +21,9 @@ BASE_FRACTION: Final = 0.5
 """... but at most this fraction of the patch of the configuration that is corrected (guess): a larger one would see
 hardly less than that network."""
 OUTPUTS: Final = 2  # outside and inside
+SMALLEST_SURFACE_FRACTION: Final = 0.3
+"""Share of the foreground at its surface from which the configuration is offered: that of a ball of nine voxels'
+radius (guess)."""
 OVERLAP_LIMIT: Final = 0.25
 """That of the paper in training, which takes fewer patches than its 0.55 in prediction."""
 
@@ -55,7 +60,8 @@ def choose_boundary(
     if base.training.objective.name != "segmentation":
         msg = (
             f"{BOUNDARY} needs a network that is trained by its logits alone, but that of {name} is trained by the "
-            f"objective {base.training.objective.name!r}; leave out --head, or choose another --architecture"
+            f"objective {base.training.objective.name!r}; leave out --configuration {BOUNDARY}, or "
+            f"{'--head' if isinstance(base.network, PointRendPlan) else 'choose another --architecture'}"
         )
         raise PlanError(msg)
     channels = base.network.input_channels + 1
@@ -97,3 +103,23 @@ def choose_boundary(
         record(f"{BOUNDARY}: batch size", batch_size, str(batch_size.value)),
         *(reason.model_copy(update={"subject": f"{BOUNDARY}: {reason.subject}"}) for reason in reasons),
     )
+
+
+def offer_boundary(base: ConfigurationPlan, *, name: str, surface: Share | None) -> tuple[Reason, ...]:
+    """Offers the configuration where much of the foreground is surface; it is planned on request alone.
+
+    Args:
+        base: The configuration that would be corrected.
+        name: Its name.
+        surface: Share of the foreground that touches another label; None without foreground.
+    """
+    is_possible = base.training.objective.name == "segmentation" and not any(base.network.margin_voxels)
+    if not is_possible or surface is None or surface.value < SMALLEST_SURFACE_FRACTION:
+        return ()
+    offer = Decision(
+        None,
+        f"{surface.value * 100:.3g} % of the foreground touch another label ({surface.source}), where at least "
+        f"{SMALLEST_SURFACE_FRACTION * 100:g} % make boundaries decide the scores (guess): a network that corrects "
+        f"{name} there is planned with --configuration {BOUNDARY}",
+    )
+    return (record(BOUNDARY, offer, "offered, not planned"),)

@@ -11,6 +11,7 @@ from autoseg.plan.document import ConfigurationPlan
 from autoseg.plan.stages import BoxOfPreviousStage
 from planners.reasons import format_count, format_extents, format_lengths, record
 from planners.rules.cascade import FULL_RESOLUTION, LOW_RESOLUTION
+from planners.rules.foreground import Share
 from planners.rules.low_resolution import ChoosePatch, coarsen, compute_coarser
 from planners.rules.median_shape import ResampledDataset
 
@@ -21,6 +22,9 @@ COARSE_REDUCTION: Final = 8.0
 """Fewer voxels by this factor, twice coarser along each axis, cost the first stage little beside the second (guess)."""
 MOST_EDGE_VOXELS: Final = 16.0
 """Voxels along an edge of an object with which a detector finds it: eight cells at strides of two (guess)."""
+LARGEST_BOX_FRACTION: Final = 0.3
+"""Share of an image up to which a second stage in the box is offered: with its margin, about half of the voxels of a
+median case are then left out at least (guess)."""
 MARGIN_VOXELS: Final = 4.0
 """Margin of the box in voxels of the coarse spacing: about what its border may be wrong by (guess; `box_recall` of a
 validation tells whether it suffices)."""
@@ -117,15 +121,22 @@ def explain_coarse(coarse: Decision[ResampledDataset], name: str = COARSE) -> Re
     return record(name, coarse, format_lengths(coarse.value.spacing_mm, coarse.value.distance_unit))
 
 
-def offer_roi(configurations: dict[str, ConfigurationPlan]) -> tuple[Reason, ...]:
-    """Offers the configuration where a patch shows little of an image; it is planned on request alone."""
-    if LOW_RESOLUTION not in configurations:
+def offer_roi(configurations: dict[str, ConfigurationPlan], box: Share | None) -> tuple[Reason, ...]:
+    """Offers the configuration where a patch shows little of an image, and little of it is foreground.
+
+    Args:
+        configurations: The planned ones.
+        box: Share of the box of the foreground; None without foreground.
+    """
+    if LOW_RESOLUTION not in configurations or box is None or box.value > LARGEST_BOX_FRACTION:
         return ()
     full = configurations[FULL_RESOLUTION]
     covered = math.prod(full.patch_voxels) / math.prod(full.median_shape_voxels)
     offer = Decision(
         None,
         f"a patch of {FULL_RESOLUTION} covers {covered * 100:.3g} % of the median case, so prediction takes many "
-        f"windows: one that predicts only around what {LOW_RESOLUTION} finds is planned with --configuration {ROI}",
+        f"windows, and the box of the foreground has {box.value * 100:.3g} % of an image ({box.source}), where at most "
+        f"{LARGEST_BOX_FRACTION * 100:g} % pays (guess): one that predicts only around what {LOW_RESOLUTION} finds is "
+        f"planned with --configuration {ROI}",
     )
     return (record(ROI, offer, "offered, not planned"),)

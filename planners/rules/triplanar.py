@@ -17,6 +17,9 @@ TRIPLANAR = "2d_triplanar"
 STRETCHED_FACTOR: Final = 3.0
 """Pixels of a plane are too stretched where one side is more than this number of times the other: the anisotropy factor
 of the nnU-Net paper."""
+LARGEST_CUBE_FACTOR: Final = 1.5
+"""Longest side of a voxel as a multiple of the shortest up to which slices across all axes are taken to look alike
+(guess)."""
 SHARED_REASON: Final = (
     "asked for; one network sees the slices across several axes: it learns from more slices, and training takes the "
     "time of one; its predictions across all axes are averaged"
@@ -87,6 +90,25 @@ def choose_triplanar(
     }
     own = tuple(reason for reason in reasons if reason.subject != f"{TRIPLANAR}: resampling")
     return chosen.model_copy(update=changes), (exists, told, *own)
+
+
+def offer_triplanar(dataset: ResampledDataset, *, has_volumes: bool) -> tuple[Reason, ...]:
+    """Offers the configuration where voxels are nearly cubes, so that slices across all axes look alike.
+
+    Args:
+        dataset: The dataset at full resolution, in three axes.
+        has_volumes: Whether a configuration of volumes is planned, whose data it needs.
+    """
+    factor = max(dataset.spacing_mm) / min(dataset.spacing_mm)
+    if not has_volumes or factor > LARGEST_CUBE_FACTOR:
+        return ()
+    offer = Decision(
+        None,
+        f"voxels are {format_lengths(dataset.spacing_mm, dataset.distance_unit)}, the longest side {factor:.3g} times "
+        f"the shortest, where at most {LARGEST_CUBE_FACTOR:g} times counts as a cube (guess): a 2D network that sees "
+        f"slices across every axis, and averages, is planned with --configuration {TRIPLANAR}",
+    )
+    return (record(TRIPLANAR, offer, "offered, not planned"),)
 
 
 def _compute_stretch(dataset: ResampledDataset, axis: int) -> float:

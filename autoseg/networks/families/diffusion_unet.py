@@ -1,5 +1,6 @@
 """Segmentation by diffusion of the label map itself, given the image."""
 
+from collections.abc import Callable
 from typing import Final
 
 import torch
@@ -24,9 +25,12 @@ class DiffusionUNet(SegmentationNetwork):
 
     Attributes:
         noise: The noise with which prediction begins; a part of the state, so that every copy predicts the same.
+        summarize: Computes one more channel from the logits of each sample, whose mean prediction then returns behind
+            those of the logits; None: prediction returns logits alone.
     """
 
     plan: DiffusionUNetPlan
+    summarize: Callable[[Tensor], Tensor] | None = None
     noise: Tensor
 
     def __init__(self, plan: DiffusionUNetPlan) -> None:
@@ -76,7 +80,10 @@ class DiffusionUNet(SegmentationNetwork):
     def _predict(self, image: Tensor) -> Tensor:
         """Takes all steps back for every sample, and averages the logits of the last ones."""
         logits = [self._sample(image, self._draw(image, index)) for index in range(self.plan.samples)]
-        return torch.stack(logits).mean(0)
+        mean = torch.stack(logits).mean(0)
+        if self.summarize is None:
+            return mean
+        return torch.cat((mean, torch.stack([self.summarize(sample) for sample in logits]).mean(0)), dim=1)
 
     def _sample(self, image: Tensor, noisy: Tensor) -> Tensor:
         logits = noisy

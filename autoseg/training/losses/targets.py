@@ -4,8 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache, reduce
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float32, Int16
+from numpy.typing import NDArray
+from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
@@ -78,6 +81,35 @@ def build_class_masks(
     """Builds one mask per class of `LabelScheme.class_labels`: foreground labels, or regions."""
     masks = [reduce(torch.logical_or, [label_map == label for label in members]) for members in labels.class_labels]
     return torch.stack(masks, dim=1)
+
+
+def fill_ignored_voxels(
+    label_map: Int16[Tensor, " batch *space"], labels: LabelScheme, *, spacing_mm: tuple[float, ...]
+) -> Int16[Tensor, " batch *space"]:
+    """Gives every ignored voxel the label of the nearest voxel that has one, in samples that have any.
+
+    For what is encoded as a whole: the voxels do not count in losses, where they stay ignored.
+
+    Args:
+        label_map: Internal labels.
+        labels: Labels of the network.
+        spacing_mm: Distance of neighbouring voxels along each axis.
+    """
+    if labels.ignore_label is None:
+        return label_map
+    filled = [_fill_sample(sample, labels.ignore_label, spacing_mm) for sample in label_map.cpu().numpy()]
+    return torch.from_numpy(np.stack(filled)).to(label_map.device)
+
+
+def _fill_sample(sample: NDArray[np.int16], ignored: int, spacing_mm: tuple[float, ...]) -> NDArray[np.int16]:
+    is_ignored = sample == ignored
+    if not is_ignored.any() or is_ignored.all():
+        return sample
+    nearest = ndimage.distance_transform_edt(
+        is_ignored, sampling=spacing_mm, return_distances=False, return_indices=True
+    )
+    filled: NDArray[np.int16] = sample[tuple(nearest)]
+    return filled
 
 
 def build_output_masks(

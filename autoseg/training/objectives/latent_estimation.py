@@ -12,7 +12,7 @@ from autoseg.plan.network.latent_diffusion import LatentDiffusionPlan
 from autoseg.plan.objectives import LatentDiffusionObjective
 from autoseg.runtime.distributed import BatchPart
 from autoseg.training.data.batch import Batch
-from autoseg.training.losses.targets import build_output_masks
+from autoseg.training.losses.targets import build_output_masks, fill_ignored_voxels
 from autoseg.training.losses.weighted_sum import WeightedLoss
 from autoseg.training.objectives.objective import NetworkCall, Objective
 
@@ -30,6 +30,7 @@ class LatentEstimation(Objective):
         assert isinstance(plan.training.objective, LatentDiffusionObjective), "the table of objectives says so"
         assert isinstance(plan.network, LatentDiffusionPlan), "plans are checked"
         self.plan, self.network, self.labels, self.part = plan.training.objective, plan.network, labels, part
+        self.spacing_mm = plan.patch_spacing_mm
         self.loss = WeightedLoss(terms=plan.training.losses, labels=labels, spacing_mm=plan.patch_spacing_mm, part=part)
 
     def find_capture_problem(self) -> str | None:
@@ -38,7 +39,8 @@ class LatentEstimation(Objective):
 
     def forward(self, network: NetworkCall, batch: Batch) -> tuple[Tensor, Tensor]:
         """Calls the network once in training, and once more in validation, to predict as it will."""
-        masks = build_output_masks(batch.label_map, self.labels)
+        filled = fill_ignored_voxels(batch.label_map, self.labels, spacing_mm=self.spacing_mm)
+        masks = build_output_masks(filled, self.labels)
         noise, steps = self._draw(batch)
         decodes = self.plan.segmentation_weight > 0
         logits, found, start, found_noise = network(batch.image, masks, noise, steps, decodes=decodes)

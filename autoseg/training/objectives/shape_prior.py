@@ -13,7 +13,7 @@ from autoseg.plan.document import ConfigurationPlan
 from autoseg.plan.objectives import ShapePriorObjective
 from autoseg.runtime.distributed import BatchPart
 from autoseg.training.data.batch import Batch
-from autoseg.training.losses.targets import build_output_masks, find_valid_voxels
+from autoseg.training.losses.targets import build_output_masks, fill_ignored_voxels, find_valid_voxels
 from autoseg.training.losses.weighted_sum import WeightedLoss
 from autoseg.training.objectives.objective import NetworkCall, Objective
 
@@ -31,6 +31,7 @@ class ShapePrior(Objective):
         del seed
         assert isinstance(plan.training.objective, ShapePriorObjective), "the table of objectives says so"
         self.weight, self.labels, self.part = plan.training.objective.shape_prior_weight, labels, part
+        self.spacing_mm = plan.patch_spacing_mm
         self.loss = WeightedLoss(terms=plan.training.losses, labels=labels, spacing_mm=plan.patch_spacing_mm, part=part)
         self.output_weights, self.output_targets = network.output_weights, network.output_targets
         with torch.random.fork_rng(devices=[]):  # the network draws the same numbers with and without the prior
@@ -59,7 +60,7 @@ class ShapePrior(Objective):
     def _compare_shapes(self, logits: Tensor, label_map: Tensor) -> Tensor:
         """Computes the mean squared difference of latents; ignored voxels are taken to be predicted perfectly."""
         autoencoder = self._frozen[0].to(logits.device)
-        masks = build_output_masks(label_map, self.labels)
+        masks = build_output_masks(fill_ignored_voxels(label_map, self.labels, spacing_mm=self.spacing_mm), self.labels)
         probabilities = logits.sigmoid() if self.labels.has_regions else logits.softmax(dim=1)
         valid = find_valid_voxels(label_map, self.labels)
         if valid is not None:

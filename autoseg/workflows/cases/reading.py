@@ -1,6 +1,6 @@
 """Reads one labelled case and checks that image and label map belong together."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -10,6 +10,7 @@ from jaxtyping import Float32, Int16, Int32
 
 from autoseg.dataset import Case
 from autoseg.dataset.cases import INSTANCES
+from autoseg.dataset.folder_cases import list_object_files
 from autoseg.errors import ChannelCount, DatasetError, GridError, PlacementError, Problem, UndeclaredValues, VolumeError
 from autoseg.geometry import Grid
 from autoseg.labels import LabelScheme
@@ -27,6 +28,8 @@ from autoseg.volume_io import (
     resample_label_map_onto_grid,
     turn_like_image,
 )
+
+Fit = Callable[[LabelVolume, Path], LabelVolume]
 
 MOST_OBJECTS: Final = 3  # that a message names
 FIX_ADVICE: Final = "or let autoseg resample it onto the first channel's grid: --fix-geometry"
@@ -48,6 +51,19 @@ class LabelledCase:
     warnings: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectNumbers:
+    """The objects of a case.
+
+    Attributes:
+        array: Number of the object of each voxel; 0 outside of all.
+        warnings: Oddities of the files, one sentence each.
+    """
+
+    array: Int32[np.ndarray, "z y x"]
+    warnings: tuple[str, ...] = ()
+
+
 def read_labelled_case(case: Case, *, labels: LabelScheme, channel_names: Sequence[str]) -> LabelledCase:
     """Reads image and label map; files on another grid than the first channel are resampled if the case allows it.
 
@@ -57,9 +73,11 @@ def read_labelled_case(case: Case, *, labels: LabelScheme, channel_names: Sequen
     if case.targets is None:
         return _read_labels(case, labels=labels, channel_names=channel_names)
     read = _read_labels(case, labels=case.targets.labels, channel_names=channel_names)
-    objects = read_instances(case, read)
-    label_map = build_core_and_border(read.label_map, objects, spacing_mm=read.grid.spacing_mm, targets=case.targets)
-    return replace(read, label_map=label_map)
+    found = read_objects(case, read)
+    label_map = build_core_and_border(
+        read.label_map, found.array, spacing_mm=read.grid.spacing_mm, targets=case.targets
+    )
+    return replace(read, label_map=label_map, warnings=(*read.warnings, *found.warnings))
 
 
 def _read_labels(case: Case, *, labels: LabelScheme, channel_names: Sequence[str]) -> LabelledCase:
@@ -89,6 +107,11 @@ def read_instances(case: Case, labelled: LabelledCase) -> Int32[np.ndarray, "z y
     Raises:
         DatasetError: There is no such file, it cannot be read or has another grid, or an object leaves the foreground.
     """
+    return read_objects(case, labelled).array
+
+
+def read_objects(case: Case, labelled: LabelledCase) -> ObjectNumbers:
+    """Reads the numbers of the objects of a case, as `read_instances`, with warnings about their files."""
     return _read_objects(case, labelled.label_map, labelled.grid)
 
 
@@ -104,12 +127,12 @@ def read_reference_objects(
     assert case.targets is not None, "only cases with targets have cores and borders"
     grid = read_grid(case.image_paths[0])
     label_map = case.targets.labels.encode(read_fitted_label_map(case, grid).array)
-    objects = _read_objects(case, label_map, grid)
+    objects = _read_objects(case, label_map, grid).array
     built = build_core_and_border(label_map, objects, spacing_mm=grid.spacing_mm, targets=case.targets)
     return built, objects, grid
 
 
-def _read_objects(case: Case, label_map: Int16[np.ndarray, "z y x"], grid: Grid) -> Int32[np.ndarray, "z y x"]:
+def _read_objects(case: Case, label_map: Int16[np.ndarray, "z y x"], grid: Grid) -> ObjectNumbers:
     path = case.instances_path
     if path is None:
         text = (
@@ -118,22 +141,77 @@ def _read_objects(case: Case, label_map: Int16[np.ndarray, "z y x"], grid: Grid)
         )
         raise DatasetError(case.name, [Problem(text=text)])
     try:
-        what = f"instance label map {path} of image {case.image_paths[0]}"
-        objects = _fit(read_label_map(path), grid, case, what=what).array
+        found = read_object_numbers(
+            path,
+            lambda volume, file: _fit(
+                volume, grid, case, what=f"instance label map {file} of image {case.image_paths[0]}"
+            ),
+        )
     except VolumeError as error:
         raise DatasetError(case.name, [Problem(text=str(error))]) from error
+    objects = found.array
     outside = objects[(label_map == 0) & (objects != 0)]
     if outside.size or objects.min() < 0:
         raise DatasetError(case.name, [Problem(text=_describe_stray_objects(path, objects, outside))])
-    return objects
+    return found
+
+
+def read_object_numbers(path: Path, fit: Fit) -> ObjectNumbers:
+    """Reads the numbers of the objects of a case; the files of a folder are numbered from 1, by name.
+
+    Args:
+        path: A label map, or a folder of label maps with one object each.
+        fit: Brings a label map to the grid of the case, or refuses it.
+
+    Raises:
+        VolumeError: A file cannot be read, or does not fit; or one in a folder does not hold one object.
+    """
+    if not path.is_dir():
+        return ObjectNumbers(array=fit(read_label_map(path), path).array)
+    files = list_object_files(path)
+    if not files:
+        msg = f"{path} holds no label map; expected one for each object, or in place of the folder one that numbers all"
+        raise VolumeError(msg)
+    numbers, shared = np.zeros(0, np.int32), 0
+    for number, file in enumerate(files, start=1):
+        own = fit(read_label_map(file), file).array
+        _check_single(own, file)
+        numbers = numbers if number > 1 else np.zeros(own.shape, np.int32)
+        mask = own > 0
+        shared += int(np.count_nonzero(numbers[mask]))
+        numbers[mask] = number
+    return ObjectNumbers(array=numbers, warnings=_warn_of_shared(path, shared))
+
+
+def _check_single(found: Int32[np.ndarray, "z y x"], file: Path) -> None:
+    values = np.unique(found[found != 0]).tolist()
+    if len(values) == 1 and values[0] > 0:
+        return
+    shown = f"the values {', '.join(map(str, values[:3]))}" if values else "no voxel"
+    msg = (
+        f"{file} must hold one object, voxels of one positive value, found {shown}; write a file for each object, or "
+        f"one label map that numbers all in place of the folder"
+    )
+    raise VolumeError(msg)
+
+
+def _warn_of_shared(folder: Path, shared: int) -> tuple[str, ...]:
+    if not shared:
+        return ()
+    return (
+        f"{shared} voxels belong to two objects and are given to the one whose file comes later by name, in the folder "
+        f"{folder.parent.name}/{folder.name}",
+    )
 
 
 def _describe_stray_objects(path: Path, objects: np.ndarray, outside: np.ndarray) -> str:
     if objects.min() < 0:
         return f"{path.name} in {INSTANCES} holds {objects.min()}; number objects from 1, with 0 where there is none"
     numbers, counts = np.unique(outside, return_counts=True)
+    files = list_object_files(path) if path.is_dir() else []
     shown = ", ".join(
-        f"{number} ({count} voxels)" for number, count in zip(numbers[:MOST_OBJECTS], counts, strict=False)
+        f"{files[number - 1].name if files else number} ({count} voxels)"
+        for number, count in zip(numbers[:MOST_OBJECTS].tolist(), counts, strict=False)
     )
     more = f" and {len(numbers) - MOST_OBJECTS} more" if len(numbers) > MOST_OBJECTS else ""
     return (

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from autoseg.dataset.files import list_subfolders
 from autoseg.dicom_files import explain_dicom
 from autoseg.document import read_document
 from autoseg.errors import CasesFailedError, EvaluationError
@@ -150,8 +151,15 @@ def read_pair(job: EvaluationJob) -> tuple[LabelMapPair, Grid]:
     return pair, reference.grid
 
 
-def pair_label_maps(predictions: Path, references: Path) -> list[tuple[str, Path, Path]]:
+def pair_label_maps(
+    predictions: Path, references: Path, *, takes_folders: bool = False
+) -> list[tuple[str, Path, Path]]:
     """Pairs predictions and references by case name (file name without ending).
+
+    Args:
+        predictions: Folder of predicted label maps, or one of them.
+        references: Folder of reference label maps, or one of them.
+        takes_folders: Whether a subfolder of references stands for the case of its name, unless a file does.
 
     Raises:
         EvaluationError: There is nothing to evaluate, or references are missing.
@@ -162,6 +170,8 @@ def pair_label_maps(predictions: Path, references: Path) -> list[tuple[str, Path
         msg += explain_dicom(predictions)
         raise EvaluationError(msg)
     available = _list_label_maps(references)
+    if takes_folders and references.is_dir():
+        available = {path.name: path for path in list_subfolders(references)} | available
     missing = [case for case in predicted if case not in available]
     if missing:
         names = ", ".join(missing[:10]) + (" ..." if len(missing) > 10 else "")

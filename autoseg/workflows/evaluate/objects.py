@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
@@ -27,7 +28,8 @@ from autoseg.postprocessing.instances import number_components, number_reference
 from autoseg.processes.case_pool import list_problems, write_failure_log
 from autoseg.processes.progress import Progress
 from autoseg.run_folder import open_run, write_text
-from autoseg.volume_io import check_same_grid, read_label_map, turn_like_image
+from autoseg.volume_io import LabelVolume, check_same_grid, turn_like_image
+from autoseg.workflows.cases.reading import read_object_numbers
 from autoseg.workflows.cases.references import OBJECTS_FOLDER, name_objects
 from autoseg.workflows.evaluate.evaluation import (
     EvaluationJob,
@@ -101,7 +103,7 @@ def evaluate_objects(
     Args:
         predictions: Folder of predicted label maps.
         references: Folder of reference label maps.
-        instances: Folder of label maps that number the objects of the references.
+        instances: Folder of label maps that number the objects of the references, or of folders with one for each.
         run_root: Run, which defines the labels.
         progress: Receives notes and progress.
         place: Evaluates the cases; None: this computer.
@@ -134,7 +136,7 @@ def evaluate_objects(
 
 
 def _list_jobs(predictions: Path, references: Path, instances: Path, *, labels: LabelScheme) -> list[ObjectJob]:
-    expected = {case: path for case, _, path in pair_label_maps(predictions, instances)}
+    expected = {case: path for case, _, path in pair_label_maps(predictions, instances, takes_folders=True)}
     jobs: list[ObjectJob] = []
     for case, prediction, reference in pair_label_maps(predictions, references):
         numbers = prediction.parent / OBJECTS_FOLDER / name_objects(prediction.name)
@@ -185,10 +187,14 @@ def _find_scored(reference: Int16[np.ndarray, "z y x"], labels: LabelScheme) -> 
 
 
 def _read_numbers(path: Path, grid: Grid) -> Int32[np.ndarray, "z y x"]:
+    return read_object_numbers(path, partial(_fit, grid=grid)).array
+
+
+def _fit(volume: LabelVolume, path: Path, *, grid: Grid) -> LabelVolume:
     what = f"objects {path}"
-    volume = turn_like_image(read_label_map(path), grid, what=what)
-    check_same_grid(grid, volume.grid, what=what)
-    return volume.array
+    turned = turn_like_image(volume, grid, what=what)
+    check_same_grid(grid, turned.grid, what=what)
+    return turned
 
 
 def summarize_objects(matches: Mapping[str, OfSources], class_names: Sequence[str]) -> ObjectEvaluation:

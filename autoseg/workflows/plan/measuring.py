@@ -23,7 +23,7 @@ from autoseg.processes.case_pool import (
 )
 from autoseg.processes.progress import Progress
 from autoseg.run_folder import RunFolder
-from autoseg.workflows.cases.reading import read_instances, read_labelled_case
+from autoseg.workflows.cases.reading import read_labelled_case, read_objects
 from autoseg.workflows.plan.class_losses import count_resampled, find_reorientation, predict_target_spacing
 from autoseg.workflows.plan.dataset_corrections import diagnose
 
@@ -116,7 +116,7 @@ def read_and_measure(
     """
     read = read_labelled_case(case, labels=labels, channel_names=channel_names)
     if checks_instances and case.instances_path is not None:
-        read_instances(case, read)
+        read = replace(read, warnings=(*read.warnings, *read_objects(case, read).warnings))
     reorientation = find_reorientation(read.grid, orientation)
     image, label_map = reorientation.apply(read.image), reorientation.apply(read.label_map)
     spacing_mm = reorientation.apply_to_grid(read.grid).spacing_mm

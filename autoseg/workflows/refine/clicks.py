@@ -24,8 +24,11 @@ COLUMNS: Final = {
     ("x_mm", "y_mm", "z_mm"): POSITION_KEY,
     ("i", "j", "k"): VOXEL_KEY,
     ("axis-2", "axis-1", "axis-0"): VOXEL_KEY,
+    ("i", "j"): VOXEL_KEY,
+    ("axis-1", "axis-0"): VOXEL_KEY,
 }
-"""Columns of a CSV file in the order x, y, z; the last ones are those of points that napari saves."""
+"""Columns of a CSV file in the order x, y, z, sought in this order; `axis` is what points have that napari saves. Two
+columns place a click in an image of one slice."""
 BACKGROUND_NAME: Final = "background"
 LARGEST_FILE_BYTES: Final = 2**24
 NUMBERED: Final = re.compile(r"-\d+$")
@@ -139,7 +142,7 @@ def _list_csv(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 def _build_click(row: Mapping[str, Any], grid: Grid, labels: LabelScheme, *, where: str) -> Click:
     label = _find_label(row[LABEL_KEY], labels, where)
     if VOXEL_KEY in row:
-        place = _read_triple(row[VOXEL_KEY], where)
+        place = _read_triple(_complete_voxel(row[VOXEL_KEY], grid, where), where)
     else:
         place = _find_index(_read_triple(row[POSITION_KEY], where), grid, where)
     x, y, z = (math.floor(value + 0.5) for value in place)
@@ -151,6 +154,24 @@ def _build_click(row: Mapping[str, Any], grid: Grid, labels: LabelScheme, *, whe
         )
         raise PredictionError(msg)
     return Click(voxel=(z, y, x), label=label)
+
+
+def _complete_voxel(values: Any, grid: Grid, where: str) -> Any:
+    """Adds the slice to the two indices x, y of a voxel in an image of one slice.
+
+    Raises:
+        PredictionError: The image has several slices.
+    """
+    if not isinstance(values, list | tuple) or len(values) != 2:
+        return values
+    if grid.shape_voxels[0] == 1:
+        return (*values, 0)
+    msg = (
+        f"{where}: a voxel of an image of {grid.shape_voxels[0]} slices is three numbers (x, y, z), found "
+        f"{values!r:.200}; add the slice: three numbers in JSON, or a column k or axis-2 "
+        f"in CSV (axis-0 is the slice there)"
+    )
+    raise PredictionError(msg)
 
 
 def _find_index(position_mm: FloatTriple, grid: Grid, where: str) -> FloatTriple:

@@ -20,7 +20,7 @@ from autoseg.stages.clicks import ClickInput
 from autoseg.stages.inputs import build_previous_input
 from autoseg.stages.masks import resample_like
 from autoseg.volume_io import Volume, check_same_grid, read_image, read_label_map, write_label_map
-from autoseg.workflows.predict.model_source import open_model
+from autoseg.workflows.predict.model_source import find_kind, open_model
 from autoseg.workflows.refine.clicks import Click, read_clicks
 
 
@@ -61,7 +61,7 @@ def refine_label_map(
     """
     _check_output(out, overwrite=overwrite)
     with open_model(run, configuration=configuration, folds=folds, progress=progress) as opened:
-        name = find_refinement(RunFolder(opened.run), opened.configuration)
+        name = find_refinement(RunFolder(opened.run), opened.configuration, source=run)
         model = load_model(opened.run, configuration=name, folds=folds, device=device, with_previous=False)
         volume, paths = _read_channels(image, model.plan)
         first = paths[0]
@@ -109,8 +109,13 @@ def refine_volume(
     return corrected
 
 
-def find_refinement(run: RunFolder, wanted: str | None) -> str:
+def find_refinement(run: RunFolder, wanted: str | None, *, source: Path) -> str:
     """Finds the configuration that corrects label maps by clicks.
+
+    Args:
+        run: The run, temporary if the model had to be unpacked.
+        wanted: Its name; None: the only one.
+        source: The run or model file as it was given.
 
     Raises:
         PredictionError: There is none, the wanted one is none, or there are several.
@@ -120,11 +125,9 @@ def find_refinement(run: RunFolder, wanted: str | None) -> str:
         name for name, part in plan.configurations.items() if isinstance(part.previous_stage, ClicksOfPreviousStage)
     ]
     if not names:
-        first = next(iter(plan.configurations))
         msg = (
-            f"{run.root} has no configuration that corrects label maps by clicks; it has: "
-            f"{', '.join(plan.configurations)}; add one to it with: autoseg plan DATASET --run {run.root} --refine "
-            f"{first}, then train it with: autoseg train {run.root} --configuration {first}_refine"
+            f"{source} has no configuration that corrects label maps by clicks; it has: "
+            f"{', '.join(plan.configurations)}; {_advise_refinement(plan, source)}"
         )
         raise PredictionError(msg)
     if wanted is None and len(names) == 1:
@@ -151,6 +154,27 @@ def check_label_values(label_map: Integer[np.ndarray, "z y x"], model: Segmentat
             f"found {', '.join(map(str, unknown[:5]))}; give a label map of this dataset"
         )
         raise PredictionError(msg)
+
+
+def _advise_refinement(plan: Plan, source: Path) -> str:
+    """Says how to get a configuration that gets clicks, where one can be planned."""
+    if plan.instances is not None:
+        return (
+            "clicks do not go with objects that are told apart (--task instances): correct its label maps in a viewer, "
+            "or plan a run of its own without --task instances"
+        )
+    kind = find_kind(source)
+    if kind == "nnunet":
+        return "models of nnU-Net have none: plan and train a run of autoseg, with --refine"
+    fitting = (
+        name for name, part in plan.configurations.items() if not part.sees_other_planes and not part.is_class_by_class
+    )
+    first = next(fitting, "CONFIGURATION")
+    place, where = (source, "") if kind == "run" else ("RUN", f" in the run that {source} was exported from")
+    return (
+        f"add one{where} with: autoseg plan DATASET --run {place} --refine {first}, then train it with: autoseg train "
+        f"{place} --configuration {first}_refine"
+    )
 
 
 def _read_channels(image: Path, plan: Plan) -> tuple[Volume, Sequence[Path]]:

@@ -7,7 +7,12 @@ from pathlib import Path
 from typing import Final
 
 from autoseg.plan.document import ConfigurationPlan
-from autoseg.plan.label_prior import plan_autoencoder_training
+from autoseg.plan.label_prior import (
+    find_label_autoencoder,
+    list_changed_fields,
+    plan_autoencoder_training,
+    refine_latents,
+)
 from autoseg.processes.progress import format_duration
 from autoseg.run_folder import FoldFolder
 from autoseg.training.budget.pace import Budget
@@ -61,21 +66,37 @@ def train_label_autoencoder(
     if events:
         spent = format_duration(time.monotonic() - begin)
         history = read_description(output.final_checkpoint).history
-        _announce(options, f"label autoencoder trained in {spent}: {describe_reconstruction(history)}")
+        told = describe_reconstruction(history, plan, configuration=folder.parent.name)
+        _announce(options, f"label autoencoder trained in {spent}: {told}")
     return output.final_checkpoint
 
 
-def describe_reconstruction(history: Sequence[EpochRecord]) -> str:
-    """Describes how well held-out label maps are reconstructed, with a warning where that limits the network."""
+def describe_reconstruction(history: Sequence[EpochRecord], plan: ConfigurationPlan, *, configuration: str) -> str:
+    """Describes how well held-out label maps are reconstructed; where that limits the network, also what to change."""
     mean = history[-1].mean_pseudo_dice
     if mean is None:
         return "no held-out patch shows a class, so its reconstruction is not measured"
     text = f"it reconstructs held-out patches with a mean Dice of {mean:.3f}"
     if mean >= SUFFICIENT_DICE:
         return text
+    iterations = find_label_autoencoder(plan)
+    assert iterations is not None, "one was trained"
+    more = (
+        f"raise training.objective.autoencoder_iterations, now {iterations[1]}, in plan.json under "
+        f"configurations.{configuration}, or give more time"
+    )
+    return f"{text}; warning: below {SUFFICIENT_DICE}, which limits the network: {more}{_advise_finer(plan)}"
+
+
+def _advise_finer(plan: ConfigurationPlan) -> str:
+    """Says what to change in plan.json for finer latents; empty where they cannot be finer."""
+    finer = refine_latents(plan)
+    if finer is None:
+        return ""
+    changes = (f"{key} from {old} to {new}" for key, (old, new) in list_changed_fields(plan, finer).items())
     return (
-        f"{text}; warning: below {SUFFICIENT_DICE}, which limits the network: raise autoencoder_iterations or "
-        f"latent_channels in plan.json, or give more time"
+        f"; if that does not suffice, make its latents finer, which takes more memory: change there "
+        f"{', '.join(changes)}; then begin anew with --restart"
     )
 
 

@@ -294,7 +294,7 @@ def test_every_decision_has_a_reason() -> None:
         *(f"3d_fullres: {rule}" for rule in rules),
         "3d_cascade_fullres",
         "3d_cascade_fullres: input channels",
-        "3d_roi",  # offered
+        *("3d_roi", "2d_triplanar", "boundary_refinement"),  # offered
     ]
     assert [reason.subject for reason in plan.reasons] == subjects
     for reason in plan.reasons:

@@ -3,23 +3,28 @@
 import json
 import re
 import shlex
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import typer
+from builders.fingerprints import build_fingerprint
 from builders.labels import build_labels
+from builders.objects import CELLS
 
 from autoseg.cli.app import app
 from autoseg.cli.refine import refine as command_function
 from autoseg.document import write_document
 from autoseg.errors import AutosegError, PredictionError, RunError
+from autoseg.fingerprint import Machine
 from autoseg.geometry import Grid
 from autoseg.plan import Plan
 from autoseg.processes.progress import SilentProgress
 from autoseg.volume_io import read_label_map, write_image, write_label_map
 from autoseg.workflows.refine.clicks import Click, read_clicks
 from autoseg.workflows.refine.refining import find_refinement, refine_label_map
+from planners import PLANNERS
 from planners.refinement import add_refinement
 
 FIRST, REFINE = "3d_fullres", "3d_fullres_refine"
@@ -83,7 +88,9 @@ def test_clicks_are_read_in_world_coordinates_and_as_voxels(tmp_path, name, cont
             r"outside the image.*\(8, 12, 10\), found \(8, 2, 3\)",
         ),
         ("a.csv", "i,j,k,label\n1,2,10,3\n", r"line 2: the click is outside the image"),
-        ("a.csv", "i,j,label\n1,2,3\n", r"the first line names columns.*found i, j, label"),
+        ("a.csv", "i,k,label\n1,2,3\n", r"the first line names columns.*found i, k, label"),
+        ("a.csv", "i,j,label\n1,2,3\n", r"line 2: a voxel of an image of 10 slices is three numbers .* add the slice"),
+        ("a.csv", "index,axis-0,axis-1,label\n0,1,2,3\n", "an image of 10 slices is three numbers"),
         ("a.csv", "i,j,k,label\n1,2,x,3\n", "three numbers"),
         ("a.mrk.json", {"markups": [{"controlPoints": [{"label": "3"}]}]}, "three numbers"),
     ],
@@ -93,11 +100,31 @@ def test_clicks_that_say_nothing_are_refused_by_their_place(tmp_path, name, cont
         read_clicks(save(tmp_path / name, content), GRID, LABELS)
 
 
+PICTURE = Grid(shape_voxels=(1, 5, 7), spacing_mm=(999.0, 1.0, 1.0), is_oriented=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.json", {"clicks": [{"voxel": [6, 4], "label": 7}]}),
+        ("a.csv", "i,j,label\n6,4,7\n"),
+        ("a.csv", "index,axis-0,axis-1,label\n0,4.2,5.8,7\n"),
+        ("a.csv", "i,j,k,label\n6,4,0,7\n"),
+    ],
+)
+def test_clicks_in_an_image_of_one_slice_need_no_slice(tmp_path, name, content):
+    assert read_clicks(save(tmp_path / name, content), PICTURE, LABELS) == (Click(voxel=(0, 4, 6), label=2),)
+
+
+def test_a_click_beside_a_picture_is_refused(tmp_path):
+    with pytest.raises(PredictionError, match=r"outside the image.*\(7, 5, 1\), found \(4, 6, 0\)"):
+        read_clicks(save(tmp_path / "a.csv", "i,j,label\n4,6,7\n"), PICTURE, LABELS)
+
+
 def test_pictures_have_no_world_coordinates(tmp_path):
-    grid = Grid(shape_voxels=(1, 5, 5), spacing_mm=(999.0, 1.0, 1.0), is_oriented=False)
     path = save(tmp_path / "a.csv", "x_mm,y_mm,z_mm,label\n1,1,0,3\n")
     with pytest.raises(PredictionError, match="pictures have no world coordinates"):
-        read_clicks(path, grid, LABELS)
+        read_clicks(path, PICTURE, LABELS)
 
 
 @pytest.fixture
@@ -175,7 +202,36 @@ def test_a_run_without_such_a_configuration_says_how_to_get_one(run):
     with pytest.raises(
         PredictionError, match=r"autoseg plan DATASET --run \S+ --refine third.*--configuration third_ref"
     ):
-        find_refinement(run, None)
+        find_refinement(run, None, source=run.root)
+
+
+def test_a_model_file_names_the_run_that_it_was_exported_from(run, tmp_path):
+    archive = tmp_path / "model.zip"
+    with zipfile.ZipFile(archive, "w") as written:
+        written.writestr("model.json", "{}")
+    told = (
+        rf"{archive} has no .*in the run that {archive} was exported from with: autoseg plan DATASET --run RUN --refine"
+    )
+    with pytest.raises(PredictionError, match=told) as refused:
+        find_refinement(run, None, source=archive)
+    assert str(run.root) not in str(refused.value)
+    nnunet = tmp_path / "Dataset001_A"
+    (nnunet / "fold_0").mkdir(parents=True)
+    for name in ("plans.json", "dataset.json"):
+        (nnunet / name).write_text("{}")
+    with pytest.raises(PredictionError, match=r"models of nnU-Net have none: plan and train a run of autoseg"):
+        find_refinement(run, None, source=nnunet)
+
+
+def test_a_run_of_instances_is_not_told_to_plan_what_planning_refuses(run):
+    fingerprint = build_fingerprint(
+        (999.0, 1.0, 1.0), (1, 64, 64), labels=CELLS.target_labels, targets=CELLS, has_instances=True
+    )
+    machine = Machine(accelerator_memory_gb=None, budget_seconds=None)
+    write_document(run.plan, PLANNERS["default"].plan(fingerprint, machine))
+    with pytest.raises(PredictionError, match=r"clicks do not go with objects .*--task instances") as refused:
+        find_refinement(run, None, source=run.root)
+    assert "--refine" not in str(refused.value)
 
 
 @pytest.fixture

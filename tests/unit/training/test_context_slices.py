@@ -21,6 +21,7 @@ from autoseg.training.data.randomness import BatchKey, derive_seeds
 from autoseg.training.monitoring.events import EpochDone
 from autoseg.training.options import TrainingOptions
 from autoseg.training.trainer import train
+from planners.rules.context_slices import with_context
 
 CPU = torch.device("cpu")
 KEY = BatchKey(stream="training", epoch=0, iteration=0)
@@ -153,6 +154,22 @@ def test_a_network_that_ignores_the_neighbours_predicts_as_one_of_single_slices(
     network.load_state_dict(weights)
     image = torch.randn(1, 3, 20, 16, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(predict(network, image, wide), predict(alone, image, none))
+
+
+def test_without_neighbours_the_weights_become_those_of_the_2d_network_bit_for_bit(training_data, tmp_path):
+    transforms = build_transforms(noise={}, mirror={"axes": (0, 1)})
+    training = {"transforms": transforms, "foreground_fraction": 1.0, "iterations_per_epoch": 2}
+    slices = build_configuration((16, 16), data_of="2d", network={"output_channels": 2}, training=training)
+    weights = {}
+    for name, plan in (("2d", slices), ("2.5d", with_context(slices, 0))):
+        folder = FoldFolder(tmp_path / name)
+        read = parse_part(plan.model_dump(mode="json"), ConfigurationPlan, where="plan.json")
+        list(train(read, training_data, output=folder, options=TrainingOptions(device=CPU, seed=0, workers=0)))
+        weights[name] = read_weights(folder.final_checkpoint)
+    first = build_network(slices.network, torch.Generator().manual_seed(0)).state_dict()
+    assert any(not torch.equal(weight, first[name]) for name, weight in weights["2d"].items() if name in first)
+    assert weights["2d"].keys() == weights["2.5d"].keys()
+    assert all(torch.equal(weight, weights["2.5d"][name]) for name, weight in weights["2d"].items())
 
 
 def test_a_constant_window_is_predicted_once_for_all_views():

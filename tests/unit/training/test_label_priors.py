@@ -14,7 +14,7 @@ from autoseg.networks.families.latent_diffusion import LatentDiffusion
 from autoseg.networks.parts.diffusion.process import tile
 from autoseg.plan import ConfigurationPlan
 from autoseg.plan import label_prior as plan_label_prior
-from autoseg.plan.label_prior import plan_autoencoder_training
+from autoseg.plan.label_prior import list_changed_fields, plan_autoencoder_training, refine_latents
 from autoseg.plan.losses import SegmentationObjective
 from autoseg.plan.network import LatentDiffusionPlan
 from autoseg.plan.objectives import LatentDiffusionObjective, ShapePriorObjective
@@ -23,7 +23,7 @@ from autoseg.runtime.distributed import BatchPart
 from autoseg.training.budget.pace import Budget
 from autoseg.training.calibration import measure_step_times
 from autoseg.training.data.batch import Batch
-from autoseg.training.losses.targets import build_output_masks
+from autoseg.training.losses.targets import build_output_masks, fill_ignored_voxels
 from autoseg.training.monitoring.events import EpochDone
 from autoseg.training.monitoring.history import EpochRecord
 from autoseg.training.options import TrainingOptions
@@ -73,6 +73,48 @@ def test_masks_of_outputs_are_one_hot_for_labels_and_multi_hot_for_regions() -> 
     assert build_output_masks(label_map, LABELS)[0, :, 0].tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
     regions = build_labels({"all": (1, 2), "two": (2,)}, region_write_values=(1, 2))
     assert build_output_masks(label_map, regions)[0, :, 0].tolist() == [[0, 1, 1], [0, 0, 1]]
+
+
+IGNORING = build_labels({"one": (1,), "two": (2,)}, ignore_value=9)
+IGNORED = 3
+
+
+def test_ignored_voxels_are_encoded_with_the_nearest_label_by_millimetres() -> None:
+    label_map = torch.tensor([[[1, 3, 3, 2], [0, 3, 3, 0]], [[3] * 4, [3] * 4]], dtype=torch.int16)
+    wide = fill_ignored_voxels(label_map, IGNORING, spacing_mm=(1.0, 1.0))
+    assert wide[0].tolist() == [[1, 1, 2, 2], [0, 0, 0, 0]]
+    assert torch.equal(wide[1], label_map[1]), "a sample of ignored voxels alone has no nearest label"
+    column = torch.tensor([[[1, 1], [3, 0], [3, 0]]], dtype=torch.int16)
+    assert fill_ignored_voxels(column, IGNORING, spacing_mm=(1.0, 9.0))[0].tolist() == [[1, 1], [1, 0], [1, 0]]
+    assert fill_ignored_voxels(column, IGNORING, spacing_mm=(9.0, 1.0))[0].tolist() == [[1, 1], [0, 0], [0, 0]]
+    assert fill_ignored_voxels(column, LABELS, spacing_mm=(1.0, 1.0)) is column
+
+
+def test_what_is_encoded_has_no_ignored_voxels_and_the_loss_does_not_count_them(plan_configuration) -> None:
+    batch = draw_batch()
+    holed = Batch(image=batch.image, label_map=batch.label_map.clone())
+    holed.label_map[:, 2:4] = IGNORED
+    filled = build_output_masks(fill_ignored_voxels(holed.label_map, IGNORING, spacing_mm=(1.0, 1.0)), IGNORING)
+    assert not torch.equal(filled, build_output_masks(holed.label_map, IGNORING))
+    latent = plan_with(plan_configuration, "latent_diffusion", LATENT)
+    seen = []
+
+    def reconstruct(masks):
+        seen.append(masks)
+        return (masks.clone(),)
+
+    def see(image, masks, noise, steps, **_):
+        start = masks[:, :2, ::2, ::2]
+        return masks, start, start, reconstruct(masks)[0]
+
+    for plan, call in ((latent, see), (plan_autoencoder_training(latent), reconstruct)):
+        learner = build_learner(plan, IGNORING, device=CPU, seed=0)
+        learner.objective(call, holed)
+    prior = build_learner(plan_shape_prior(plan_configuration, 1.0), IGNORING, device=CPU, seed=0)
+    assert torch.equal(seen[0], filled)
+    assert torch.equal(seen[1], filled)
+    perfect = 200 * filled - 100
+    assert prior.objective._compare_shapes(perfect, holed.label_map).item() == pytest.approx(0, abs=1e-6)
 
 
 def test_an_autoencoder_learns_label_maps_whatever_the_images(plan_configuration) -> None:
@@ -298,7 +340,11 @@ def test_an_autoencoder_gets_a_fifth_of_the_time_that_is_left_for_training(laten
     ("dice", "expected"),
     [(0.99, "mean Dice of 0.990"), (0.9, "warning: below 0.98"), (None, "is not measured")],
 )
-def test_a_poor_reconstruction_is_told(dice, expected: str) -> None:
+def test_a_poor_reconstruction_is_told(latent_plan, dice, expected: str) -> None:
+    assert expected in tell_reconstruction(dice, latent_plan)
+
+
+def tell_reconstruction(dice: float | None, plan: ConfigurationPlan) -> str:
     record = EpochRecord(
         epoch=0,
         learning_rate=0.1,
@@ -311,7 +357,68 @@ def test_a_poor_reconstruction_is_told(dice, expected: str) -> None:
         seconds_per_iteration=1.0,
         data_wait_seconds=0.0,
     )
-    assert expected in describe_reconstruction([record])
+    return describe_reconstruction([record], plan, configuration="2d")
+
+
+def build_deep_latents(plan_configuration, reductions: tuple[int, ...] = (2, 2)) -> ConfigurationPlan:
+    """Latents of as many reductions as steps are given, of patches of 16 x 16 pixels, whose denoiser halves once."""
+    small = build_small_network_plan("latent_diffusion", 2)
+    strides = ((1, 1), *((step, step) for step in reductions))
+    count = len(strides)
+    autoencoder = {"features_per_stage": (4, 8, 12)[:count], "kernel_sizes": ((3, 3),) * count, "strides": strides}
+    network = small.model_copy(
+        update={
+            "autoencoder": small.autoencoder.model_copy(update=autoencoder),
+            "vision_features_per_stage": (4, 6, 8)[:count],
+            "denoiser": small.denoiser.model_copy(update={"kernel_sizes": ((3, 3),) * 2, "strides": ((1, 1), (2, 2))}),
+            "noise_grid": (4, 4) if count == 3 else (8, 8),
+        }
+    )
+    plan = plan_with(plan_configuration, "latent_diffusion", LATENT)
+    changed = plan.model_copy(update={"network": network, "patch_voxels": (16, 16)})
+    return ConfigurationPlan.model_validate(changed.model_dump())
+
+
+def test_a_poor_reconstruction_of_coarse_latents_names_every_field_to_change_with_both_values(
+    plan_configuration,
+) -> None:
+    plan = build_deep_latents(plan_configuration)
+    told = tell_reconstruction(0.97, plan)
+    assert "raise training.objective.autoencoder_iterations, now 3, in plan.json under configurations.2d" in told
+    expected = {
+        "network.autoencoder.features_per_stage": "[4, 8, 12] to [4, 8]",
+        "network.autoencoder.kernel_sizes": "[[3, 3], [3, 3], [3, 3]] to [[3, 3], [3, 3]]",
+        "network.autoencoder.strides": "[[1, 1], [2, 2], [2, 2]] to [[1, 1], [2, 2]]",
+        "network.vision_features_per_stage": "[4, 6, 8] to [4, 6]",
+        "network.denoiser.features_per_stage": "[4, 8] to [4, 4, 8]",
+        "network.denoiser.kernel_sizes": "[[3, 3], [3, 3]] to [[3, 3], [3, 3], [3, 3]]",
+        "network.denoiser.strides": "[[1, 1], [2, 2]] to [[1, 1], [2, 2], [2, 2]]",
+        "network.denoiser.attention_stages": "[1] to [2]",
+        "network.noise_grid": "[4, 4] to [8, 8]",
+    }
+    assert all(f"{key} from {values}" in told for key, values in expected.items())
+    assert told.count(" from ") == len(expected)
+    assert told.endswith("then begin anew with --restart")
+
+
+def test_a_plan_that_is_changed_as_told_fits_the_same_patches(plan_configuration) -> None:
+    plan = build_deep_latents(plan_configuration)
+    finer = refine_latents(plan)
+    assert finer is not None
+    assert ConfigurationPlan.model_validate(finer.model_dump()) == finer
+    assert finer.network.patch_divisors == plan.network.patch_divisors
+    with torch.device("meta"):
+        network = build_network(finer.network).eval()
+        assert network(torch.empty(1, 2, 16, 16))[0].shape == (1, 3, 16, 16)
+    assert refine_latents(finer) is None
+    assert "--restart" not in tell_reconstruction(0.97, finer)
+
+
+def test_the_latents_of_a_shape_prior_are_made_finer_in_its_objective(plan_configuration) -> None:
+    plan = plan_shape_prior(plan_configuration, 1.0)
+    changes = list_changed_fields(plan, refine_latents(plan))
+    assert {key.rpartition(".")[0] for key in changes} == {"training.objective.autoencoder"}
+    assert {key.rpartition(".")[2] for key in changes} == {"features_per_stage", "kernel_sizes", "strides"}
 
 
 def test_a_plan_without_an_autoencoder_trains_none(plan_configuration, training_data, tmp_path) -> None:

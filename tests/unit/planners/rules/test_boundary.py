@@ -10,6 +10,7 @@ from autoseg.errors import PlanError
 from autoseg.fingerprint import Machine
 from autoseg.plan import ConfigurationPlan, Plan
 from autoseg.plan.decisions import Decision
+from autoseg.plan.objectives import DenoisingObjective, PointRendObjective
 from planners import PLANNERS
 from planners.planner import Planner
 from planners.refinement import add_refinement
@@ -23,6 +24,9 @@ VOLUMES, THICK, PICTURES = (
     ((5.0, 0.8, 0.8), (30, 256, 256)),
     ((999.0, 1.0, 1.0), (1, 256, 256)),
 )
+PLAIN = build_configuration((16, 16))
+POINTS = PointRendObjective(candidates_per_point=3, uncertain_fraction=0.75, point_weight=1.0)
+DENOISING = DenoisingObjective(estimate_weight=1.0, segmentation_weight=1.0, last_step_fraction=0.5, image_dropout=0.0)
 
 
 def plan(data=VOLUMES, planner=DEFAULT) -> Plan:
@@ -52,9 +56,8 @@ def test_everything_else_is_planned_as_without_it():
     assert configurations == without.configurations
 
 
-def choose(network):
+def choose(network, base=PLAIN):
     """Corrects a 2D configuration by a network."""
-    base = build_configuration((16, 16))
     topology = UNET_TOPOLOGY.compute(base.spacing_mm, (16, 16))
     return choose_boundary(
         base,
@@ -68,6 +71,18 @@ def choose(network):
 def test_a_network_with_a_margin_is_refused():
     with pytest.raises(PlanError, match=rf"{BOUNDARY} needs a network whose output is as large as its input"):
         choose(build_small_network_plan("valid convolutions", 2))
+
+
+@pytest.mark.parametrize(
+    ("family", "objective", "advice"),
+    [("point_rend", POINTS, "--head"), ("diffusion_unet", DENOISING, "choose another --architecture")],
+)
+def test_an_objective_of_its_own_is_refused_by_the_option_that_set_it(family, objective, advice):
+    network = build_small_network_plan(family, 2)
+    training = PLAIN.training.model_copy(update={"objective": objective})
+    told = rf"the objective '{objective.name}'; leave out --configuration {BOUNDARY}, or {advice}$"
+    with pytest.raises(PlanError, match=told):
+        choose(network, PLAIN.model_copy(update={"network": network, "training": training}))
 
 
 def test_clicks_are_refused():

@@ -1,7 +1,7 @@
 """A network that works only around what a coarse one finds: its first stage, its box, and when it is offered."""
 
 import pytest
-from builders.fingerprints import build_fingerprint
+from builders.fingerprints import build_case, build_fingerprint
 
 from autoseg.errors import PlanError
 from autoseg.fingerprint import Machine
@@ -72,6 +72,57 @@ def test_it_is_offered_where_low_resolution_is_planned(large):
     assert "--configuration 3d_roi" in offered.because
     assert list_reasons(large)["3d_roi"].value == "planned"
     assert "3d_roi" not in list_reasons(plan(DEFAULT))
+
+
+def plan_large(**measured) -> Plan:
+    case = build_case((1.0, 1.0, 1.0), LARGE, voxel_counts=measured.pop("voxel_counts", (1,)))
+    cases = (case.model_copy(update=measured),)
+    machine = Machine(accelerator_memory_gb=0.5, budget_seconds=None)
+    return DEFAULT.plan(build_fingerprint((1.0, 1.0, 1.0), LARGE, cases=cases), machine)
+
+
+@pytest.mark.parametrize(
+    ("measured", "told"),
+    [
+        (
+            {"foreground_box_fraction": 0.3, "surface_fraction": 0.0},
+            "has 30 % of an image (measured)",
+        ),
+        ({"foreground_box_fraction": 0.31, "surface_fraction": 0.0}, None),
+        ({"voxel_counts": (904_778,)}, "has 30 % of an image (by its voxels"),  # 0.3 of the image, times pi / 6
+        ({"voxel_counts": (935_000,)}, None),
+        ({"voxel_counts": (0,)}, None),
+    ],
+)
+def test_it_is_offered_only_where_the_box_of_the_foreground_is_small(measured, told):
+    reasons = list_reasons(plan_large(**measured))
+    assert ("3d_roi" in reasons) == (told is not None)
+    assert told is None or told in reasons["3d_roi"].because
+
+
+@pytest.mark.parametrize(
+    ("spacing_mm", "is_offered"), [((1.0, 1.0, 1.0), True), ((1.5, 1, 1), True), ((1.6, 1, 1), False)]
+)
+def test_slices_across_all_axes_are_offered_where_voxels_are_nearly_cubes(spacing_mm, is_offered):
+    machine = Machine(accelerator_memory_gb=None, budget_seconds=None)
+    reasons = list_reasons(DEFAULT.plan(build_fingerprint(spacing_mm, SMALL), machine))
+    assert ("2d_triplanar" in reasons) == is_offered
+    assert not is_offered or "at most 1.5 times counts as a cube (guess)" in reasons["2d_triplanar"].because
+
+
+@pytest.mark.parametrize(
+    ("measured", "told"),
+    [
+        ({"foreground_box_fraction": 0.5, "surface_fraction": 0.3}, "30 % of the foreground"),
+        ({"foreground_box_fraction": 0.5, "surface_fraction": 0.29}, None),
+        ({"voxel_counts": (2145,)}, "33 % of the foreground touch another label (by its voxels"),  # radius 8
+        ({"voxel_counts": (4189,)}, None),  # radius 10: 27 %
+    ],
+)
+def test_the_correction_of_boundaries_is_offered_where_much_of_the_foreground_is_surface(measured, told):
+    reasons = list_reasons(plan_large(**measured))
+    assert ("boundary_refinement" in reasons) == (told is not None)
+    assert told is None or told in reasons["boundary_refinement"].because
 
 
 def test_images_that_are_too_small_for_a_coarser_network_have_none():
