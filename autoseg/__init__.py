@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         predict_objects,
         predict_volume,
         select_models,
+        synthesize_cases,
         train_run,
     )
 
@@ -34,6 +35,7 @@ __all__ = [
     "predict_objects",
     "predict_volume",
     "select_models",
+    "synthesize_cases",
     "train_run",
 ]
 

@@ -20,11 +20,14 @@ from autoseg.workflows.evaluate import evaluation
 from autoseg.workflows.exchange import exporting, importing
 from autoseg.workflows.exchange.request import ExchangedModel, ExportRequest, ImportRequest
 from autoseg.workflows.plan import planning
+from autoseg.workflows.plan.planner import PlannerLike, find_label_check
 from autoseg.workflows.predict import model_source, objects, prediction
 from autoseg.workflows.predict.input_images import OrientationWarning, open_input_image
 from autoseg.workflows.select import selection
 from autoseg.workflows.select.request import SelectionRequest
 from autoseg.workflows.select.selection_document import Selection
+from autoseg.workflows.synthesize import synthesizing
+from autoseg.workflows.synthesize.request import SynthesisRequest
 from autoseg.workflows.train import training
 from autoseg.workflows.train.job import TrainedFold
 from autoseg.workflows.train.request import TrainingRequest
@@ -42,6 +45,7 @@ __all__ = [
     "predict_objects",
     "predict_volume",
     "select_models",
+    "synthesize_cases",
     "train_run",
 ]
 
@@ -53,7 +57,7 @@ def plan_dataset(
     dataset: str | Path,
     run: str | Path,
     *,
-    planner: planning.PlannerLike,
+    planner: PlannerLike,
     memory_gb: float | None = None,
     budget_seconds: float | None = None,
     configurations: Sequence[str] = (),
@@ -89,6 +93,7 @@ def plan_dataset(
             machine=Machine(accelerator_memory_gb=memory_gb, budget_seconds=budget_seconds),
             configurations=tuple(configurations),
             border_fraction=border_fraction,
+            check_labels=find_label_check(planner),
             workers=workers,
         ),
         report=lambda plan: None,
@@ -119,6 +124,27 @@ def train_run(
     stop, chosen = StopRequest(), request or TrainingRequest()
     with stop.handle_signals((CTRL_C,)):
         return tuple(training.train_run(Path(run), chosen, progress=progress or SilentProgress(), stop=stop))
+
+
+@accept_urls("autoseg.synthesize_cases", {"run": "write"})
+def synthesize_cases(
+    run: str | Path, request: SynthesisRequest | None = None, *, progress: Progress | None = None
+) -> int:
+    """Makes synthetic training cases for folds of one configuration, like `autoseg synthesize`; returns their number.
+
+    Continues what was interrupted. `train_run` trains on them with `TrainingRequest(synthetic=True)`.
+
+    Args:
+        run: Folder made by `plan_dataset`.
+        request: Configuration, folds, number of cases, device, seed; None makes as many as training cases for every
+            fold of 3d_fullres, else of 2d.
+        progress: Receives notes and progress; None discards them.
+
+    Raises:
+        AutosegError: As the command reports it.
+    """
+    chosen = request or SynthesisRequest()
+    return synthesizing.synthesize_cases(Path(run), chosen, progress=progress or SilentProgress())
 
 
 @accept_urls("autoseg.select_models", {"run": "write"})

@@ -239,6 +239,8 @@ def choose_further(
                 f"{name} is made of {' or '.join(row.needs)} for volumes, but planned are {', '.join(planned)} for a "
                 f"median case of {dataset.median_shape_voxels[0]:g} slices; leave out --configuration {name}"
             )
+            if FULL_RESOLUTION in row.needs and LOW_RESOLUTION in planned and not is_flat:
+                msg = f"{msg}, or give a longer --budget, in which {FULL_RESOLUTION} can be trained"
             raise PlanError(msg)
         if name in names:
             chosen, own = row.choose(planned, dataset, shared)

@@ -7,6 +7,7 @@ from functools import cache
 from autoseg.errors import PlanError
 from autoseg.fingerprint import Fingerprint, Machine
 from autoseg.geometry import IntTriple
+from autoseg.labels import InstanceTargets, LabelScheme
 from autoseg.network_cost import MeasureCost
 from autoseg.plan.decisions import Decision, Reason
 from autoseg.plan.document import ConfigurationPlan, Plan
@@ -15,6 +16,7 @@ from planners.configuration import Circumstances, choose_configuration, explain_
 from planners.dataset_decisions import choose_common
 from planners.further import choose_further, name_options, sort_further
 from planners.heads import Head
+from planners.label_checks import check_network
 from planners.profile import Profile
 from planners.reasons import format_lengths, record
 from planners.rules.cascade import CASCADE, FULL_RESOLUTION, LOW_RESOLUTION, choose_cascade
@@ -71,6 +73,22 @@ class Planner:
         """Returns the planner that also plans these of `FURTHER_CONFIGURATIONS`."""
         further = sort_further(names)
         return replace(self, name=f"{self.name}{name_options(further)}", further=further)
+
+    def check_labels(self, labels: LabelScheme, targets: InstanceTargets | None, dataset_name: str) -> None:
+        """Checks, before images are measured, that plans exist for such labels.
+
+        Raises:
+            PlanError: There is no network for them.
+        """
+        del dataset_name
+        check_network(
+            self.profile.choose_network,
+            topology=self.profile.topology,
+            has_slices=self.profile.without_slices is None,
+            head=self.profile.head,
+            labels=labels,
+            targets=targets,
+        )
 
     def plan(self, fingerprint: Fingerprint, machine: Machine, *, measure_cost: MeasureCost | None = None) -> Plan:
         """Decides everything about a dataset.

@@ -12,7 +12,7 @@ from autoseg.errors import OptionError, PlanError
 if TYPE_CHECKING:
     from autoseg.plan.network import EncoderUPlan, LatentDiffusionPlan
     from autoseg.plan.network.base import PretrainedPlan
-    from autoseg.workflows.plan.planning import PlannerLike
+    from autoseg.workflows.plan.planner import PlannerLike
     from planners.architectures.architecture import Architecture
 
 Row = TypeVar("Row")

@@ -3,7 +3,8 @@
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from shlex import quote
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
@@ -19,11 +20,15 @@ from autoseg.cli.terminal.options import OnCases, SlurmSetting, parse_duration
 from autoseg.errors import PlanError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from autoseg.cli.terminal.console import Console
-    from autoseg.fingerprint import DeviceThroughput
-    from autoseg.workflows.plan.planning import PlanningOutcome, PlanRequest, PlanRule
+    from autoseg.fingerprint import DeviceThroughput, Machine
+    from autoseg.plan.document import Plan
+    from autoseg.workflows.plan.planner import PlanRule
+    from autoseg.workflows.plan.planning import PlanningOutcome, PlanRequest
+
+USUAL_CHOICES: Final = {"loss": DEFAULT_LOSS, "task": "segmentation"}
 
 
 def plan(
@@ -114,44 +119,82 @@ def plan(
 ) -> None:
     """Check and measure a dataset, plan, print every decision with its reason, and preprocess."""
     from autoseg.cli.terminal.console import open_console
-    from autoseg.fingerprint import Machine
     from autoseg.places import HERE, open_place
+    from autoseg.workflows.plan.planner import find_label_check
     from autoseg.workflows.plan.planning import PlanRequest, build_plan_rule, measure_device
     from autoseg.workflows.plan.splitting import SplitRequest
-    from planners.refinement import add_refinement
-    from planners.rules.instances import choose_border_fraction
 
     chosen = find_planner(
         planner, architecture, loss=loss, pretrained=pretrained, head=head, configurations=configuration or ()
     )
     request = PlanRequest(
         planner=chosen.name,
-        machine=Machine(accelerator_memory_gb=memory_gb, budget_seconds=parse_budget(budget, planner)),
+        machine=describe_machine(memory_gb, budget, planner),
         configurations=tuple(configuration or ()),
         preprocess=not no_preprocess,
         workers=workers,
         overwrite=overwrite,
         split=SplitRequest(group_by=group_by, splits_file=splits),
         fix_geometry=fix_geometry,
-        additions=tuple(partial(add_refinement, previous=name) for name in refine or ()),
-        border_fraction=choose_border_fraction().value if task == "instances" else None,
+        additions=list_additions(refine or ()),
+        border_fraction=find_border_fraction(task),
+        check_labels=find_label_check(chosen),
     )
     console, measure = open_console(), cache(measure_device)
-    rule = build_plan_rule(chosen, measure=measure)
     with open_place(on or HERE, run or Path(), slurm or ()) as place:
+        rule = build_plan_rule(chosen, measure=measure)
         outcome = plan_and_print(dataset, run, rule, request=replace(request, place=place), console=console)
-    console.note(f"\n{outcome.describe()}")
-    show_forecast(console, outcome.run.root, request, measure)
+    choices = quote_options(
+        architecture=architecture, pretrained=pretrained, head=head, loss=loss, task=task, configuration=configuration
+    )
+    show_forecast(console, outcome.run.root, request, measure, options=choices)
+
+
+def describe_machine(memory_gb: float | None, budget: str | None, planner: str) -> "Machine":
+    """Describes the computer to plan for.
+
+    Raises:
+        PlanError: A budget is given, and the planner does not plan by time.
+        OptionError: The budget is not a time.
+    """
+    from autoseg.fingerprint import Machine
+
+    return Machine(accelerator_memory_gb=memory_gb, budget_seconds=parse_budget(budget, planner))
+
+
+def list_additions(refine: "Sequence[str]") -> "tuple[Callable[[Plan], Plan], ...]":
+    """Lists what adds refinements of these configurations to a plan."""
+    from planners.refinement import add_refinement
+
+    return tuple(partial(add_refinement, previous=name) for name in refine)
+
+
+def find_border_fraction(task: str) -> float | None:
+    """Finds the width of the border by which a task tells objects apart; None: it does not."""
+    from planners.rules.instances import choose_border_fraction
+
+    return choose_border_fraction().value if task == "instances" else None
+
+
+def quote_options(**given: str | Path | list[str] | None) -> str:
+    """Writes the options that were given other values than usual, as a shell takes them."""
+    values = {name: value if isinstance(value, list) else [value] for name, value in given.items()}
+    return " ".join(
+        f"--{name} {quote(str(value))}"
+        for name, listed in values.items()
+        for value in listed
+        if value is not None and value != USUAL_CHOICES.get(name)
+    )
 
 
 def plan_and_print(
     dataset: Path, run: Path | None, rule: "PlanRule", *, request: "PlanRequest", console: "Console"
 ) -> "PlanningOutcome":
-    """Plans and preprocesses, and prints classes and decisions."""
+    """Plans and preprocesses, and prints classes, decisions and the outcome."""
     from autoseg.cli.terminal.reports import print_classes, print_plan
     from autoseg.workflows.plan.planning import plan_dataset
 
-    return plan_dataset(
+    outcome = plan_dataset(
         dataset,
         run,
         rule,
@@ -160,6 +203,8 @@ def plan_and_print(
         report_classes=partial(print_classes, console),
         progress=console,
     )
+    console.note(f"\n{outcome.describe()}")
+    return outcome
 
 
 def parse_budget(text: str | None, planner: str) -> float | None:
@@ -181,9 +226,22 @@ def parse_budget(text: str | None, planner: str) -> float | None:
 
 
 def show_forecast(
-    console: "Console", run: Path, request: "PlanRequest", measure: "Callable[[], DeviceThroughput]"
+    console: "Console",
+    run: Path,
+    request: "PlanRequest",
+    measure: "Callable[[], DeviceThroughput]",
+    *,
+    options: str = "",
 ) -> None:
-    """Prints what training will take on this computer, and the next command."""
+    """Prints what training will take on this computer, and the next command.
+
+    Args:
+        console: Console to print to.
+        run: Run folder.
+        request: The request that led to its plan.
+        measure: Measures the speed of the device that will train.
+        options: Options that say what was planned, for the suggestion of another plan.
+    """
     from autoseg.cli.terminal.forecast_table import print_forecast, suggest_next
     from autoseg.workflows.plan.forecasting import forecast_run
     from autoseg.workflows.plan.machine_survey import survey_machine
@@ -202,7 +260,7 @@ def show_forecast(
         ),
         measure_cost=find_network_cost,
     )
-    print_forecast(console, forecast, run)
+    print_forecast(console, forecast, run, options=options)
     before = "" if request.preprocess else f"autoseg preprocess {run}, then "
     console.note(f"next: {before}{suggest_next(forecast, run)}")
     console.note(f"to see it: autoseg report {run}")

@@ -46,7 +46,7 @@ class UNet(LevelNetwork):
             build_head(features, plan.output_channels, plan.dimensions)
             for features in plan.features_per_stage[: max(1, level_count)]
         )
-        self.trained_output_count = max(1, level_count - 1) if plan.deep_supervision else 1
+        self.trained_output_count = plan.trained_output_count
         # Heads without a gradient would be an error for distributed training.
         for head in self.heads[self.trained_output_count :]:
             head.requires_grad_(requires_grad=False)

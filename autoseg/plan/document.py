@@ -337,6 +337,9 @@ class Plan(Document):
         """
         if name not in self.configurations:
             msg = f"the plan has no configuration {name!r}; it has: {', '.join(self.configurations)}"
+            if self.budget_seconds is not None and {name, *self.configurations} >= {"3d_fullres", "3d_lowres"}:
+                more = "longer" if name == "3d_fullres" else "shorter"
+                msg = f"{msg}, as its time decides the resolution: plan with a {more} --budget, or leave out {name}"
             raise PlanError(msg)
         return self.configurations[name]
 

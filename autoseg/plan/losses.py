@@ -39,10 +39,15 @@ class LossTerm(Part):
         del progress
         return self.weight
 
-    def find_problems(self, labels: LabelScheme) -> tuple[str, ...]:
-        """Finds what makes the term impossible for the labels of a dataset, one phrase each."""
+    @classmethod
+    def find_label_problems(cls, labels: LabelScheme) -> tuple[str, ...]:
+        """Finds what makes every term of the kind impossible for the labels of a dataset, one phrase each."""
         del labels
         return ()
+
+    def find_problems(self, labels: LabelScheme) -> tuple[str, ...]:
+        """Finds what makes the term impossible for the labels of a dataset, one phrase each."""
+        return self.find_label_problems(labels)
 
 
 class RampedTerm(LossTerm):
@@ -72,7 +77,9 @@ class ClassWeightedTerm(LossTerm):
     class_weights: Weights
 
     def find_problems(self, labels: LabelScheme) -> tuple[str, ...]:
-        """Compares the numbers of weights and classes."""
+        """Compares the numbers of weights and classes, where the kind is possible."""
+        if problems := super().find_problems(labels):
+            return problems
         count = len(labels.class_names)
         expected = {"background_weights": count if labels.has_regions else 1, "class_weights": count}
         found = {field: len(getattr(self, field)) for field in expected}
@@ -182,11 +189,10 @@ class BorderWeightedCrossEntropyTerm(ClassWeightedTerm):
         """Whether touching objects of the dataset's instance label maps must be separated in preprocessed data."""
         return self.objects == "instances"
 
-    def find_problems(self, labels: LabelScheme) -> tuple[str, ...]:
+    @classmethod
+    def find_label_problems(cls, labels: LabelScheme) -> tuple[str, ...]:
         """Finds regions, whose objects have no common background."""
-        if labels.has_regions:
-            return ("works with labels only, not with regions, which may overlap",)
-        return super().find_problems(labels)
+        return ("works with labels only, not with regions, which may overlap",) if labels.has_regions else ()
 
 
 class ExponentialLogarithmicTerm(ClassWeightedTerm):
@@ -226,7 +232,8 @@ class CenterlineDiceTerm(LossTerm):
     batch_dice: bool
     skeleton_iterations: SkeletonIterations
 
-    def find_problems(self, labels: LabelScheme) -> tuple[str, ...]:
+    @classmethod
+    def find_label_problems(cls, labels: LabelScheme) -> tuple[str, ...]:
         """Finds an ignore label: a skeleton depends on the neighbours of every voxel."""
         return () if labels.ignore_label is None else ("works only for data without an ignore label",)
 

@@ -16,7 +16,8 @@ from autoseg.plan.document import Plan
 from autoseg.processes.progress import Progress
 from autoseg.run_folder import FoldFolder, RunFolder
 from autoseg.workflows.evaluate.evaluation import evaluate_folder
-from autoseg.workflows.plan.planning import PlanRequest, PlanRule, plan_dataset
+from autoseg.workflows.plan.planner import PlanRule
+from autoseg.workflows.plan.planning import PlanRequest, plan_dataset
 from autoseg.workflows.predict.prediction import PredictionRequest, predict_images
 from autoseg.workflows.synthetic import write_synthetic_dataset
 from autoseg.workflows.train.request import TrainingRequest

@@ -35,6 +35,13 @@ U_NET: Final = Architecture(
             ),
             parameter_count=7_759_554,
         ),
+        PublishedNetwork(
+            variant="quarter width",
+            plan=_WITHOUT_NORMALIZATION.build_published(
+                (16, 32, 64, 128, 256), dimensions=2, input_channels=1, output_channels=2
+            ),
+            parameter_count=1_940_834,
+        ),
     ),
 )
 

@@ -1,11 +1,13 @@
 """A planner with another loss: it applies rules for losses to every configuration that another planner plans."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from autoseg.document import suggest_key
 from autoseg.errors import PlanError
 from autoseg.fingerprint import Fingerprint, Machine
+from autoseg.labels import InstanceTargets, LabelScheme
 from autoseg.network_cost import MeasureCost
 from autoseg.plan.decisions import Decision, Reason
 from autoseg.plan.document import ConfigurationPlan, Plan
@@ -36,6 +38,10 @@ class AnyPlanner(Protocol):
 
     def with_objective(self, count: CountObjective) -> "AnyPlanner":
         """Returns the planner that decides as this one, but for an objective that needs memory beside the network."""
+        ...
+
+    def check_labels(self, labels: LabelScheme, targets: InstanceTargets | None, dataset_name: str) -> None:
+        """Checks, before images are measured, that plans exist for such labels."""
         ...
 
 
@@ -92,18 +98,35 @@ class LossPlanner:
         )
         return plan.model_copy(update={"planner": self.name, "configurations": configurations, "reasons": reasons})
 
+    def check_labels(self, labels: LabelScheme, targets: InstanceTargets | None, dataset_name: str) -> None:
+        """Checks, before images are measured, that plans exist for such labels.
+
+        Raises:
+            PlanError: The loss or the network is impossible for them.
+        """
+        kinds = dict.fromkeys(kind for rule in find_rules(self.loss) for kind in rule.kinds)
+        problems = [
+            f"{kind.model_fields['name'].default} {problem}"
+            for kind in kinds
+            for problem in kind.find_label_problems(labels)
+        ]
+        self._refuse(problems, dataset_name)
+        self.planner.check_labels(labels, targets, dataset_name)
+
+    def _refuse(self, problems: Sequence[str], dataset_name: str) -> None:
+        if problems:
+            msg = (
+                f"the loss {self.loss!r} is impossible for the labels of {dataset_name}: "
+                f"{'; '.join(problems)}; choose another one with --loss (`autoseg losses` lists them)"
+            )
+            raise PlanError(msg)
+
     def _choose(self, fingerprint: Fingerprint, name: str, configuration: ConfigurationPlan) -> Decision[Terms]:
         rules = find_rules(self.loss)
         decisions = {rule: rule.choose(fingerprint, configuration) for rule in rules}
         sources = [rule for rule in rules if rule.choose_objective is None] or rules
         terms = tuple(term for rule in sources for term in decisions[rule].value)
-        problems = list_loss_problems(terms, fingerprint.labels)
-        if problems:
-            msg = (
-                f"the loss {self.loss!r} is impossible for the labels of {fingerprint.dataset_name}: "
-                f"{'; '.join(problems)}; choose another one with --loss (`autoseg losses` lists them)"
-            )
-            raise PlanError(msg)
+        self._refuse(list_loss_problems(terms, fingerprint.labels), fingerprint.dataset_name)
         labels = configuration.choose_network_labels(fingerprint.labels)
         if list_loss_problems(terms, labels):
             msg = (
@@ -112,7 +135,8 @@ class LossPlanner:
                 f"{name}"
             )
             raise PlanError(msg)
-        reasons = "; ".join(decision.because for decision in decisions.values())
+        clauses = (clause for decision in decisions.values() for clause in decision.because.split("; "))
+        reasons = "; ".join(dict.fromkeys(clauses))  # several losses explain the shares of the classes alike
         return Decision(terms, f"asked for in place of Dice and cross entropy: {reasons}")
 
     def _change_objective(self, configuration: ConfigurationPlan) -> ConfigurationPlan:

@@ -23,6 +23,7 @@ class LossRule:
         choose: Chooses the terms for a configuration, whose other decisions are made.
         choose_objective: Chooses an objective that adds to the terms, which then count only where no other loss is
             asked for; None: the objective stays.
+        kinds: Kinds of its terms that are impossible for some labels.
         count_elements: Counts what the objective keeps in memory of one patch beside the network; None: next to
             nothing.
     """
@@ -32,6 +33,7 @@ class LossRule:
     year: int
     choose: Callable[[Fingerprint, ConfigurationPlan], Decision[Terms]]
     choose_objective: Callable[[ConfigurationPlan], ObjectivePlan] | None = None
+    kinds: tuple[type[LossTerm], ...] = ()
     count_elements: CountObjective | None = None
 
 

@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from autoseg.plan.losses import BorderWeightedCrossEntropyTerm, CenterlineDiceTerm
 from planners.losses.adversarial import choose_adversarial, choose_adversarial_terms, count_discriminator
 from planners.losses.entropy import (
     choose_balanced_cross_entropy,
@@ -59,6 +60,7 @@ LOSS_RULES: Final[dict[str, LossRule]] = {
         source="Ronneberger et al.",
         year=2015,
         choose=choose_border_weighted_cross_entropy,
+        kinds=(BorderWeightedCrossEntropyTerm,),
     ),
     "squared_dice": LossRule(
         description="Dice with squared denominators, as in V-Net.",
@@ -101,6 +103,7 @@ LOSS_RULES: Final[dict[str, LossRule]] = {
         source="Shit et al.",
         year=2021,
         choose=choose_cldice,
+        kinds=(CenterlineDiceTerm,),
     ),
     "shape_prior": LossRule(
         description="Dice, cross entropy, and the shape as a label autoencoder sees it; for few cases of one anatomy.",

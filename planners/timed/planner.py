@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from autoseg.errors import PlanError
 from autoseg.fingerprint import DeviceThroughput, Fingerprint, Machine
+from autoseg.labels import InstanceTargets, LabelScheme
 from autoseg.network_cost import MeasureCost
 from autoseg.plan.decisions import Decision
 from autoseg.plan.document import Plan
@@ -13,6 +14,7 @@ from planners.configuration import explain_missing_pooling
 from planners.dataset_decisions import CommonDecisions, choose_common
 from planners.further import choose_further, name_options, sort_further
 from planners.heads import Head
+from planners.label_checks import check_network
 from planners.rules.cascade import FULL_RESOLUTION, LOW_RESOLUTION
 from planners.rules.context_slices import SLICES
 from planners.rules.dimensionality import choose_dimensionality
@@ -62,6 +64,23 @@ class TimedPlanner:
         """Returns the planner that also plans these of `FURTHER_CONFIGURATIONS`, each for the time of a fold."""
         further = sort_further(names)
         return replace(self, name=f"{self.name}{name_options(further)}", further=further)
+
+    def check_labels(self, labels: LabelScheme, targets: InstanceTargets | None, dataset_name: str) -> None:
+        """Checks, before images are measured, that plans exist for such labels.
+
+        Raises:
+            PlanError: There is no network for them.
+        """
+        del dataset_name
+        architecture = self.architecture
+        check_network(
+            choose_small_unet if architecture is None else architecture.choose_network,
+            topology=UNET_TOPOLOGY if architecture is None else architecture.topology,
+            has_slices=architecture is None or architecture.without_slices is None,
+            head=self.head,
+            labels=labels,
+            targets=targets,
+        )
 
     def plan(self, fingerprint: Fingerprint, machine: Machine, *, measure_cost: MeasureCost | None = None) -> Plan:
         """Decides everything about a dataset.

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Final
 
 import typer
 
+from autoseg.errors import PlanError
+
 if TYPE_CHECKING:
     from autoseg.cli.terminal.console import Console
     from autoseg.plan.document import ConfigurationPlan
@@ -29,6 +31,8 @@ def print_costs(
 ) -> None:
     """Prints a table of what the network of each costs for the patch of the preferred configuration of a run.
 
+    Networks that find objects are left out where the run tells none apart, those for volumes alone in 2D.
+
     Args:
         console: Console to print to.
         architectures: Architectures by name.
@@ -36,12 +40,11 @@ def print_costs(
         is_measured: Whether the time of a patch is measured as well.
     """
     from rich.table import Table
+    from rich.text import Text
 
     from autoseg.document import read_document
-    from autoseg.networks.throughput import time_window
     from autoseg.plan.document import PREFERRED_CONFIGURATIONS, Plan
     from autoseg.run_folder import open_run
-    from autoseg.workflows.plan.planning import find_network_cost
 
     plan = read_document(open_run(run).plan, Plan)
     name = next(
@@ -53,18 +56,34 @@ def print_costs(
     for heading in COST_HEADINGS if is_measured else COST_HEADINGS[:-1]:
         table.add_column(heading, justify="left" if heading == COST_HEADINGS[0] else "right")
     for each, architecture in architectures.items():
-        if configuration.dimensions == 2 and architecture.without_slices is not None:
+        is_for_volumes = configuration.dimensions == 2 and architecture.without_slices is not None
+        if is_for_volumes or (architecture.needs_instances and plan.instances is None):
             continue
-        network, voxels = choose_for_patch(architecture, configuration)
-        if any(extent <= 2 * margin for extent, margin in zip(voxels, network.margin_voxels, strict=True)):
-            table.add_row(each, "patch too small")
-            continue
-        cost = find_network_cost(network, voxels, 2)  # some normalizations need two samples
-        row = [each, f"{cost.parameter_count / 1e6:.2f}", f"{cost.multiply_adds / 2e9:.2f}"]
-        if is_measured:
-            row.append(f"{time_window(network, voxels) * 1000:.0f}")
-        table.add_row(*row)
+        try:
+            cells = format_cost(architecture, configuration, is_measured=is_measured)
+        except PlanError as error:
+            cells = (f"not for this plan: {error}",)
+        table.add_row(each, *map(Text, cells))
     console.show_table(table)
+
+
+def format_cost(
+    architecture: "Architecture", configuration: "ConfigurationPlan", *, is_measured: bool
+) -> tuple[str, ...]:
+    """Formats what the network of an architecture costs for the patch of a configuration, a cell each.
+
+    Raises:
+        PlanError: There is no such network.
+    """
+    from autoseg.networks.throughput import time_window
+    from autoseg.workflows.plan.planning import find_network_cost
+
+    network, voxels = choose_for_patch(architecture, configuration)
+    if any(extent <= 2 * margin for extent, margin in zip(voxels, network.margin_voxels, strict=True)):
+        return ("patch too small",)
+    cost = find_network_cost(network, voxels, 2)  # some normalizations need two samples
+    counted = (f"{cost.parameter_count / 1e6:.2f}", f"{cost.multiply_adds / 2e9:.2f}")
+    return (*counted, f"{time_window(network, voxels) * 1000:.0f}") if is_measured else counted
 
 
 def choose_for_patch(

@@ -22,8 +22,15 @@ GIGABYTE: Final = 1e9
 WIDTH: Final = 80
 
 
-def print_forecast(console: "Console", forecast: "RunForecast", run: "Path") -> None:
-    """Prints the table, how its figures were determined, what does not fit, and suggestions."""
+def print_forecast(console: "Console", forecast: "RunForecast", run: "Path", *, options: str = "") -> None:
+    """Prints the table, how its figures were determined, what does not fit, and suggestions.
+
+    Args:
+        console: Console to print to.
+        forecast: The forecast.
+        run: Run folder.
+        options: Options of `autoseg plan` that say what was planned, for another plan of the same.
+    """
     from rich.table import Table
     from rich.text import Text
 
@@ -41,7 +48,7 @@ def print_forecast(console: "Console", forecast: "RunForecast", run: "Path") -> 
     console.show_table(table)
     for remark in list_remarks(forecast):
         console.note(_wrap(remark))
-    for line in list_help(forecast, run):
+    for line in list_help(forecast, run, options):
         console.note(line)
 
 
@@ -157,7 +164,7 @@ def _list_warnings(forecast: "RunForecast") -> list[str]:
     return lines
 
 
-def list_help(forecast: "RunForecast", run: "Path") -> list[str]:
+def list_help(forecast: "RunForecast", run: "Path", options: str = "") -> list[str]:
     """Lists ways to shorten the training if it takes long on this CPU."""
     free = [entry for entry in forecast.configurations if not entry.is_budgeted]
     longest = max((entry.fold_seconds for entry in free if entry.fold_seconds is not None), default=0.0)
@@ -165,9 +172,10 @@ def list_help(forecast: "RunForecast", run: "Path") -> list[str]:
         return []
     least = LEAST_MARGIN * max(entry.least_budget_seconds for entry in free)
     hours = max(NIGHT_HOURS, math.ceil(least / HOUR))
+    same = f" {options}" if options else ""
     return [
         f"This plan is for a GPU: on this CPU one fold takes {format_about(longest)}. What helps:",
-        "  - a plan for this CPU: autoseg plan DATASET --planner timed --budget 30m --run ANOTHER_FOLDER",
+        f"  - a plan for this CPU: autoseg plan DATASET --planner timed --budget 30m --run ANOTHER_FOLDER{same}",
         f"  - a computer with a GPU: copy {run} there",
         f"  - training that ends in time, however far it gets: autoseg train {run} --budget {hours}h",
     ]

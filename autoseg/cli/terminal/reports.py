@@ -58,6 +58,7 @@ def _list_plan_rows(plan: "Plan") -> list[tuple[str, ...]]:
         ("batch", *(str(c.training.batch_size) for c in configurations)),
         ("network", *(c.network.family for c in configurations)),
         *((heading, *(about.get(heading, "") for about in networks)) for heading in headings),
+        ("trained outputs", *(str(c.network.trained_output_count) for c in configurations)),
     ]
 
 

@@ -80,6 +80,11 @@ class AdditiveUPlan(StagedNetworkPlan):
     layers: LayerPlan
     output_weights: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=MOST_STAGES)]
 
+    @property
+    def trained_output_count(self) -> int:
+        """One for each weight."""
+        return len(self.output_weights)
+
     def describe(self) -> Mapping[str, str]:
         """Describes the stages and what they are made of."""
         parts = (self.unit.name, self.layers.normalization, self.layers.activation)

@@ -64,6 +64,11 @@ class NetworkPlan(Part):
         return (0,) * self.dimensions
 
     @property
+    def trained_output_count(self) -> int:
+        """How many outputs are compared with the labels in training; 1 for families without deep supervision."""
+        return 1
+
+    @property
     def required_objective(self) -> str | None:
         """Name of the only objective that trains the network; None for most families: any that compares logits."""
         return None

@@ -107,6 +107,11 @@ class DilatedPlan(StemmedPlan):
             product = tuple(a * b for a, b in zip(product, stride, strict=True))
         return product
 
+    @property
+    def trained_output_count(self) -> int:
+        """One for each weight."""
+        return len(self.output_weights)
+
     def describe(self) -> Mapping[str, str]:
         """Describes the stages, what they are made of, and the head."""
         parts = (self.block, f"output stride {self.output_stride}", self.head.name)

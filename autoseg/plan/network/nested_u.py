@@ -33,6 +33,11 @@ class NestedUPlan(EncodedPlan):
         """The product of the strides of every axis, down to the lowest stage that is left."""
         return tuple(prod(steps) for steps in zip(*self.strides[: self.depth + 1], strict=True))
 
+    @property
+    def trained_output_count(self) -> int:
+        """One for each weight."""
+        return len(self.output_weights)
+
     def list_further_parts(self) -> tuple[str, ...]:
         """Lists how many columns of nodes there are."""
         return (f"depth {self.depth}",)

@@ -73,6 +73,11 @@ class PointRendPlan(NetworkPlan):
         return max(1, round(fraction * prod(extents_voxels)))
 
     @property
+    def trained_output_count(self) -> int:
+        """One for each weight, beside the points."""
+        return len(self.output_weights)
+
+    @property
     def required_objective(self) -> str:
         """Points need a loss of their own."""
         return self.family

@@ -74,6 +74,11 @@ class UShapedPlan(StagedNetworkPlan):
     upsampling_attention: NonLocalPlan | None = None
     shape_stream: ShapeStreamPlan | None = None
 
+    @property
+    def trained_output_count(self) -> int:
+        """One for each weight, and the edges."""
+        return len(self.output_weights) + (self.shape_stream is not None)
+
     def describe(self) -> Mapping[str, str]:
         """Describes the stages and what they are made of."""
         attention = () if self.attention is None else (self.attention.name,)

@@ -23,6 +23,11 @@ class UNetPlan(StagedNetworkPlan):
     convolutions_per_decoder_stage: BlockCounts
     deep_supervision: bool
 
+    @property
+    def trained_output_count(self) -> int:
+        """One for each decoder resolution but the lowest, or one."""
+        return max(1, self.stage_count - 2) if self.deep_supervision else 1
+
     def find_lengths(self) -> Mapping[str, int]:
         """As for all staged networks, and of the blocks."""
         return {

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Final, Protocol, runtime_checkable
+from typing import Final
 
 from autoseg.dataset import (
     Dataset,
@@ -44,6 +44,7 @@ from autoseg.workflows.plan.header_survey import survey_headers
 from autoseg.workflows.plan.host_speed import find_host_speed
 from autoseg.workflows.plan.machine_survey import find_gpu, may_have_gpu
 from autoseg.workflows.plan.measuring import measure_dataset
+from autoseg.workflows.plan.planner import CheckLabels, PlannerLike, PlanRule
 from autoseg.workflows.plan.preprocessing import (
     WORKER_MODULES,
     check_has_data,
@@ -58,27 +59,7 @@ from autoseg.workflows.plan.splitting import (
     divide_into_folds,
 )
 
-PlanRule = Callable[[Fingerprint, Machine], Plan]
 PRESENT_NAMES: Final = {"lite": "timed"}  # of planners, by their names in earlier versions
-
-
-@runtime_checkable
-class PlannerLike(Protocol):
-    """Protocol of planners such as `planners.PLANNERS["default"]`."""
-
-    @property
-    def name(self) -> str:
-        """Name that plans record."""
-        ...
-
-    @property
-    def measures_throughput(self) -> bool:
-        """Whether it needs the measured throughput of the device that will train."""
-        ...
-
-    def plan(self, fingerprint: Fingerprint, machine: Machine, *, measure_cost: MeasureCost | None = None) -> Plan:
-        """Decides everything about a dataset."""
-        ...
 
 
 def measure_device() -> DeviceThroughput:
@@ -141,6 +122,7 @@ class PlanRequest:
         split: Source of the folds.
         fix_geometry: Resample files on another grid than their case's first channel instead of refusing them.
         border_fraction: Width of the border by which objects are told apart (`InstanceTargets`); None: they are not.
+        check_labels: Checks the labels of dataset.json before any image is read; None: the planner alone does, later.
         place: Measures and preprocesses the cases.
         additions: Add configurations to the plan, also to that of a run which is continued.
     """
@@ -154,6 +136,7 @@ class PlanRequest:
     split: SplitRequest = field(default_factory=SplitRequest)
     fix_geometry: bool = False
     border_fraction: float | None = None
+    check_labels: CheckLabels | None = None
     place: Place = field(default_factory=ThisComputer)
     additions: tuple[Callable[[Plan], Plan], ...] = ()
 
@@ -197,7 +180,7 @@ def plan_dataset(
 
     Raises:
         DatasetError: Everything that is wrong with the dataset.
-        PlanError: No plan exists, or it lacks a requested configuration.
+        PlanError: No plan exists, also for no labels like these, or it lacks a requested configuration.
         TrainingError: Folds or groups do not fit the cases.
         RunError: The run exists and was planned differently.
         CasesFailedError: Some cases could not be preprocessed.
@@ -235,7 +218,11 @@ def _read_dataset(folder: Path, request: PlanRequest) -> Dataset:
     dataset = read_dataset(folder)
     if request.fix_geometry:
         dataset = allow_geometry_fixes(dataset)
-    return dataset if request.border_fraction is None else tell_instances_apart(dataset, request.border_fraction)
+    if request.border_fraction is not None:
+        dataset = tell_instances_apart(dataset, request.border_fraction)
+    if request.check_labels is not None:
+        request.check_labels(dataset.labels, dataset.targets, dataset.name)
+    return dataset
 
 
 def preprocess_run(

@@ -1,15 +1,17 @@
 """Finds the models of other trainings that a fold needs: weights with which it begins, and a teacher."""
 
+import logging
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Final
 
 from autoseg.dataset.folds import Splits, select_fold
 from autoseg.document import read_document
-from autoseg.errors import TrainingError, shorten_names
+from autoseg.errors import RemoteError, TrainingError, shorten_names
 from autoseg.fingerprint import Fingerprint
 from autoseg.networks.weights import hash_weights
 from autoseg.plan.document import Plan
+from autoseg.remote.address import hide_secrets, is_url
 from autoseg.run_folder import ALL_CASES, FoldFolder, RunFolder
 from autoseg.runtime.provenance import TrainingRecord
 from autoseg.stages.out_of_fold import StageLink
@@ -19,6 +21,8 @@ from autoseg.workflows.plan.preprocessing import extract_recipe
 from autoseg.workflows.train.job import FoldJob
 
 LEVELS_BELOW_RUN: Final = 3  # models/<configuration>/fold_<k>/
+
+logger = logging.getLogger(__name__)
 
 
 def find_initial_weights(source: Path, job: FoldJob) -> Path:
@@ -104,11 +108,24 @@ def find_recorded_teacher(job: FoldJob, checkpoint: CheckpointDescription | None
     if checkpoint is None or checkpoint.identity.teacher_digest is None or not job.folder.training_record.is_file():
         return None
     recorded = read_document(job.folder.training_record, TrainingRecord).teacher
-    if recorded is None or not Path(recorded).is_file():
+    path = None if recorded is None else _find_local_model(recorded)
+    if path is None or not path.is_file() or hash_weights(path) != checkpoint.identity.teacher_digest:
         return None
-    if hash_weights(Path(recorded)) != checkpoint.identity.teacher_digest:
+    return _build_teacher(FoldFolder(path.parent), job)
+
+
+def _find_local_model(location: str) -> Path | None:
+    """Finds the model of a run, which may lie at a URL; None, with a warning, where that cannot be read."""
+    if not is_url(location):
+        return Path(location)
+    from autoseg.remote.syncing import refresh_mirror
+
+    url, *names = location.rsplit("/", LEVELS_BELOW_RUN + 1)
+    try:
+        return refresh_mirror(url).joinpath(*names)
+    except RemoteError as error:
+        logger.warning("the teacher at %s is not found: %s", hide_secrets(location), error)
         return None
-    return _build_teacher(FoldFolder(Path(recorded).parent), job)
 
 
 def _build_teacher(folder: FoldFolder, job: FoldJob) -> Teacher:

@@ -56,6 +56,13 @@ def test_months_on_a_cpu_are_told_with_what_helps():
     assert "GPU: none here, so the time on a GPU is unknown" in text
 
 
+def test_another_plan_is_suggested_with_the_options_of_this_one():
+    console = RichConsole(file=io.StringIO(), width=80)
+    print_forecast(Console(console), make(MONTHS), RUN, options="--architecture unext --loss tversky+focal")
+    expected = "--planner timed --budget 30m --run ANOTHER_FOLDER --architecture unext --loss tversky+focal"
+    assert expected in console.file.getvalue().splitlines()[-3]
+
+
 def test_no_budget_is_suggested_that_training_would_refuse():
     slow = replace(MONTHS, least_budget_seconds=10 * 3600.0)
     assert "autoseg train x.autoseg --budget 15h" in show(make(slow, MINUTES))

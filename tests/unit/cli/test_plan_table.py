@@ -25,7 +25,12 @@ class DeepPlan(NetworkPlan):
 
 @pytest.fixture
 def plan():
-    unet = build_network_plan(2, features_per_stage=(4, 8), kernel_sizes=((3, 3), (3, 1)), strides=((1, 1), (2, 1)))
+    unet = build_network_plan(
+        2,
+        features_per_stage=(4, 8, 8, 8),
+        kernel_sizes=((3, 3), (3, 1), (3, 3), (3, 3)),
+        strides=((1, 1), (2, 1), (2, 2), (2, 2)),
+    )
     configurations = {
         name: SimpleNamespace(
             spacing_mm=(1.0, 1.0),
@@ -43,10 +48,12 @@ def test_families_are_described_side_by_side_in_their_own_words(plan):
     output = io.StringIO()
     print_plan(Console(RichConsole(file=output, width=160)), plan)
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in output.getvalue().splitlines()]
-    assert [row for row in rows if row and row[0] in ("network", "features", "strides", "kernels", "depth")] == [
+    shown = ("network", "features", "strides", "kernels", "depth", "trained outputs")
+    assert [row for row in rows if row and row[0] in shown] == [
         ["network", "plain_unet", "deep"],
-        ["features", "4 8", "64"],
-        ["strides", "1x1 2x1", ""],
-        ["kernels", "3x3 3x1", ""],
+        ["features", "4 8 8 8", "64"],
+        ["strides", "1x1 2x1 2x2 2x2", ""],
+        ["kernels", "3x3 3x1 3x3 3x3", ""],
         ["depth", "", "7"],
+        ["trained outputs", "2", "1"],
     ]

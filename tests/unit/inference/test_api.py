@@ -9,6 +9,9 @@ from builders.plans import build_configuration, build_plan
 import autoseg
 from autoseg.errors import PredictionError
 from autoseg.geometry import Grid
+from autoseg.processes.progress import SilentProgress
+from autoseg.workflows.synthesize import synthesizing
+from autoseg.workflows.synthesize.request import SynthesisRequest
 
 SPACING_MM = (2.0, 1.5, 1.0)
 
@@ -34,6 +37,19 @@ def test_every_name_of_the_package_exists_and_the_api_offers_the_same():
 def test_a_wrong_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="'autoseg' has no attribute 'predict'"):
         _ = autoseg.predict
+
+
+def test_synthetic_cases_are_made_for_every_fold_unless_a_request_says_which(tmp_path, monkeypatch):
+    calls = []
+
+    def synthesize(run, request, *, progress):
+        calls.append((run, request, type(progress)))
+        return 7
+
+    monkeypatch.setattr(synthesizing, "synthesize_cases", synthesize)
+    chosen = SynthesisRequest(configuration="2d", folds=("0",), cases=2)
+    assert autoseg.synthesize_cases(str(tmp_path)) == autoseg.synthesize_cases(tmp_path, chosen) == 7
+    assert calls == [(tmp_path, request, SilentProgress) for request in (SynthesisRequest(), chosen)]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Losses that a plan is asked for: their terms, their weights, and their reasons."""
 
+from contextlib import suppress
 from math import prod
 
 import pytest
@@ -16,7 +17,7 @@ from autoseg.labels import InstanceTargets
 from autoseg.networks.cost import META, measure_module_cost
 from autoseg.networks.parts.discriminator import Discriminator
 from autoseg.plan import Plan
-from autoseg.plan.losses import LOSS_TERMS
+from autoseg.plan.losses import LOSS_TERMS, list_loss_problems
 from autoseg.workflows.plan.planning import find_network_cost
 from planners import PLANNERS
 from planners.losses import LOSS_RULES
@@ -97,6 +98,14 @@ def test_losses_are_added_up():
         ("dice", 0.5),
         ("cldice", 0.5),
     ]
+
+
+def test_a_reason_that_losses_share_is_given_once():
+    because = find_reason(plan("tversky+focal"), "2d: loss")
+    assert "missed voxels weigh 0.7" in because
+    assert "the power of 2 of the paper" in because
+    assert because.count("foreground classes fill 1 % to 15 %") == 1
+    assert because.count("the probabilities that the output layers begin with") == 1
 
 
 def test_a_shape_prior_adds_latents_of_an_autoencoder_to_the_usual_or_other_terms():
@@ -279,6 +288,20 @@ def test_the_border_weight_falls_over_five_of_the_finest_voxels():
 def test_a_loss_that_is_impossible_for_the_labels_is_refused_by_name(loss, labels, message):
     with pytest.raises(PlanError, match=message):
         plan(loss, make_fingerprint(labels=labels))
+
+
+@pytest.mark.parametrize("labels", [LABELS, REGIONS, build_labels({"organ": (1,), "lesion": (2,)}, ignore_value=3)])
+def test_a_loss_is_refused_for_labels_alone_where_its_terms_are_impossible(labels):
+    fingerprint = make_fingerprint(labels=labels)
+    configuration = plan("dice+cross_entropy", fingerprint).configurations["2d"]
+    refused = [*LOSS_RULES]
+    for loss in LOSS_RULES:
+        with suppress(PlanError):
+            find_planner("default", loss=loss).check_labels(labels, None, "x")
+            refused.remove(loss)
+    terms = {loss: rule.choose(fingerprint, configuration).value for loss, rule in LOSS_RULES.items()}
+    assert refused == [loss for loss, own in terms.items() if list_loss_problems(own, labels)]
+    assert len(refused) == (labels is not LABELS)
 
 
 @pytest.mark.parametrize(

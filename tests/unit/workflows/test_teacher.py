@@ -9,6 +9,7 @@ import torch
 from builders.fingerprints import build_case, build_fingerprint
 from builders.folds import SPLITS, finish_fold
 from builders.plans import build_channels
+from builders.remote_files import Node, open_faulty_place
 
 from autoseg.dataset.folds import Fold, Splits, select_fold
 from autoseg.document import read_document, write_document
@@ -20,6 +21,7 @@ from autoseg.run_folder import RunFolder
 from autoseg.training.checkpoint import CheckpointDescription
 from autoseg.training.loop_state import TrainingIdentity
 from autoseg.training.optimization.schedule import Schedule
+from autoseg.training.options import TrainingOptions
 from autoseg.workflows.train.fold_options import build_training_options
 from autoseg.workflows.train.initial_weights import find_teacher
 from autoseg.workflows.train.job import FoldJob, record_training
@@ -96,29 +98,39 @@ def test_a_teacher_that_sees_other_images_or_answers_in_another_way_is_refused(s
         find_teacher(source.root, job)
 
 
-def test_a_training_that_is_continued_keeps_its_teacher(source: RunFolder, job: FoldJob) -> None:
-    request = TrainingRequest(workers=0)
-    taught = replace(job, teacher=find_teacher(source.root, job))
-    options = build_training_options(taught, request, "float32", checkpoint=None, progress=SilentProgress())
-    assert options.teacher == taught.teacher
-    job.folder.root.mkdir(parents=True)
-    record_training(taught, options)
-    assert taught.teacher is not None
-    identity = TrainingIdentity(plan_digest="", fold_digest="", seed=0)
-    checkpoint = CheckpointDescription(
+def describe_checkpoint(teacher_digest: str | None) -> CheckpointDescription:
+    return CheckpointDescription(
         autoseg_version="1",
-        identity=identity,
+        identity=TrainingIdentity(plan_digest="", fold_digest="", seed=0, teacher_digest=teacher_digest),
         schedule=Schedule(iterations_per_epoch=2, validation_iterations_per_epoch=1, end_epoch=1),
         history=(),
         scaler=None,
         average_updates=None,
     )
-    begun = checkpoint.model_copy(
-        update={"identity": identity.model_copy(update={"teacher_digest": taught.teacher.digest})}
-    )
+
+
+def begin(job: FoldJob, run: Path) -> FoldJob:
+    """Records a training that begins with a teacher."""
+    taught = replace(job, teacher=find_teacher(run, job))
+    options = continue_training(taught, None)
+    assert options.teacher == taught.teacher
+    job.folder.root.mkdir(parents=True)
+    record_training(taught, options)
+    return taught
+
+
+def continue_training(job: FoldJob, checkpoint: CheckpointDescription | None) -> TrainingOptions:
+    request = TrainingRequest(workers=0)
+    return build_training_options(job, request, "float32", checkpoint=checkpoint, progress=SilentProgress())
+
+
+def test_a_training_that_is_continued_keeps_its_teacher(source: RunFolder, job: FoldJob) -> None:
+    taught = begin(job, source.root)
+    assert taught.teacher is not None
+    checkpoint, begun = describe_checkpoint(None), describe_checkpoint(taught.teacher.digest)
 
     def continue_with(description):
-        return build_training_options(job, request, "float32", checkpoint=description, progress=SilentProgress())
+        return continue_training(job, description)
 
     assert continue_with(begun).teacher == taught.teacher
     assert continue_with(begun).teacher_digest == taught.teacher.digest
@@ -130,6 +142,27 @@ def test_a_training_that_is_continued_keeps_its_teacher(source: RunFolder, job: 
     source.fold("2d", "0").final_checkpoint.unlink()
     moved = continue_with(begun)
     assert (moved.teacher, moved.teacher_digest) == (None, taught.teacher.digest)
+
+
+def test_a_teacher_at_a_url_is_found_again_on_any_computer(
+    source: RunFolder, job: FoldJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_faulty_place(monkeypatch) as place:
+        for path in (path for path in source.root.rglob("*") if path.is_file()):
+            place().pipe_file(f"/bucket/run/{path.relative_to(source.root).as_posix()}", path.read_bytes())
+        here, there = (Node(tmp_path / name, "faulty://bucket/run", monkeypatch) for name in ("here", "there"))
+        here.begin()
+        taught = begin(job, here.root)
+        assert taught.teacher is not None
+        begun = describe_checkpoint(taught.teacher.digest)
+        root = there.root
+        found = continue_training(job, begun).teacher
+        assert found is not None
+        assert found.checkpoint == RunFolder(root).fold("2d", "0").final_checkpoint
+        assert (found.digest, found.plan) == (taught.teacher.digest, taught.teacher.plan)
+        place.faults.extend(["forbidden"] * 9)
+        assert continue_training(job, begun).teacher is None
+        place.faults.clear()
 
 
 def test_the_folds_of_a_queue_have_it_too() -> None:

@@ -1,5 +1,6 @@
 """What holds for the plan of every architecture, with every planner."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from autoseg.errors import PlanError
 from autoseg.fingerprint import Machine
 from autoseg.networks import build_network
 from autoseg.networks.cost import META, measure_cost
-from autoseg.plan import Plan
+from autoseg.plan import NETWORK_PLANS, NetworkPlan, Plan
 from autoseg.workflows.plan.planning import find_network_cost
 from planners import ARCHITECTURES, PLANNERS
 
@@ -76,6 +77,7 @@ def test_every_architecture_is_planned_for_every_kind_of_image(architecture: str
         with pytest.raises(PlanError, match=r"no network exists for these images: .*; choose another --architecture"):
             planner.plan(fingerprint, MACHINE, measure_cost=find_network_cost)
         return
+    planner.check_labels(fingerprint.labels, fingerprint.targets, fingerprint.dataset_name)
     plan = planner.plan(fingerprint, MACHINE, measure_cost=find_network_cost)
     assert Plan.model_validate_json(plan.model_dump_json()) == plan
     assert architecture in plan.planner
@@ -143,9 +145,23 @@ PAGE = Path(__file__).resolve().parents[4] / "docs" / "architectures.md"
 def test_the_page_lists_every_published_network_with_its_size() -> None:
     rows = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
     listed = {
-        (name.strip(" `"), size)
-        for name, _, size, *_ in (row.strip("|").split(" | ") for row in rows if row.count("|") > 5)
+        (name.strip(" `"), source, size.removesuffix(" (a)").removesuffix(" (b)"))
+        for name, _, source, _, size, *_ in (row.strip("|").split(" | ") for row in rows if row.count("|") > 7)
     }
-    published = {(name, each.parameter_count) for name, row in ARCHITECTURES.items() for each in row.published}
+    published = {
+        (name, row.source, f"{each.parameter_count:,}") for name, row in ARCHITECTURES.items() for each in row.published
+    }
     assert len(published) > 20
-    assert listed == {(name, f"{count:,}") for name, count in published}
+    missing = {(name, row.source, "none published") for name, row in ARCHITECTURES.items() if not row.published}
+    assert listed == published | missing
+
+
+@pytest.mark.skipif(not PAGE.is_file(), reason="needs the sources: pages are not installed")
+def test_the_page_says_which_families_train_one_output() -> None:
+    rows = [line.strip("| ").split(" | ") for line in PAGE.read_text(encoding="utf-8").splitlines()]
+    listed = {family: row[2] for row in rows if len(row) == 3 for family in re.findall(r"`(\w+)`", row[0])}
+    assert listed.pop("family") == "trained outputs"  # the heading
+    usual = NetworkPlan.trained_output_count
+    single = {name for name, kind in NETWORK_PLANS.items() if kind.trained_output_count is usual}
+    assert set(listed) == set(NETWORK_PLANS)
+    assert {family for family, count in listed.items() if count == "1"} == single

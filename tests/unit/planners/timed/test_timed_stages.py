@@ -69,3 +69,17 @@ def test_slices_get_neighbours_where_slices_are_planned():
     assert list(configurations) == ["2d", "2.5d", "2d_triplanar"]
     with pytest.raises(PlanError, match=r"2.5d is made of 2d for volumes, but planned are 3d_fullres"):
         make_plan(["2.5d"])
+
+
+def test_a_stage_that_needs_the_full_resolution_needs_a_longer_budget_where_a_coarser_one_is_planned():
+    large = ((1.0, 1.0, 1.0), (300, 300, 300))
+    message = (
+        r"made of 3d_fullres for volumes, but planned are 3d_lowres .*--budget, in which 3d_fullres can be trained"
+    )
+    with pytest.raises(PlanError, match=message):
+        make_plan(["3d_roi"], large, minutes=2.0)
+    planned = make_plan([], large, minutes=2.0)
+    with pytest.raises(PlanError, match=r"'3d_fullres'; it has: 3d_lowres, as its time .*plan with a longer --budget"):
+        planned.get_configuration("3d_fullres")
+    with pytest.raises(PlanError, match=r"it has: 3d_lowres$"):
+        planned.get_configuration("2d")
