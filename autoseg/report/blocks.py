@@ -4,8 +4,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 DASH = "-"
-Cell = str | float | int | None
-"""Text, a number, or nothing (shown as a dash)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounded:
+    """A number with the ends of its interval, which are shown behind it."""
+
+    value: float
+    low: float
+    high: float
+
+    def format(self, kind: str) -> str:
+        """Formats it for people."""
+        return f"{self.value:{kind}} [{self.low:{kind}}, {self.high:{kind}}]"
+
+
+Cell = str | float | int | Bounded | None
+"""Text, a number, a number with its interval, or nothing (shown as a dash)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +61,12 @@ class Table:
 
     Attributes:
         columns: Headings.
-        rows: Cells; numbers are sorted as numbers.
+        rows: Cells; numbers are sorted as numbers, those with an interval by the number itself.
         cases: Key of the case that each row is about, shown when the row is clicked; empty where rows are about other
             things.
         title: Heading of the table.
         formats: Format of the numbers of a column, by its heading; three decimals elsewhere.
+        source: Says where all rows are, if they are not on the page.
     """
 
     columns: Sequence[str]
@@ -58,6 +74,7 @@ class Table:
     cases: Sequence[str] = ()
     title: str = ""
     formats: Mapping[str, str] = field(default_factory=dict)
+    source: str = ""
 
     def format_cell(self, column: str, cell: Cell) -> str:
         """Formats a cell for people."""
@@ -65,7 +82,17 @@ class Table:
             return DASH
         if isinstance(cell, str):
             return cell
+        if isinstance(cell, Bounded):
+            return cell.format(self.formats.get(column, ".3f"))
         return format(cell, self.formats.get(column, "d" if isinstance(cell, int) else ".3f"))
+
+    def get_number(self, cell: Cell) -> float | int | str | None:
+        """Returns what a cell is sorted by: a number, nothing (""), or None for text, which is sorted as it is."""
+        if cell is None:
+            return ""
+        if isinstance(cell, Bounded):
+            return cell.value
+        return None if isinstance(cell, str) else cell
 
     def is_numeric(self, index: int) -> bool:
         """Returns whether a column holds numbers, which are aligned at the right."""

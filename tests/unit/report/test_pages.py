@@ -16,7 +16,7 @@ from autoseg.report.charts import MOST_POINTS, draw_intervals, draw_strips
 from autoseg.report.page import Page, ShownCase, dump_json
 from autoseg.report.pictures import draw_slices, locate_slices
 from autoseg.report.volumes import CaseVolumes, find_errors, scale_to_bytes
-from autoseg.workflows.report.predictions import find_concerns
+from autoseg.workflows.report.predicted_cases import find_concerns
 from autoseg.workflows.report.viewing import build_view, write_view
 
 
