@@ -15,7 +15,7 @@ from autoseg.cli.terminal.completion import (
     complete_loss,
     complete_planner,
 )
-from autoseg.cli.terminal.options import OnCases, SlurmSetting, parse_duration
+from autoseg.cli.terminal.options import OnCases, SlurmSetting, list_given_options, parse_duration
 from autoseg.errors import PlanError
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 
 def plan(
+    context: typer.Context,
     dataset: Annotated[Path, typer.Argument(help="Folder with dataset.json, images and labels.")],
     *,
     run: Annotated[Path | None, typer.Option(help="Run folder.  [default: <dataset name>.autoseg]")] = None,
@@ -135,6 +136,7 @@ def plan(
         fix_geometry=fix_geometry,
         additions=tuple(partial(add_refinement, previous=name) for name in refine or ()),
         border_fraction=choose_border_fraction().value if task == "instances" else None,
+        call=list_given_options(context),
     )
     console, measure = open_console(), cache(measure_device)
     rule = build_plan_rule(chosen, measure=measure)

@@ -1,7 +1,7 @@
 """Parts of a page: sections, and the blocks that they consist of; the templates lay them out."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 DASH = "-"
 
@@ -67,6 +67,7 @@ class Table:
         title: Heading of the table.
         formats: Format of the numbers of a column, by its heading; three decimals elsewhere.
         source: Says where all rows are, if they are not on the page.
+        left_out: Number of rows that are not on the page, the last ones.
     """
 
     columns: Sequence[str]
@@ -75,6 +76,20 @@ class Table:
     title: str = ""
     formats: Mapping[str, str] = field(default_factory=dict)
     source: str = ""
+    left_out: int = 0
+
+    @property
+    def shortage(self) -> str:
+        """Says how many rows there are and where all of them stand; empty if the page has all."""
+        if not self.left_out:
+            return ""
+        shown = f"{len(self.rows):,} of {len(self.rows) + self.left_out:,} rows, those to be looked at first"
+        return f"{shown}: this page has a limited size{'; ' if self.source else ''}{self.source}"
+
+    def shorten(self, count: int) -> "Table":
+        """Returns the table with the first rows alone."""
+        left_out = self.left_out + max(0, len(self.rows) - count)
+        return replace(self, rows=self.rows[:count], cases=self.cases[:count], left_out=left_out)
 
     def format_cell(self, column: str, cell: Cell) -> str:
         """Formats a cell for people."""

@@ -17,6 +17,7 @@ from autoseg.cli.plan import plan
 from autoseg.cli.predict import predict
 from autoseg.cli.select import select
 from autoseg.cli.status import status
+from autoseg.cli.terminal.options import list_given_options
 from autoseg.cli.train import train
 from autoseg.errors import Stopped
 from autoseg.processes.signals import TERMINATION_SIGNALS, StopSignal, list_unignored_signals
@@ -77,6 +78,36 @@ def list_flags() -> dict[str, set[str]]:
 
 def test_commands_and_flags_are_exactly_those_that_users_script_against() -> None:
     assert list_flags() == EXPECTED_FLAGS
+
+
+def test_every_option_that_changes_a_plan_is_recorded_as_it_was_given() -> None:
+    given = [
+        *("--planner", "timed", "--architecture", "attention_unet", "--pretrained", "a b.pth", "--loss", "dice+focal"),
+        *("--memory-gb", "8.5", "--budget", "8h", "--configuration", "2d", "--configuration", "3d_fullres"),
+        *(
+            "--group-by",
+            r"case\d",
+            "--splits",
+            "x/folds.json",
+            "--fix-geometry",
+            "--refine",
+            "2d",
+            "--head",
+            "point_rend",
+        ),
+        *("--task", "instances"),
+    ]
+    others = ["--run", "r", "--no-preprocess", "--workers", "2", "--overwrite", "--on", "slurm", "--slurm", "a=b"]
+    assert EXPECTED_FLAGS["plan"] == {word for word in (*given, *others) if word.startswith("--")}
+    command = typer.main.get_command(app).commands["plan"]  # type: ignore[attr-defined]
+    found = list_given_options(command.make_context("plan", ["data", *others, *given]))
+    pairs = zip(("", *found), found, strict=False)
+    assert sorted(found) == sorted(given)
+    assert {(flag, value) for flag, value in pairs if flag == "--configuration"} == {
+        ("--configuration", "2d"),
+        ("--configuration", "3d_fullres"),
+    }
+    assert list_given_options(command.make_context("plan", ["data", "--planner", "default"])) == ()
 
 
 @pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in EXPECTED_FLAGS)])

@@ -39,8 +39,27 @@ SlurmSetting = Annotated[
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be submitted, and change nothing.")]
 
+WITHOUT_RESULT: Final = ("--run", "--no-preprocess", "--workers", "--overwrite", "--on", "--slurm", "--help")
+"""Options of `autoseg plan` that say where and how it works, and change no plan."""
 UNIT_SECONDS: Final = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 DURATION: Final = re.compile(r"(?:\d+(?:\.\d+)?[dhms])+")
+
+
+def list_given_options(context: typer.Context, *, but: "Sequence[str]" = WITHOUT_RESULT) -> tuple[str, ...]:
+    """Lists the options of a call that are not those of a call without any, with their values as the user gave them.
+
+    Args:
+        context: The call.
+        but: Options that are left out.
+    """
+    words: list[str] = []
+    for parameter in context.command.params:
+        flag, value = parameter.opts[0], context.params.get(parameter.name or "")
+        if not flag.startswith("--") or flag in but or value == parameter.get_default(context):
+            continue
+        values = value if isinstance(value, list | tuple) else [value]
+        words += [word for one in values for word in ([flag] if one is True else [flag, str(one)]) if one is not None]
+    return tuple(words)
 
 
 def parse_duration(text: str) -> float:

@@ -15,6 +15,7 @@ from autoseg.evaluation.crossvalidation import CrossValidation, score_configurat
 from autoseg.evaluation.summary import EvaluationSummary
 from autoseg.fingerprint import Fingerprint
 from autoseg.plan import PREFERRED_CONFIGURATIONS, Plan
+from autoseg.quality.calibration import CALIBRATION_NAME, QualityCalibration
 from autoseg.run_folder import ALL_CASES, RunFolder, open_run
 from autoseg.runtime.provenance import TrainingRecord
 from autoseg.training.monitoring.history import EpochRecord, read_training_log
@@ -38,6 +39,7 @@ class RunContents:
         histories: Epochs of every fold that was begun.
         summaries: Scores of every fold that was validated, without the fold "all", which holds no case out.
         trainings: Records of every fold that was begun.
+        calibration: Calibration of the estimates of quality of what was selected.
     """
 
     run: RunFolder
@@ -51,6 +53,7 @@ class RunContents:
     summaries: Mapping[Fold, EvaluationSummary]
     trainings: Mapping[Fold, TrainingRecord]
     selection: Selection | None
+    calibration: QualityCalibration | None = None
 
     @property
     def scored(self) -> tuple[str, ...]:
@@ -108,6 +111,7 @@ def read_contents(root: Path) -> RunContents:
             if folder.training_record.is_file()
         },
         selection=read_selection(run),
+        calibration=_read(run.root / CALIBRATION_NAME, QualityCalibration),
     )
 
 
@@ -130,7 +134,7 @@ def _list_files(folder: Path | None) -> list[tuple[str, int, int]]:
 
 def _list_documents(contents: RunContents) -> Iterator[Path]:
     run = contents.run
-    yield from (run.dataset, run.fingerprint, run.plan, run.splits, run.selection)
+    yield from (run.dataset, run.fingerprint, run.plan, run.splits, run.selection, run.root / CALIBRATION_NAME)
     for configuration, fold in contents.histories.keys() | contents.summaries.keys():
         folder = run.fold(configuration, fold)
         yield from (folder.training_log, folder.summary, folder.training_record)

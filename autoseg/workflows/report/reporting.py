@@ -20,9 +20,9 @@ from autoseg.workflows.report.predictions import describe_predictions, show_pred
 from autoseg.workflows.report.scores import (
     describe_crossvalidation,
     describe_provenance,
-    describe_selection,
     describe_training,
 )
+from autoseg.workflows.report.selection import describe_selection
 
 REPORT_NAME: Final = "report.html"
 KINDS_OF_ERROR: Final = ("missed", "false", "other class")
@@ -115,7 +115,7 @@ def build_page(
         sections += [describe_crossvalidation(contents, result), describe_cases(contents, result)]
         cases += show_cases(contents, share=share, progress=progress)
     if contents.selection is not None:
-        sections.append(describe_selection(contents.selection))
+        sections.append(describe_selection(contents.selection, contents.calibration))
     sections.append(describe_provenance(contents))
     names = name_labels(contents.plan.labels)
     if predictions is not None and contents.plan.instances is not None:

@@ -136,6 +136,7 @@ def select_models(run_root: Path, request: SelectionRequest, *, progress: Progre
         postprocessing=_describe_postprocessing(learned, is_scored),
         prediction=prediction,
         objects=objects,
+        call=request.list_options(),
     )
     calibration = calibrate_quality(
         run,

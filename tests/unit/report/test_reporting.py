@@ -3,6 +3,7 @@
 import html
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from builders.balls import SHAPE, make_case, save
 from builders.dicom_series import PATIENT, write_series
+from builders.objects import CELLS
 from builders.progress import Notes as Remembered
 from builders.scored_runs import (
     CASES,
@@ -29,7 +31,7 @@ from autoseg.quality.distribution import Flag
 from autoseg.quality.estimates import CaseQuality, ClassQuality, QualityReport, VolumeEstimate
 from autoseg.quality.regression import Estimate
 from autoseg.report import page as page_module
-from autoseg.report.blocks import Gallery, Notes, Section, Table
+from autoseg.report.blocks import Commands, Gallery, Notes, Section, Table
 from autoseg.report.page import Page, ShownCase
 from autoseg.run_folder import RunFolder
 from autoseg.runtime.provenance import TrainingRecord, read_versions
@@ -41,7 +43,7 @@ from autoseg.workflows.report.contents import read_contents
 from autoseg.workflows.report.predicted_cases import read_predictions
 from autoseg.workflows.report.predictions import describe_predictions
 from autoseg.workflows.report.reporting import write_report
-from autoseg.workflows.report.scores import describe_crossvalidation
+from autoseg.workflows.report.scores import describe_crossvalidation, describe_provenance
 
 HOSTILE_CASE = "<script>alert('1')"
 HOSTILE_CLASS = "</script><img src=x onerror=alert(2)>"
@@ -104,6 +106,32 @@ def test_groups_and_the_options_of_all_calls_are_shown_without_the_folders_of_th
     assert f"{train} --epochs 3 --init small.autoseg" in text
     assert f"{train} --extend 2" in text
     assert "somebody" not in text
+
+
+def test_commands_have_all_options_of_the_calls_that_made_the_run(scored: RunFolder) -> None:
+    contents = read_contents(scored.root)
+    assert contents.dataset is not None
+    assert contents.selection is not None
+    calls = (
+        ("--task", "instances", "--loss", "dice+ce", "--pretrained", "/home/somebody/my net.pth"),
+        ("--refine", "2d"),
+    )
+    dataset = contents.dataset.model_copy(update={"name": "my data", "plan_calls": calls})
+    selection = contents.selection.model_copy(update={"call": ("--no-variants", "--fold", "0")})
+    plan = contents.plan.model_copy(update={"planner": "timed --loss dice+ce", "budget_seconds": 60.0})
+    section = describe_provenance(replace(contents, dataset=dataset, selection=selection, plan=plan))
+    (commands,) = [block for block in section.blocks if isinstance(block, Commands)]
+    usual = "autoseg plan 'my data' --planner timed --memory-gb 8 --budget 60s"
+    assert commands.lines[0] == (
+        f"{usual} --task instances --loss dice+ce --pretrained 'my net.pth' --run balls.autoseg"
+    )
+    assert commands.lines[1] == f"{usual} --refine 2d --run balls.autoseg"
+    assert "autoseg select balls.autoseg --no-variants --fold 0" in commands.lines
+    earlier = replace(contents, plan=plan.model_copy(update={"instances": CELLS}))  # without its calls
+    commands = describe_provenance(earlier).blocks[0]
+    assert isinstance(commands, Commands)
+    options = "--planner timed --loss dice+ce --memory-gb 8 --budget 60s --task instances"
+    assert commands.lines[0] == f"autoseg plan Dataset001_Balls {options} --run balls.autoseg"
 
 
 def test_with_scores_it_shows_classes_cases_and_the_selection(text: str) -> None:
