@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 
 def plan(
-    context: typer.Context,
     dataset: Annotated[Path, typer.Argument(help="Folder with dataset.json, images and labels.")],
     *,
     run: Annotated[Path | None, typer.Option(help="Run folder.  [default: <dataset name>.autoseg]")] = None,
@@ -114,6 +113,7 @@ def plan(
     slurm: SlurmSetting = None,
 ) -> None:
     """Check and measure a dataset, plan, print every decision with its reason, and preprocess."""
+    given = dict(locals())
     from autoseg.cli.terminal.console import open_console
     from autoseg.fingerprint import Machine
     from autoseg.places import HERE, open_place
@@ -136,7 +136,7 @@ def plan(
         fix_geometry=fix_geometry,
         additions=tuple(partial(add_refinement, previous=name) for name in refine or ()),
         border_fraction=choose_border_fraction().value if task == "instances" else None,
-        call=list_given_options(context),
+        call=list_given_options(plan, given),
     )
     console, measure = open_console(), cache(measure_device)
     rule = build_plan_rule(chosen, measure=measure)

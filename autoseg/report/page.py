@@ -21,7 +21,7 @@ MOST_PAGE_BYTES: Final = 8 * 2**20
 MOST_VOLUME_BYTES: Final = 3 * 2**20  # 4 MiB as text
 MOST_PICTURE_BYTES: Final = 2**20
 MOST_ROW_BYTES: Final = 3 * 2**19
-"""What rows of cases, and what is shown of these, may take of a page that would be too large: some thousand cases."""
+"""Most bytes of rows of cases, and of the details of these, in a page that would be too large: some thousand cases."""
 FEWEST_ROWS: Final = 100
 DIGEST_NAME: Final = "autoseg-content"
 

@@ -75,7 +75,7 @@ class PredictionRecord(Document):
         pruned_depth: Depth to which the networks were pruned; None for whole ones.
         postprocessing: Rules that were applied to the label maps, in this order. Probabilities are as the networks say.
         objects: Rules by which objects were found; empty where they are not told apart.
-        disagreement_of: What is averaged and compared in maps of disagreement, in words; empty without such maps.
+        disagreement_of: Predictions that maps of disagreement compare, in words; empty without such maps.
             Images of which a single prediction covers each voxel have none.
         images: Folder of the images of the first call.
         outputs: Names of all files that are made in this way, also by other calls, each with that of the image (its

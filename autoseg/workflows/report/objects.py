@@ -1,24 +1,20 @@
-"""Objects that are told apart, as a report shows them: counted in predictions, drawn apart, and with their scores."""
+"""Objects that are told apart, as a report shows them: counted in predictions, and drawn apart."""
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Integer
 
 from autoseg.errors import PredictionError
-from autoseg.evaluation.instances import ObjectScores
 from autoseg.fingerprint import Fingerprint
 from autoseg.labels import InstanceTargets
 from autoseg.postprocessing.object_table import is_described
-from autoseg.report.blocks import Cell, Table
 from autoseg.volume_io import LabelVolume, read_label_map
 from autoseg.workflows.predict.objects import find_objects_files
 
 CHANGED = "the map of its objects is not that of its table: it was changed since it was predicted"
 MISSING_TABLE = "there is no table of its objects"
 TABLE_PROBLEMS = (CHANGED, MISSING_TABLE)
-SCORES = ("AP50", "AP75", "AP", "F1", "SQ", "PQ")
 
 
 def read_numbers(label_map: Path, stored: LabelVolume) -> Integer[np.ndarray, "z y x"]:
@@ -96,12 +92,3 @@ def join_classes(fingerprint: Fingerprint, targets: InstanceTargets) -> Fingerpr
         for case in fingerprint.cases
     ]
     return fingerprint.model_copy(update={"labels": targets.labels, "cases": tuple(cases)})
-
-
-def tabulate_scores(scores: Iterable[tuple[str, str, ObjectScores]], *, title: str) -> Table:
-    """Tabulates the scores of objects, each with its class and the source of the objects."""
-    rows: list[list[Cell]] = [
-        [name, source, *(getattr(found, score) for score in SCORES), found.predicted, found.expected, found.matched]
-        for name, source, found in scores
-    ]
-    return Table(("class", "objects", *SCORES, "predicted", "expected", "matched"), rows, title=title)

@@ -19,13 +19,14 @@ from autoseg.volume_io.dicom import DicomSeries, read_stack, stack_slices
 from autoseg.workflows.evaluate.objects import SCORES_JSON, ObjectEvaluation
 from autoseg.workflows.predict.prediction_folder import QUALITY_NAME
 from autoseg.workflows.report.cases import PREDICTION, add_views, build_volumes, join_image
-from autoseg.workflows.report.objects import read_numbers, separate_objects, tabulate_scores
+from autoseg.workflows.report.objects import read_numbers, separate_objects
 from autoseg.workflows.report.predicted_cases import (
     NOT_COMPARED,
     PredictedCase,
     PredictedFolder,
     find_volume_unit,
 )
+from autoseg.workflows.report.scores import tabulate_object_scores
 
 MOST_THUMBNAILS: Final = 24
 Column = tuple[str, str, Callable[[PredictedCase], Cell]]
@@ -92,7 +93,7 @@ def _list_scores(folder: Path) -> Iterator[Table]:
     if path.is_file():
         scores = read_document(path, ObjectEvaluation)
         rows = [(name, source, own.pooled) for source, known in scores.classes.items() for name, own in known.items()]
-        yield tabulate_scores(rows, title="Scores of the objects of all evaluated images together")
+        yield tabulate_object_scores(rows, title="Scores of the objects of all evaluated images together")
 
 
 def show_predictions(

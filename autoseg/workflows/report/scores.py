@@ -1,21 +1,22 @@
 """The sections about training, cross-validation and provenance of a run."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePath
 from shlex import quote
 
 from autoseg.dataset import DatasetRecord
 from autoseg.evaluation.crossvalidation import CrossValidation, Score, Statistic
+from autoseg.evaluation.instances import ObjectScores
 from autoseg.evaluation.summary import format_metric_name
 from autoseg.plan import Plan
 from autoseg.report.blocks import Block, Cell, Commands, Figure, Notes, Section, Table
 from autoseg.report.charts import draw_curves, draw_intervals, draw_strips
 from autoseg.training.monitoring.history import EpochRecord
 from autoseg.workflows.report.contents import RunContents
-from autoseg.workflows.report.objects import tabulate_scores
 
 SHOWN: tuple[Score, ...] = ("Dice", "HD95", "NSD")
 NAMING_FILES = ("--init", "--splits", "--pretrained", "--teacher")
+OBJECT_SCORES = ("AP50", "AP75", "AP", "F1", "SQ", "PQ")
 MOST_CLASS_COLUMNS = 8
 """A table of cases with more columns is no longer read; it shows mean and lowest class instead."""
 
@@ -91,7 +92,7 @@ def _list_objects(contents: RunContents) -> Iterator[Table]:
     if contents.selection is not None and contents.selection.objects is not None:
         scores = contents.selection.objects.scores.items()
         title = f"Objects of all held-out cases together, by {contents.selection.name}"
-        yield tabulate_scores(((name, "told apart", found) for name, found in scores), title=title)
+        yield tabulate_object_scores(((name, "told apart", found) for name, found in scores), title=title)
 
 
 def _draw_classes(result: CrossValidation) -> Figure:
@@ -142,6 +143,22 @@ def format_interval(statistic: Statistic) -> str | None:
     if statistic.lower is None or statistic.upper is None:
         return None
     return f"{statistic.lower:.3f} to {statistic.upper:.3f}"
+
+
+def tabulate_object_scores(scores: Iterable[tuple[str, str, ObjectScores]], *, title: str) -> Table:
+    """Tabulates the scores of objects, each with its class and the source of the objects."""
+    rows: list[list[Cell]] = [
+        [
+            name,
+            source,
+            *(getattr(found, score) for score in OBJECT_SCORES),
+            found.predicted,
+            found.expected,
+            found.matched,
+        ]
+        for name, source, found in scores
+    ]
+    return Table(("class", "objects", *OBJECT_SCORES, "predicted", "expected", "matched"), rows, title=title)
 
 
 def describe_provenance(contents: RunContents) -> Section:

@@ -5,8 +5,7 @@ from typing import Final
 
 from autoseg.quality.calibration import CalibratedScore, QualityCalibration
 from autoseg.report.blocks import Block, Cell, Decisions, Facts, Notes, Section, Table
-from autoseg.workflows.report.objects import tabulate_scores
-from autoseg.workflows.report.scores import format_interval
+from autoseg.workflows.report.scores import format_interval, tabulate_object_scores
 from autoseg.workflows.select.prediction_choice import PredictionChoice
 from autoseg.workflows.select.selection_document import ObjectChoice, Selection
 
@@ -80,7 +79,7 @@ def _list_objects(choice: ObjectChoice | None) -> Iterator[Block]:
     yield Notes([*(rule.describe() for rule in choice.rules), choice.because])
     sources = {"told apart": choice.scores, "connected components": choice.components}
     rows = [(name, source, found) for source, scores in sources.items() for name, found in scores.items()]
-    yield tabulate_scores(rows, title="Objects of all held-out cases together, on which the rules were learned")
+    yield tabulate_object_scores(rows, title="Objects of all held-out cases together, on which the rules were learned")
 
 
 def _list_calibration(calibration: QualityCalibration | None) -> Iterator[Block]:
