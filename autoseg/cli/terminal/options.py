@@ -53,7 +53,7 @@ def list_given_options(
 
     Args:
         command: The function of the command, whose parameters have the names of its options.
-        values: What it was called with, by parameter.
+        values: Values of the call, by parameter.
         but: Options that are left out.
     """
     words: list[str] = []
