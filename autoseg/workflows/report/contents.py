@@ -19,6 +19,7 @@ from autoseg.quality.calibration import CALIBRATION_NAME, QualityCalibration
 from autoseg.run_folder import ALL_CASES, RunFolder, open_run
 from autoseg.runtime.provenance import TrainingRecord
 from autoseg.training.monitoring.history import EpochRecord, read_training_log
+from autoseg.workflows.cases.references import OBJECTS_FOLDER
 from autoseg.workflows.folds.status import FoldStatus, read_run_status
 from autoseg.workflows.select.selection_document import Selection, read_selection
 
@@ -117,9 +118,11 @@ def read_contents(root: Path) -> RunContents:
 
 def compute_digest(contents: RunContents, predictions: Path | None = None, images: Path | None = None) -> str:
     """Computes a digest of all documents of a run, and of the names, sizes and times of the files of predictions."""
+    objects = None if predictions is None else predictions / OBJECTS_FOLDER
+    files = (_list_files(predictions), _list_files(objects))
     states = [(status.configuration, status.fold, status.state) for status in contents.statuses]
     has_images = contents.dataset is not None and Path(contents.dataset.source).is_dir()
-    digest = hashlib.sha256(repr((states, has_images, _list_files(predictions), images)).encode())
+    digest = hashlib.sha256(repr((states, has_images, files, images)).encode())
     for path in _list_documents(contents):
         digest.update(path.name.encode() + b"\0")
         if path.is_file():

@@ -13,6 +13,7 @@ from autoseg.quality.calibration import CALIBRATION_NAME, CalibratedScore, Class
 from autoseg.quality.distribution import Distribution
 from autoseg.quality.regression import FitQuality, Regression
 from autoseg.report.blocks import Block, Decisions, Facts, Notes, Section, Table
+from autoseg.run_folder import write_text
 from autoseg.workflows.report.contents import compute_digest, read_contents
 from autoseg.workflows.report.selection import describe_selection
 from autoseg.workflows.select.selection_document import Member, ObjectChoice, Selection
@@ -110,3 +111,12 @@ def test_a_new_calibration_makes_a_new_page(tmp_path: Path) -> None:
     contents = read_contents(run.root)
     assert contents.calibration == build_calibration()
     assert compute_digest(contents) != before
+
+
+def test_corrected_objects_make_a_new_page(tmp_path: Path) -> None:
+    contents, out = read_contents(build_planned_run(tmp_path).root), tmp_path / "out"
+    write_text(out / "instances" / "a.nii.gz", "numbers")
+    before = compute_digest(contents, out)
+    assert compute_digest(contents, out) == before
+    write_text(out / "instances" / "a.nii.gz", "corrected numbers")
+    assert compute_digest(contents, out) != before
