@@ -142,8 +142,7 @@ def plan(
     rule = build_plan_rule(chosen, measure=measure)
     with open_place(on or HERE, run or Path(), slurm or ()) as place:
         outcome = plan_and_print(dataset, run, rule, request=replace(request, place=place), console=console)
-    console.note(f"\n{outcome.describe()}")
-    show_forecast(console, outcome.run.root, request, measure)
+    show_forecast(console, outcome, request, measure)
 
 
 def plan_and_print(
@@ -183,15 +182,17 @@ def parse_budget(text: str | None, planner: str) -> float | None:
 
 
 def show_forecast(
-    console: "Console", run: Path, request: "PlanRequest", measure: "Callable[[], DeviceThroughput]"
+    console: "Console", outcome: "PlanningOutcome", request: "PlanRequest", measure: "Callable[[], DeviceThroughput]"
 ) -> None:
-    """Prints what training will take on this computer, and the next command."""
+    """Prints what was done, what training will take on this computer, and the next command."""
     from autoseg.cli.terminal.forecast_table import print_forecast, suggest_next
     from autoseg.workflows.plan.forecasting import forecast_run
     from autoseg.workflows.plan.machine_survey import survey_machine
     from autoseg.workflows.plan.planning import find_network_cost
     from planners.step_time import estimate_cost
 
+    console.note(f"\n{outcome.describe()}")
+    run = outcome.run.root
     forecast = forecast_run(
         run,
         configurations=request.configurations,
