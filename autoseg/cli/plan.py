@@ -16,7 +16,7 @@ from autoseg.cli.terminal.completion import (
     complete_loss,
     complete_planner,
 )
-from autoseg.cli.terminal.options import OnCases, SlurmSetting, parse_duration
+from autoseg.cli.terminal.options import OnCases, SlurmSetting, list_given_options, parse_duration
 from autoseg.errors import PlanError
 
 if TYPE_CHECKING:
@@ -118,6 +118,7 @@ def plan(
     slurm: SlurmSetting = None,
 ) -> None:
     """Check and measure a dataset, plan, print every decision with its reason, and preprocess."""
+    given = dict(locals())
     from autoseg.cli.terminal.console import open_console
     from autoseg.places import HERE, open_place
     from autoseg.workflows.plan.planner import find_label_check
@@ -139,6 +140,7 @@ def plan(
         additions=list_additions(refine or ()),
         border_fraction=find_border_fraction(task),
         check_labels=find_label_check(chosen),
+        call=list_given_options(plan, given),
     )
     console, measure = open_console(), cache(measure_device)
     with open_place(on or HERE, run or Path(), slurm or ()) as place:
@@ -147,7 +149,7 @@ def plan(
     choices = quote_options(
         architecture=architecture, pretrained=pretrained, head=head, loss=loss, task=task, configuration=configuration
     )
-    show_forecast(console, outcome.run.root, request, measure, options=choices)
+    show_forecast(console, outcome, request, measure, options=choices)
 
 
 def describe_machine(memory_gb: float | None, budget: str | None, planner: str) -> "Machine":
@@ -227,18 +229,18 @@ def parse_budget(text: str | None, planner: str) -> float | None:
 
 def show_forecast(
     console: "Console",
-    run: Path,
+    outcome: "PlanningOutcome",
     request: "PlanRequest",
     measure: "Callable[[], DeviceThroughput]",
     *,
     options: str = "",
 ) -> None:
-    """Prints what training will take on this computer, and the next command.
+    """Prints what was done, what training will take on this computer, and the next command.
 
     Args:
         console: Console to print to.
-        run: Run folder.
-        request: The request that led to its plan.
+        outcome: What planning led to.
+        request: The request that led to it.
         measure: Measures the speed of the device that will train.
         options: Options that say what was planned, for the suggestion of another plan.
     """
@@ -248,6 +250,8 @@ def show_forecast(
     from autoseg.workflows.plan.planning import find_network_cost
     from planners.step_time import estimate_cost
 
+    console.note(f"\n{outcome.describe()}")
+    run = outcome.run.root
     forecast = forecast_run(
         run,
         configurations=request.configurations,

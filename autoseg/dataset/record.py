@@ -48,6 +48,8 @@ class DatasetRecord(Document):
         terms: Coded terms of classes, by their names, for results in DICOM.
         groups: Group of every case that a fold does not split; empty without groups.
         split_options: Options of `autoseg plan` that chose the folds.
+        plan_calls: Options of every call of `autoseg plan` that made or extended the plan, in their order; empty where
+            none was given, by Python, and in files of earlier versions.
         targets: Core and border of objects that are learned, and of which `labels` are; None for the labels themselves.
     """
 
@@ -64,11 +66,17 @@ class DatasetRecord(Document):
     terms: dict[str, ClassTerms] = Field(default_factory=dict)
     groups: dict[str, str] = Field(default_factory=dict)
     split_options: tuple[str, ...] = ()
+    plan_calls: tuple[tuple[str, ...], ...] = ()
     targets: InstanceTargets | None = None
 
     def drop_division(self) -> "DatasetRecord":
-        """Returns the record of the dataset alone, without how it was divided into folds."""
-        return self.model_copy(update={"groups": {}, "split_options": ()})
+        """Returns the record of the dataset alone, without how it was planned and divided into folds."""
+        return self.model_copy(update={"groups": {}, "split_options": (), "plan_calls": ()})
+
+    def add_plan_call(self, call: tuple[str, ...]) -> "DatasetRecord":
+        """Returns the record with the options of a call; those that repeat an earlier one are not added."""
+        known = not call or call in self.plan_calls
+        return self if known else self.model_copy(update={"plan_calls": (*self.plan_calls, call)})
 
 
 def record_dataset(dataset: Dataset) -> DatasetRecord:

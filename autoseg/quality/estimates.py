@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar, Final, Literal
 
 from autoseg.document import MOST_RESULT_BYTES, Document, Part
 from autoseg.plan.values import Fraction
@@ -10,6 +10,9 @@ from autoseg.quality.calibration import ClassCalibration, list_regressors
 from autoseg.quality.distribution import Distribution, Flag, list_values
 from autoseg.quality.features import CaseFeatures, PlausiblePart
 from autoseg.quality.regression import Estimate
+
+NO_FLAGS: Final = "nor are there any flags"
+"""End of the sentence about estimates where images were compared with nothing."""
 
 
 class VolumeEstimate(Part):
@@ -73,6 +76,8 @@ class QualityReport(Document):
         model: Name of the run.
         calibration: Sentence about the basis of the estimates, or the reason for their lack.
         volume_unit: Unit of the volumes.
+        compared: Whether images were compared with the training cases, so that it means something if there is no flag;
+            None in files of earlier versions.
         cases: Quality of every case that was predicted, sorted by name.
     """
 
@@ -83,7 +88,13 @@ class QualityReport(Document):
     model: str
     calibration: str
     volume_unit: Literal["ml", "1000 voxels"]
+    compared: bool | None = None
     cases: tuple[CaseQuality, ...] = ()
+
+    @property
+    def is_compared(self) -> bool:
+        """Returns whether images were compared with the training cases."""
+        return NO_FLAGS not in self.calibration if self.compared is None else self.compared
 
 
 def estimate_case(

@@ -1,11 +1,26 @@
 """Parts of a page: sections, and the blocks that they consist of; the templates lay them out."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 DASH = "-"
-Cell = str | float | int | None
-"""Text, a number, or nothing (shown as a dash)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounded:
+    """A number with the ends of its interval, which are shown behind it."""
+
+    value: float
+    low: float
+    high: float
+
+    def format(self, kind: str) -> str:
+        """Formats it for people."""
+        return f"{self.value:{kind}} [{self.low:{kind}}, {self.high:{kind}}]"
+
+
+Cell = str | float | int | Bounded | None
+"""Text, a number, a number with its interval, or nothing (shown as a dash)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +61,13 @@ class Table:
 
     Attributes:
         columns: Headings.
-        rows: Cells; numbers are sorted as numbers.
+        rows: Cells; numbers are sorted as numbers, those with an interval by the number itself.
         cases: Key of the case that each row is about, shown when the row is clicked; empty where rows are about other
             things.
         title: Heading of the table.
         formats: Format of the numbers of a column, by its heading; three decimals elsewhere.
+        source: Says where all rows are, if they are not on the page.
+        left_out: Number of rows that are not on the page, the last ones.
     """
 
     columns: Sequence[str]
@@ -58,6 +75,21 @@ class Table:
     cases: Sequence[str] = ()
     title: str = ""
     formats: Mapping[str, str] = field(default_factory=dict)
+    source: str = ""
+    left_out: int = 0
+
+    @property
+    def shortage(self) -> str:
+        """Says how many rows there are and where all of them stand; empty if the page has all."""
+        if not self.left_out:
+            return ""
+        shown = f"{len(self.rows):,} of {len(self.rows) + self.left_out:,} rows, those to be looked at first"
+        return f"{shown}: this page has a limited size{'; ' if self.source else ''}{self.source}"
+
+    def shorten(self, count: int) -> "Table":
+        """Returns the table with the first rows alone."""
+        left_out = self.left_out + max(0, len(self.rows) - count)
+        return replace(self, rows=self.rows[:count], cases=self.cases[:count], left_out=left_out)
 
     def format_cell(self, column: str, cell: Cell) -> str:
         """Formats a cell for people."""
@@ -65,7 +97,17 @@ class Table:
             return DASH
         if isinstance(cell, str):
             return cell
+        if isinstance(cell, Bounded):
+            return cell.format(self.formats.get(column, ".3f"))
         return format(cell, self.formats.get(column, "d" if isinstance(cell, int) else ".3f"))
+
+    def get_number(self, cell: Cell) -> float | int | str | None:
+        """Returns what a cell is sorted by: a number, nothing (""), or None for text, which is sorted as it is."""
+        if cell is None:
+            return ""
+        if isinstance(cell, Bounded):
+            return cell.value
+        return None if isinstance(cell, str) else cell
 
     def is_numeric(self, index: int) -> bool:
         """Returns whether a column holds numbers, which are aligned at the right."""

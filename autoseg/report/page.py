@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from autoseg.report.blocks import Section
+from autoseg.report.blocks import Block, Gallery, Section, Table
 from autoseg.report.viewer import MISSING, read_license, read_viewer
 from autoseg.report.volumes import ERRORS
 from autoseg.run_folder import write_text
@@ -20,6 +20,9 @@ MOST_PAGE_BYTES: Final = 8 * 2**20
 """Size that a page stays below, so that it can be sent by mail; a quarter is left for charts and tables."""
 MOST_VOLUME_BYTES: Final = 3 * 2**20  # 4 MiB as text
 MOST_PICTURE_BYTES: Final = 2**20
+MOST_ROW_BYTES: Final = 3 * 2**19
+"""Most bytes of rows of cases, and of the details of these, in a page that would be too large: some thousand cases."""
+FEWEST_ROWS: Final = 100
 DIGEST_NAME: Final = "autoseg-content"
 
 
@@ -117,18 +120,64 @@ class Page:
         cases = [replace(case, volumes={}) if place in dropped else case for place, case in enumerate(self.cases)]
         return replace(self, cases=cases)
 
+    @property
+    def row_count(self) -> int:
+        """Returns the number of rows of the longest table of cases."""
+        return max((len(table.rows) for table in self._list_case_tables()), default=0)
+
+    @property
+    def volume_bytes(self) -> int:
+        """Returns what the volumes take as text."""
+        return sum(len(text) for case in self.cases for _, text in case.list_texts())
+
+    def shorten(self, count: int) -> "Page":
+        """Returns the page with the first rows of every table of cases, and without the cases that no row shows."""
+        sections = [
+            replace(
+                section, blocks=[block.shorten(count) if _is_of_cases(block) else block for block in section.blocks]
+            )
+            for section in self.sections
+        ]
+        page = replace(self, sections=sections)
+        galleries = (block for section in sections for block in section.blocks if isinstance(block, Gallery))
+        shown = {key for table in page._list_case_tables() for key in table.cases}
+        shown |= {key for gallery in galleries for key, _ in gallery.cases}
+        return replace(page, cases=[case for case in self.cases if case.key in shown])
+
+    def _list_case_tables(self) -> list[Table]:
+        return [block for section in self.sections for block in section.blocks if _is_of_cases(block)]
+
     def write(self, path: Path) -> int:
-        """Writes the page atomically and returns its size in bytes; drops volumes where it would be too large.
+        """Writes the page atomically and returns its size in bytes.
+
+        Where it would be too large, the last rows of tables of cases are left out if they take more than their part,
+        then volumes, then further rows.
 
         Raises:
             RunError: The folder cannot be written.
         """
         text = self.render()
         size = len(text.encode())
-        if size > MOST_PAGE_BYTES and any(case.volumes for case in self.cases):
-            return self.drop_volumes().write(path)
+        smaller = self._shrink(size) if size > MOST_PAGE_BYTES else None
+        if smaller is not None:
+            return smaller.write(path)
         write_text(path, text)
         return size
+
+    def _shrink(self, size_bytes: int) -> "Page | None":
+        """Returns a smaller page; None if there is nothing to leave out."""
+        count = self.row_count
+        rest = self.shorten(0)
+        row_bytes = size_bytes - self.volume_bytes - (len(rest.render().encode()) - rest.volume_bytes)
+        if row_bytes > MOST_ROW_BYTES and count > FEWEST_ROWS:
+            return self.shorten(max(FEWEST_ROWS, count * MOST_ROW_BYTES // row_bytes))
+        if any(case.volumes for case in self.cases):
+            return self.drop_volumes()
+        return self.shorten(max(FEWEST_ROWS, count // 2)) if count > FEWEST_ROWS else None
+
+
+def _is_of_cases(block: Block) -> TypeGuard[Table]:
+    return isinstance(block, Table) and bool(block.cases)
 
 
 def build_environment() -> Environment:

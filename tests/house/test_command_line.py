@@ -1,10 +1,12 @@
 """The command line's surface is frozen, loads lazily, and reports errors without tracebacks."""
 
 import functools
+import inspect
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import typer
@@ -17,6 +19,7 @@ from autoseg.cli.plan import plan
 from autoseg.cli.predict import predict
 from autoseg.cli.select import select
 from autoseg.cli.status import status
+from autoseg.cli.terminal.options import list_given_options
 from autoseg.cli.train import train
 from autoseg.errors import Stopped
 from autoseg.processes.signals import TERMINATION_SIGNALS, StopSignal, list_unignored_signals
@@ -79,6 +82,36 @@ def list_flags() -> dict[str, set[str]]:
 
 def test_commands_and_flags_are_exactly_those_that_users_script_against() -> None:
     assert list_flags() == EXPECTED_FLAGS
+
+
+def test_every_option_that_changes_a_plan_is_recorded_as_it_was_given() -> None:
+    given = {
+        "planner": "timed",
+        "architecture": "attention_unet",
+        "pretrained": Path("a b.pth"),
+        "head": "point_rend",
+        "loss": "dice+focal",
+        "task": "instances",
+        "memory_gb": 8.5,
+        "budget": "8h",
+        "configuration": ["2d", "3d_fullres"],
+        "group_by": r"case\d",
+        "splits": Path("folds.json"),
+        "fix_geometry": True,
+        "refine": ["2d"],
+    }
+    others = {"run": Path("r"), "no_preprocess": True, "workers": 2, "overwrite": True, "on": "slurm", "slurm": ["a=b"]}
+    assert {f"--{name.replace('_', '-')}" for name in given | others} == EXPECTED_FLAGS["plan"]
+    dataset = {"dataset": Path("data")}
+    expected = (
+        *("--planner", "timed", "--architecture", "attention_unet", "--pretrained", "a b.pth", "--head", "point_rend"),
+        *("--loss", "dice+focal", "--task", "instances", "--memory-gb", "8.5", "--budget", "8h"),
+        *("--configuration", "2d", "--configuration", "3d_fullres", "--group-by", r"case\d", "--splits", "folds.json"),
+        *("--fix-geometry", "--refine", "2d"),
+    )
+    assert list_given_options(plan, dataset | given | others) == expected
+    usual = {name: parameter.default for name, parameter in inspect.signature(plan).parameters.items()}
+    assert list_given_options(plan, usual | dataset | others) == ()
 
 
 @pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in EXPECTED_FLAGS)])

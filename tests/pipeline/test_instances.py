@@ -23,6 +23,7 @@ from autoseg.dataset import read_dataset, tell_instances_apart
 from autoseg.document import read_document, write_document
 from autoseg.errors import EvaluationError, ExchangeError, PlanError, PredictionError, RunError, VolumeError
 from autoseg.exchange.nnunet_limits import describe_export_limits
+from autoseg.fingerprint import Fingerprint
 from autoseg.geometry import Grid
 from autoseg.labels import LabelScheme
 from autoseg.plan import Plan
@@ -35,6 +36,8 @@ from autoseg.workflows.exchange.request import ExportRequest
 from autoseg.workflows.plan.planning import preprocess_run
 from autoseg.workflows.predict.objects import build_object_finder
 from autoseg.workflows.predict.prediction import PredictionRequest
+from autoseg.workflows.report.objects import TABLE_PROBLEMS
+from autoseg.workflows.report.predicted_cases import read_predictions
 from autoseg.workflows.select.selection import SelectionRequest
 from autoseg.workflows.select.selection_document import Selection
 from autoseg.workflows.train.request import TrainingRequest
@@ -146,6 +149,18 @@ def test_selection_has_a_rule_for_each_class_and_no_other_postprocessing(run: Pa
     mean = candidate.objects.foreground.mean
     assert selection.because == f"2d is the only candidate: mean AP of objects {mean:.4f} over 3 held-out cases"
     assert selection.objects.scores["cell"].expected == selection.objects.components["cell"].expected == 9
+
+
+def test_a_report_counts_the_objects_of_the_tables(run: Path, predicted: Path) -> None:
+    found = read_predictions(predicted, read_plan(run), read_document(RunFolder(run).fingerprint, Fingerprint))
+    with (predicted / "objects.csv").open(encoding="utf-8") as lines:
+        rows = list(csv.DictReader(lines))
+    assert {case.name: case.objects["cell"] for case in found.cases} == {
+        f"case{index}": sum(row["case"] == f"case{index}" for row in rows) for index in range(6)
+    }
+    assert not any(concern in TABLE_PROBLEMS for case in found.cases for concern in case.concerns)
+    assert found.rules[0].startswith("objects of cell grow from cores")
+    assert len(found.compared) == 6
 
 
 def test_rules_and_scores_are_printed(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 """Parses the text of options."""
 
+import inspect
 import re
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -9,7 +10,7 @@ from autoseg.cli.terminal.completion import complete_case_place, complete_place
 from autoseg.errors import OptionError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from autoseg.runtime.precision import Precision
     from autoseg.training.monitoring.trackers import TrackerName
@@ -39,8 +40,30 @@ SlurmSetting = Annotated[
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be submitted, and change nothing.")]
 
+WITHOUT_RESULT: Final = ("--run", "--no-preprocess", "--workers", "--overwrite", "--on", "--slurm", "--help")
+"""Options of `autoseg plan` that say where and how it works, and change no plan."""
 UNIT_SECONDS: Final = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 DURATION: Final = re.compile(r"(?:\d+(?:\.\d+)?[dhms])+")
+
+
+def list_given_options(
+    command: "Callable[..., None]", values: "Mapping[str, object]", *, but: "Sequence[str]" = WITHOUT_RESULT
+) -> tuple[str, ...]:
+    """Lists the options of a call that are not those of a call without any, as words of the command line.
+
+    Args:
+        command: The function of the command, whose parameters have the names of its options.
+        values: Values of the call, by parameter.
+        but: Options that are left out.
+    """
+    words: list[str] = []
+    for name, parameter in inspect.signature(command).parameters.items():
+        flag, value = f"--{name.replace('_', '-')}", values[name]
+        if parameter.default is parameter.empty or flag in but or value == parameter.default:
+            continue
+        for one in value if isinstance(value, list) else [value]:
+            words += [flag] if one is True else [flag, str(one)]
+    return tuple(words)
 
 
 def parse_duration(text: str) -> float:

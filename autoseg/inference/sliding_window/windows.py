@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 from typing import Final
 
 import numpy as np
@@ -100,6 +100,12 @@ class WindowPlan:
         """Voxels before and after each axis of the image, so that the patches of all windows fit."""
         axes = zip(self.padding_voxels, self.margin_voxels, strict=True)
         return tuple((below + margin, above + margin) for (below, above), margin in axes)
+
+    @property
+    def overlaps(self) -> bool:
+        """Returns whether some voxel lies in more than one window."""
+        axes = zip(self.starts, self.window_voxels, strict=True)
+        return any(after - before < extent for starts, extent in axes for before, after in pairwise(starts))
 
     @property
     def windows(self) -> list[Window]:

@@ -51,6 +51,7 @@ from autoseg.workflows.plan.preprocessing import (
     preprocess_dataset,
     select_data_configurations,
 )
+from autoseg.workflows.plan.run_protection import refuse_foreign_folder, refuse_to_lose_models
 from autoseg.workflows.plan.splitting import (
     DivisionIntoFolds,
     SplitRequest,
@@ -125,6 +126,7 @@ class PlanRequest:
         check_labels: Checks the labels of dataset.json before any image is read; None: the planner alone does, later.
         place: Measures and preprocesses the cases.
         additions: Add configurations to the plan, also to that of a run which is continued.
+        call: Options of the command line that make the same plan, as the run records them; empty for none.
     """
 
     planner: str
@@ -139,6 +141,7 @@ class PlanRequest:
     check_labels: CheckLabels | None = None
     place: Place = field(default_factory=ThisComputer)
     additions: tuple[Callable[[Plan], Plan], ...] = ()
+    call: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -285,12 +288,15 @@ def _report_measurements(
 
 
 def _extend_plan(run: RunFolder, request: PlanRequest) -> Plan:
-    """Adds the wished configurations to the plan of a run; nothing that was trained depends on them."""
+    """Adds the wished configurations to the plan of a run, and the call to its record; no training depends on them."""
     plan = extended = read_document(run.plan, Plan)
     for add in request.additions:
         extended = add(extended)
     if extended != plan:
         write_document(run.plan, extended)
+    record = read_document(run.dataset, DatasetRecord)
+    if (called := record.add_plan_call(request.call)) != record:
+        write_document(run.dataset, called)
     return extended
 
 
@@ -300,9 +306,10 @@ def _can_continue(run: RunFolder, dataset: Dataset, request: PlanRequest) -> boo
     if not run.root.exists() or not any(run.root.iterdir()):
         return False
     if not run.plan.is_file():
-        return _refuse_foreign_folder(run)
+        refuse_foreign_folder(run)
+        return False
     if request.overwrite:
-        _refuse_to_lose_models(run)
+        refuse_to_lose_models(run)
         return False
     same_dataset = read_document(run.dataset, DatasetRecord).drop_division() == record_dataset(dataset)
     plan = read_document(run.plan, Plan)
@@ -334,26 +341,6 @@ def find_present_name(planner: str) -> str:
     """Returns the present name of a planner that a plan may record by an earlier one, its options included."""
     name, space, options = planner.partition(" ")
     return f"{PRESENT_NAMES.get(name, name)}{space}{options}"
-
-
-def _refuse_foreign_folder(run: RunFolder) -> bool:
-    known = {run.dataset.name, run.fingerprint.name, run.logs.name, run.references.name, run.splits.name}
-    names = {path.name for path in run.root.iterdir() if not path.name.startswith(".")}
-    foreign = sorted(names - known)
-    if foreign:
-        msg = f"{run.root} is no run folder but holds {foreign[0]!r}; choose an empty or new folder with --run"
-        raise RunError(msg)
-    return False
-
-
-def _refuse_to_lose_models(run: RunFolder) -> None:
-    models = run.root / "models"
-    if models.is_dir() and any(models.iterdir()):
-        msg = (
-            f"{models} holds trained models, which a new plan would orphan; "
-            f"choose another folder with --run, or remove that folder yourself"
-        )
-        raise RunError(msg)
 
 
 def _plan_anew(

@@ -57,20 +57,31 @@ class Way:
         return max(len(member.folds) for member in self.model.members)
 
     @property
+    def fold_gain(self) -> float:
+        """Assumed gain in Dice of its folds over one."""
+        return ASSUMED_FOLD_GAIN * (1 - 1 / self.fold_count)
+
+    @property
     def rank(self) -> tuple[float, ...]:
         """Key that sorts ways, the best first, and of two that are equal the faster."""
         if self.dice is None:
             return float(-self.fold_count), -self.seconds
-        return -(self.dice + ASSUMED_FOLD_GAIN * (1 - 1 / self.fold_count)), self.seconds
+        return -(self.dice + self.fold_gain), self.seconds
 
-    def describe(self) -> str:
-        """Describes the way with its figures in one line."""
+    def describe(self, best: "Way") -> str:
+        """Describes the way with its figures in one line, and what fewer folds than those of the best one cost."""
         names = " + ".join(member.configuration for member in self.model.members)
         folds = f"{self.fold_count} fold{'' if self.fold_count == 1 else 's'}"
         dice = "Dice not measured" if self.dice is None else f"Dice {self.dice:.4f}"
         views = f"{'mirroring' if self.options.mirroring else 'no mirroring'}, " if has_views(self.model) else ""
         step = f"step {self.options.step_fraction:g}"
-        return f"{names}, {folds}, {views}{step}: {self.seconds:.3g} s an image, {dice}"
+        return f"{names}, {folds}, {views}{step}: {self.seconds:.3g} s an image, {dice}{self._describe_folds(best)}"
+
+    def _describe_folds(self, best: "Way") -> str:
+        if self.fold_count >= best.fold_count:
+            return ""
+        loss = "less" if self.dice is None else f"{self.fold_gain - best.fold_gain:+.4f}"
+        return f", {loss} for {self.fold_count} of {best.fold_count} folds (assumed)"
 
 
 def has_views(model: Ensemble) -> bool:
@@ -112,7 +123,7 @@ def fit_budget(
         f"{len(grids)} images and the speed measured here:"
     )
     for way in _select_worthwhile(ways):
-        progress.note(f"  {'*' if way is chosen else '-'} {way.describe()}")
+        progress.note(f"  {'*' if way is chosen else '-'} {way.describe(usual)}")
     progress.note(_explain_order(chosen))
     if chosen.seconds > limit:
         progress.note(

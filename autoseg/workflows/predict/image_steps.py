@@ -29,7 +29,7 @@ from autoseg.workflows.predict.objects import ObjectFinder, PredictedObjects
 from autoseg.workflows.predict.prediction_folder import PredictionRecord, write_recorded
 from autoseg.workflows.predict.quality import QualityEstimator, add_quality
 from autoseg.workflows.predict.recorded_maps import Maps, write_maps
-from autoseg.workflows.predict.uncertainty_maps import UncertaintyRecorder
+from autoseg.workflows.predict.uncertainty_maps import NO_DISAGREEMENT, UncertaintyRecorder
 
 Recorder = MapRecorder | UncertaintyRecorder
 Predicted = tuple[tuple[Tensor, ...], tuple[StagedCase, ...], Maps]
@@ -119,6 +119,8 @@ class ImageSteps:
     def _write(self, case: Case, restored: Restored) -> None:
         label_map, grid, features, maps, objects = restored
         write_maps(maps, grid)
+        if any(values is None for values in maps.values()):
+            self.warn(Problem(text=NO_DISAGREEMENT, cases=(case.name,)))
         record = self.record
         finished = postprocess_label_map(
             label_map, record.postprocessing, labels=self.model.plan.labels, spacing_mm=grid.spacing_mm

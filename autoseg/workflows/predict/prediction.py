@@ -58,6 +58,7 @@ from autoseg.workflows.predict.quality import (
 from autoseg.workflows.predict.recorded_maps import check_no_maps, remove_old_maps
 from autoseg.workflows.predict.uncertainty_maps import (
     UNCERTAINTY_FOLDER,
+    UncertaintyRecorder,
     build_uncertainty_recorder,
 )
 from autoseg.workflows.select.model_choice import ModelChoice, check_weights, hash_ensemble, resolve_models
@@ -187,15 +188,16 @@ def _predict_images(
     check_inputs_are_kept(cases, tuple(outputs))
     estimator = build_estimator(run, model.plan, choice, weights=weights, options=way.options)
     finder = build_object_finder(model.plan, choice.selection, out, formats=request.formats)
+    recorder = _build_recorder(way, out, request, progress)
     record = _describe_way(way, run, found.source, request, weights=weights, rules=choice.rules)
     record = record.model_copy(
         update={
             "outputs": {path.name: image for path, image in outputs.items()},
             "objects": () if finder is None else finder.rules,
+            "disagreement_of": recorder.compared if isinstance(recorder, UncertaintyRecorder) else (),
         }
     )
     record = _open_folder(out, record, model.plan, estimator, overwrite=request.overwrite)
-    recorder = _build_recorder(model, out, request)
     waiting = [case for case in cases if not _is_finished(case, out, found, request, recorder=recorder, finder=finder)]
     written = [path.name for case in waiting for path in _find_outputs(case, out, found, request)]
     check_unchanged(out, written, record.sha256)
@@ -248,10 +250,12 @@ def _check_maps(run: RunFolder, choice: ModelChoice, out: Path, request: Predict
         check_no_maps(out / UNCERTAINTY_FOLDER, kind="maps of uncertainty", flag="--uncertainty")
 
 
-def _build_recorder(model: Ensemble, out: Path, request: PredictionRequest) -> Recorder | None:
+def _build_recorder(way: Way, out: Path, request: PredictionRequest, progress: Progress) -> Recorder | None:
     if request.attention_maps:
-        return build_recorder(model.members[0], out)
-    return build_uncertainty_recorder(model, out) if request.uncertainty else None
+        return build_recorder(way.model.members[0], out)
+    if not request.uncertainty:
+        return None
+    return build_uncertainty_recorder(way.model, out, mirroring=way.options.mirroring, announce=progress.note)
 
 
 def _open_folder(

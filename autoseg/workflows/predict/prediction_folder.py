@@ -75,6 +75,8 @@ class PredictionRecord(Document):
         pruned_depth: Depth to which the networks were pruned; None for whole ones.
         postprocessing: Rules that were applied to the label maps, in this order. Probabilities are as the networks say.
         objects: Rules by which objects were found; empty where they are not told apart.
+        disagreement_of: Predictions that maps of disagreement compare, in words; empty without such maps.
+            Images of which a single prediction covers each voxel have none.
         images: Folder of the images of the first call.
         outputs: Names of all files that are made in this way, also by other calls, each with that of the image (its
             first channel): its name if it lies in `images`, else its path.
@@ -101,6 +103,7 @@ class PredictionRecord(Document):
     pruned_depth: int | None = None
     postprocessing: tuple[Rule, ...] = ()
     objects: tuple[ObjectRule, ...] = ()
+    disagreement_of: tuple[str, ...] = ()
     outputs: dict[str, str] = Field(default_factory=dict)
     sha256: dict[str, str] = Field(default_factory=dict)
     versions: LibraryVersions

@@ -25,7 +25,7 @@ from autoseg.postprocessing.rules import Rule
 from autoseg.preprocessing.case import compute_plan_axes
 from autoseg.quality.calibration import CALIBRATION_NAME, QualityCalibration
 from autoseg.quality.distribution import FEWEST_VALUES, Distribution, describe_training_grids
-from autoseg.quality.estimates import CaseQuality, QualityReport, estimate_case
+from autoseg.quality.estimates import NO_FLAGS, CaseQuality, QualityReport, estimate_case
 from autoseg.quality.features import CaseFeatures, NetworkFeatures
 from autoseg.quality.shapes import measure_shapes
 from autoseg.run_folder import RunFolder, translate_write_errors, write_text
@@ -56,6 +56,11 @@ class QualityEstimator:
     calibration: QualityCalibration | None
     distribution: Distribution | None
     because: str
+
+    @property
+    def compares(self) -> bool:
+        """Returns whether there is anything that images are compared with."""
+        return self.distribution is not None and bool(self.distribution.ranges)
 
     def estimate(
         self, name: str, label_map: str, finished: Integer[np.ndarray, "z y x"], *, grid: Grid, network: NetworkFeatures
@@ -121,7 +126,8 @@ def build_estimator(
             because=calibration.describe(),
         )
     grids = _describe_grids(run, plan)
-    flags = "flags compare grids and volumes with the training cases" if grids else "nor are there any flags"
+    is_known = grids is not None and bool(grids.ranges)
+    flags = "flags compare grids and volumes with the training cases" if is_known else NO_FLAGS
     return QualityEstimator(
         plan=plan, calibration=None, distribution=grids, because=f"no Dice is estimated: {mismatch}; {flags}"
     )
@@ -204,12 +210,14 @@ def merge_quality(out: Path, estimator: QualityEstimator, *, model: str) -> Qual
     """
     path, lines = out / QUALITY_NAME, out / LINES_NAME
     added = {case.label_map: case for case in _read_lines(lines)}
-    known = {case.label_map: case for case in read_quality(out)} | added
+    earlier = read_quality(out)
+    known = {case.label_map: case for case in (() if earlier is None else earlier.cases)} | added
     report = QualityReport(
         autoseg_version=__version__,
         model=model,
         calibration=estimator.because,
         volume_unit="ml" if estimator.plan.distance_unit == "mm" else "1000 voxels",
+        compared=estimator.compares,
         cases=tuple(known[name] for name in sorted(known) if (out / name).is_file()),
     )
     write_document(path, report)
@@ -236,17 +244,17 @@ def describe_quality(report: QualityReport) -> list[str]:
     return lines
 
 
-def read_quality(out: Path) -> tuple[CaseQuality, ...]:
-    """Reads the cases of quality.json; none if there is no such file.
+def read_quality(out: Path) -> QualityReport | None:
+    """Reads quality.json; None if there is no such file.
 
     Raises:
         DocumentError: No prediction wrote it, or it is damaged.
     """
     path = out / QUALITY_NAME
     if not path.is_file():
-        return ()
+        return None
     try:
-        return read_document(path, QualityReport).cases
+        return read_document(path, QualityReport)
     except DocumentError as error:
         msg = f"{error}\n{path} cannot be continued; move it away or remove it, then repeat the command"
         raise DocumentError(msg) from error

@@ -12,18 +12,22 @@ from autoseg.geometry import Grid
 from autoseg.volume_io import write_label_map
 
 MAP_ENDING: Final = ".nii.gz"
-Maps = Mapping[Path, UInt8[np.ndarray, "file_z file_y file_x"]]
+Maps = Mapping[Path, UInt8[np.ndarray, "file_z file_y file_x"] | None]
+"""Maps by file, in the order in which they are written; None for one that would say nothing of a case."""
 
 
 def write_maps(maps: Maps, grid: Grid) -> None:
-    """Writes maps in steps of 1 / 255 on the grid of the image.
+    """Writes maps in steps of 1 / 255 on the grid of the image; removes those of earlier versions that are left out.
 
     Raises:
         VolumeError: NIfTI cannot hold the grid.
         RunError: A file cannot be written.
     """
     for path, values in maps.items():
-        write_label_map(path, values, grid=grid, like=None)
+        if values is None:
+            path.unlink(missing_ok=True)
+        else:
+            write_label_map(path, values, grid=grid, like=None)
 
 
 def remove_old_maps(folder: Path, *, removed: Collection[str], kept: Collection[str]) -> None:

@@ -48,7 +48,13 @@ def describe_cases(contents: RunContents, result: CrossValidation) -> Section:
     shown = dict(zip(pick_examples(ranked), ("worst", "median", "best"), strict=False))
     blocks: list[Block] = [
         Gallery("", list(shown.items())),
-        Table(columns, rows, cases=[entry.case for _, entry in entries], title="All held-out cases"),
+        Table(
+            columns,
+            rows,
+            cases=[entry.case for _, entry in entries],
+            title="Held-out cases",
+            source="all of them are in summary.csv of each fold",
+        ),
         Notes([_describe_images(contents)]),
     ]
     lead = f"Held-out cases of {name}, ordered by their mean Dice. Choose a row or a picture to look at a case in 3D."

@@ -15,9 +15,11 @@ from autoseg.evaluation.crossvalidation import CrossValidation, score_configurat
 from autoseg.evaluation.summary import EvaluationSummary
 from autoseg.fingerprint import Fingerprint
 from autoseg.plan import PREFERRED_CONFIGURATIONS, Plan
+from autoseg.quality.calibration import CALIBRATION_NAME, QualityCalibration
 from autoseg.run_folder import ALL_CASES, RunFolder, open_run
 from autoseg.runtime.provenance import TrainingRecord
 from autoseg.training.monitoring.history import EpochRecord, read_training_log
+from autoseg.workflows.cases.references import OBJECTS_FOLDER
 from autoseg.workflows.folds.status import FoldStatus, read_run_status
 from autoseg.workflows.select.selection_document import Selection, read_selection
 
@@ -38,6 +40,7 @@ class RunContents:
         histories: Epochs of every fold that was begun.
         summaries: Scores of every fold that was validated, without the fold "all", which holds no case out.
         trainings: Records of every fold that was begun.
+        calibration: Calibration of the estimates of quality of what was selected.
     """
 
     run: RunFolder
@@ -51,6 +54,7 @@ class RunContents:
     summaries: Mapping[Fold, EvaluationSummary]
     trainings: Mapping[Fold, TrainingRecord]
     selection: Selection | None
+    calibration: QualityCalibration | None = None
 
     @property
     def scored(self) -> tuple[str, ...]:
@@ -108,14 +112,17 @@ def read_contents(root: Path) -> RunContents:
             if folder.training_record.is_file()
         },
         selection=read_selection(run),
+        calibration=_read(run.root / CALIBRATION_NAME, QualityCalibration),
     )
 
 
 def compute_digest(contents: RunContents, predictions: Path | None = None, images: Path | None = None) -> str:
     """Computes a digest of all documents of a run, and of the names, sizes and times of the files of predictions."""
+    objects = None if predictions is None else predictions / OBJECTS_FOLDER
+    files = (_list_files(predictions), _list_files(objects))
     states = [(status.configuration, status.fold, status.state) for status in contents.statuses]
     has_images = contents.dataset is not None and Path(contents.dataset.source).is_dir()
-    digest = hashlib.sha256(repr((states, has_images, _list_files(predictions), images)).encode())
+    digest = hashlib.sha256(repr((states, has_images, files, images)).encode())
     for path in _list_documents(contents):
         digest.update(path.name.encode() + b"\0")
         if path.is_file():
@@ -130,7 +137,7 @@ def _list_files(folder: Path | None) -> list[tuple[str, int, int]]:
 
 def _list_documents(contents: RunContents) -> Iterator[Path]:
     run = contents.run
-    yield from (run.dataset, run.fingerprint, run.plan, run.splits, run.selection)
+    yield from (run.dataset, run.fingerprint, run.plan, run.splits, run.selection, run.root / CALIBRATION_NAME)
     for configuration, fold in contents.histories.keys() | contents.summaries.keys():
         folder = run.fold(configuration, fold)
         yield from (folder.training_log, folder.summary, folder.training_record)

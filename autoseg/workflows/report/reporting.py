@@ -15,18 +15,14 @@ from autoseg.run_folder import check_writable
 from autoseg.workflows.report.cases import describe_cases, name_labels, show_cases
 from autoseg.workflows.report.contents import RunContents, compute_digest, read_contents
 from autoseg.workflows.report.dataset import describe_dataset, describe_plan
-from autoseg.workflows.report.predictions import (
-    describe_predictions,
-    lack_images,
-    read_predictions,
-    show_predictions,
-)
+from autoseg.workflows.report.predicted_cases import read_predictions
+from autoseg.workflows.report.predictions import describe_predictions, show_predictions
 from autoseg.workflows.report.scores import (
     describe_crossvalidation,
     describe_provenance,
-    describe_selection,
     describe_training,
 )
+from autoseg.workflows.report.selection import describe_selection
 
 REPORT_NAME: Final = "report.html"
 KINDS_OF_ERROR: Final = ("missed", "false", "other class")
@@ -109,19 +105,21 @@ def build_page(
     share = 1.0 if predictions is None or result is None else 0.5
     if predictions is not None:
         predicted = read_predictions(predictions, contents.plan, contents.fingerprint, image_folder=images)
-        if lack_images(predicted):
+        if predicted.lacks_images:
             progress.note("the predictions are shown without their images, as nothing tells where they are (--images)")
-        sections.insert(0, describe_predictions(predicted, contents.plan))
-        cases += show_predictions(predicted, contents.plan, share=share, progress=progress)
+        sections.insert(0, describe_predictions(predicted, predictions, contents.plan))
+        cases += show_predictions(predicted.cases, contents.plan, share=share, progress=progress)
     if contents.splits is not None:
         sections.append(describe_training(contents))
     if result is not None:
         sections += [describe_crossvalidation(contents, result), describe_cases(contents, result)]
         cases += show_cases(contents, share=share, progress=progress)
     if contents.selection is not None:
-        sections.append(describe_selection(contents.selection))
+        sections.append(describe_selection(contents.selection, contents.calibration))
     sections.append(describe_provenance(contents))
     names = name_labels(contents.plan.labels)
+    if predictions is not None and contents.plan.instances is not None:
+        names += contents.plan.dataset_labels.class_names
     return Page(
         title=contents.plan.dataset_name,
         subtitle=f"Report of the run {contents.run.root.resolve().name}, planner {contents.plan.planner}",

@@ -1,19 +1,22 @@
-"""The sections about training, cross-validation and selection of a run."""
+"""The sections about training, cross-validation and provenance of a run."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePath
 from shlex import quote
 
+from autoseg.dataset import DatasetRecord
 from autoseg.evaluation.crossvalidation import CrossValidation, Score, Statistic
+from autoseg.evaluation.instances import ObjectScores
 from autoseg.evaluation.summary import format_metric_name
-from autoseg.report.blocks import Block, Cell, Commands, Facts, Figure, Notes, Section, Table
+from autoseg.plan import Plan
+from autoseg.report.blocks import Block, Cell, Commands, Figure, Notes, Section, Table
 from autoseg.report.charts import draw_curves, draw_intervals, draw_strips
 from autoseg.training.monitoring.history import EpochRecord
 from autoseg.workflows.report.contents import RunContents
-from autoseg.workflows.select.selection_document import Selection
 
 SHOWN: tuple[Score, ...] = ("Dice", "HD95", "NSD")
-NAMING_FILES = ("--init", "--splits")
+NAMING_FILES = ("--init", "--splits", "--pretrained", "--teacher")
+OBJECT_SCORES = ("AP50", "AP75", "AP", "F1", "SQ", "PQ")
 MOST_CLASS_COLUMNS = 8
 """A table of cases with more columns is no longer read; it shows mean and lowest class instead."""
 
@@ -79,8 +82,17 @@ def describe_crossvalidation(contents: RunContents, result: CrossValidation) -> 
         }
         caption = f"{name}: Dice of every held-out case, one point each, with the median."
         blocks.append(Figure(caption, draw_strips(dice, label="Dice")))
+    blocks += _list_objects(contents)
     lead = "Held-out cases of all validated folds; intervals are 95 % intervals of the mean, by bootstrap over cases."
     return Section("scores", "Cross-validation", lead, blocks)
+
+
+def _list_objects(contents: RunContents) -> Iterator[Table]:
+    """Yields the scores of objects, which `autoseg select` computes of what it selects."""
+    if contents.selection is not None and contents.selection.objects is not None:
+        scores = contents.selection.objects.scores.items()
+        title = f"Objects of all held-out cases together, by {contents.selection.name}"
+        yield tabulate_object_scores(((name, "told apart", found) for name, found in scores), title=title)
 
 
 def _draw_classes(result: CrossValidation) -> Figure:
@@ -133,32 +145,20 @@ def format_interval(statistic: Statistic) -> str | None:
     return f"{statistic.lower:.3f} to {statistic.upper:.3f}"
 
 
-def describe_selection(selection: Selection) -> Section:
-    """Describes what `autoseg select` chose, against what, and why."""
-    rows = [
-        (candidate.name, candidate.foreground.mean, format_interval(candidate.foreground), candidate.foreground.count)
-        for candidate in selection.candidates
+def tabulate_object_scores(scores: Iterable[tuple[str, str, ObjectScores]], *, title: str) -> Table:
+    """Tabulates the scores of objects, each with its class and the source of the objects."""
+    rows: list[list[Cell]] = [
+        [
+            name,
+            source,
+            *(getattr(found, score) for score in OBJECT_SCORES),
+            found.predicted,
+            found.expected,
+            found.matched,
+        ]
+        for name, source, found in scores
     ]
-    steps = [
-        (step.what, "accepted" if step.accepted else "left out", step.because)
-        for step in selection.postprocessing.steps
-    ]
-    blocks: list[Block] = [
-        Facts(
-            [
-                ("Predicts with", selection.name),
-                ("Folds", "; ".join(", ".join(member.folds) for member in selection.members)),
-                ("Postprocessing", "; ".join(rule.describe() for rule in selection.postprocessing.rules) or "none"),
-                ("Held-out cases", str(len(selection.cases))),
-            ]
-        ),
-        Notes([selection.because]),
-        Table(("candidate", "Dice", "95 % interval", "cases"), rows, title="Candidates"),
-    ]
-    if steps:
-        blocks.append(Table(("step", "", "because"), steps, title="Postprocessing that was tried"))
-    lead = "The models and the postprocessing with which new images are predicted."
-    return Section("selection", "Selection", lead, blocks)
+    return Table(("class", "objects", *OBJECT_SCORES, "predicted", "expected", "matched"), rows, title=title)
 
 
 def describe_provenance(contents: RunContents) -> Section:
@@ -191,17 +191,28 @@ def _quote(arguments: Sequence[str]) -> Iterator[str]:
 
 
 def _list_commands(contents: RunContents) -> Iterator[str]:
-    plan, run = contents.plan, contents.run.root.name
+    run = quote(contents.run.root.name)
     if contents.dataset is not None:
-        budget = "" if plan.budget_seconds is None else f" --budget {plan.budget_seconds:.0f}s"
-        fixes = " --fix-geometry" if contents.dataset.fix_geometry else ""
-        memory = f" --memory-gb {plan.accelerator_memory_gb:g}"
-        folds = "".join(f" {word}" for word in _quote(contents.dataset.split_options))
-        yield f"autoseg plan {contents.dataset.name} --planner {plan.planner}{memory}{budget}{fixes}{folds} --run {run}"
+        yield from _list_plan_commands(contents.plan, contents.dataset, run)
     for (configuration, fold), record in contents.trainings.items():
         known = record.calls or ((("--seed", str(record.seed)),) if record.seed else ((),))
         for call in known:
             yield " ".join(["autoseg train", run, "--configuration", configuration, "--fold", fold, *_quote(call)])
     if contents.selection is not None:
-        yield f"autoseg select {run}"
+        yield " ".join(["autoseg select", run, *_quote(contents.selection.call)])
     yield f"autoseg report {run}"
+
+
+def _list_plan_commands(plan: Plan, record: DatasetRecord, run: str) -> Iterator[str]:
+    """Yields the calls that made the plan, with what they left to the planner; one by the plan for earlier versions."""
+    task = () if plan.instances is None else ("--task", "instances")
+    fixes = ("--fix-geometry",) if record.fix_geometry else ()
+    for call in record.plan_calls or ((*fixes, *task, *record.split_options),):
+        planner = plan.planner.split(" ")
+        usual = {
+            "--planner": planner[:1] if record.plan_calls else planner,
+            "--memory-gb": [f"{plan.accelerator_memory_gb:g}"],
+            "--budget": [] if plan.budget_seconds is None else [f"{plan.budget_seconds:.0f}s"],
+        }
+        added = [word for flag, words in usual.items() if words and flag not in call for word in (flag, *words)]
+        yield " ".join(["autoseg plan", quote(record.name), *_quote([*added, *call]), "--run", run])

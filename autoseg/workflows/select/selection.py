@@ -119,6 +119,7 @@ def select_models(run_root: Path, request: SelectionRequest, *, progress: Progre
         postprocessing=_describe_postprocessing(learned, is_scored),
         prediction=prediction,
         objects=None if objects is None else objects[0],
+        call=request.list_options(),
     )
     calibration = calibrate_quality(
         run,

@@ -165,6 +165,7 @@ class Selection(Document):
         because: Reason for the selection, with the numbers.
         prediction: Mirroring and decoding; None where they were not measured, as by earlier versions.
         objects: Rules by which objects are found; None where they are not told apart.
+        call: Options of `autoseg select` that made it; those of earlier versions are not known.
     """
 
     schema_version: Literal[1] = 1
@@ -178,6 +179,7 @@ class Selection(Document):
     postprocessing: Postprocessing
     prediction: PredictionChoice | None = None
     objects: ObjectChoice | None = None
+    call: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:

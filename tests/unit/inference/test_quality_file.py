@@ -137,6 +137,7 @@ def test_every_case_has_volumes_and_a_run_without_calibration_says_so(run, image
         assert (found.dice, found.nsd) == (None, None)
     assert "this model came without a calibration" in report.calibration
     assert "nor are there any flags" in report.calibration
+    assert report.compared is False
     assert report.calibration in notes.text
 
 
@@ -145,6 +146,7 @@ def test_a_fingerprint_gives_flags_without_a_calibration(run, images):
     write_document(run.fingerprint, fingerprint)
     notes = Notes()
     report = read(predict(run, images, progress=notes))
+    assert report.compared
     assert {flag.kind for case in report.cases for flag in case.flags} >= {"extent"}
     assert "quality: 3 of 3 predictions to be looked at first (quality.json): case" in notes.text
 

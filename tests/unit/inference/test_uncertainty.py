@@ -12,6 +12,7 @@ from builders.labels import build_labels
 from builders.plans import build_configuration, build_plan
 from builders.progress import Notes
 
+from autoseg.document import read_document
 from autoseg.errors import PredictionError, RunError
 from autoseg.geometry import Grid
 from autoseg.inference.ensemble import MemberChoice, load_ensemble
@@ -22,7 +23,7 @@ from autoseg.inference.view_disagreement import compute_uncertainty, record_norm
 from autoseg.volume_io import read_image, read_label_map, write_image, write_label_map
 from autoseg.workflows.predict import prediction
 from autoseg.workflows.predict.prediction import PredictionRequest, predict_images
-from autoseg.workflows.predict.prediction_folder import LOCK_NAME
+from autoseg.workflows.predict.prediction_folder import LOCK_NAME, PredictionRecord
 from autoseg.workflows.predict.uncertainty_maps import build_uncertainty_recorder
 
 GRID = Grid(shape_voxels=(9, 10, 11), spacing_mm=(1.0, 1.5, 1.0))
@@ -58,9 +59,11 @@ def make_run(tmp_path):
     return make
 
 
-def predict(run, images, out="out", **choices):
+def predict(run, images, out="out", progress=None, **choices):
     chosen = {"precision": "float32", "execution": "eager", "options": PredictionOptions()} | choices
-    predict_images(run, images, run.parent / out, request=PredictionRequest(device="cpu", **chosen), progress=Notes())
+    predict_images(
+        run, images, run.parent / out, request=PredictionRequest(device="cpu", **chosen), progress=progress or Notes()
+    )
     return run.parent / out
 
 
@@ -114,7 +117,7 @@ def test_maps_are_computed_in_ram_where_a_device_is_full(make_run, images, caplo
     model = load_ensemble(make_run(), (MemberChoice(configuration=None, folds=None),), device="cpu", execution="eager")
     volume = read_image([images / "case_0000.nii.gz"])
     cases = model.preprocess(volume.array, volume.grid)
-    usual = build_uncertainty_recorder(model, images)
+    usual = build_uncertainty_recorder(model, images, mirroring=True, announce=pytest.fail)
     full = replace(usual, models=FullDeviceEnsemble(members=usual.models.members))
     (_, expected), (_, found) = (
         recorder.predict_case("case", cases, options=PredictionOptions(), on_window=lambda *_: None)
@@ -125,12 +128,38 @@ def test_maps_are_computed_in_ram_where_a_device_is_full(make_run, images, caplo
         np.testing.assert_array_equal(found[path], values)
 
 
-def test_a_single_prediction_disagrees_with_nothing(make_run, tmp_path):
-    run = make_run(folds=("0",))
-    write_case(tmp_path / "flat", FLAT)
-    out = predict(run, tmp_path / "flat", uncertainty=True, options=PredictionOptions(mirroring=False))
-    assert read_label_map(out / "uncertainty" / "case_disagreement.nii.gz").array.max() == 0
-    assert read_label_map(out / "uncertainty" / "case_entropy.nii.gz").array.max() > 0
+@pytest.mark.parametrize(("dimensions", "grid"), [(3, FLAT), (2, FLAT)], ids=["one window", "one window a slice"])
+def test_a_single_prediction_gets_no_map_of_disagreement_and_that_is_said(make_run, tmp_path, *, dimensions, grid):
+    run, notes = make_run(folds=("0",), dimensions=dimensions), Notes()
+    write_case(tmp_path / "flat", grid)
+    plain = {"uncertainty": True, "options": PredictionOptions(mirroring=False), "progress": notes}
+    out = predict(run, tmp_path / "flat", **plain)
+    maps, label_map = out / "uncertainty", out / "case.nii.gz"
+    assert [path.name for path in maps.iterdir()] == ["case_entropy.nii.gz"]
+    assert read_label_map(maps / "case_entropy.nii.gz").array.max() > 0
+    assert "warning: one fold predicts without mirrored views" in notes.text
+    assert "no map of disagreement, as there is a single prediction" in notes.text
+    assert read_document(out / "prediction.json", PredictionRecord).disagreement_of == ("overlapping windows",)
+    before = label_map.stat().st_mtime_ns
+    predict(run, tmp_path / "flat", **plain)
+    assert label_map.stat().st_mtime_ns == before  # it is finished
+    (maps / "case_entropy.nii.gz").unlink()
+    (maps / "case_disagreement.nii.gz").write_bytes(b"0 everywhere, by an earlier version")
+    predict(run, tmp_path / "flat", **plain)
+    assert [path.name for path in maps.iterdir()] == ["case_entropy.nii.gz"]
+
+
+def test_overlapping_windows_of_one_fold_are_compared_and_more_is_not_warned_of(make_run, images):
+    run, notes = make_run(folds=("0",)), Notes()
+    out = predict(run, images, uncertainty=True, options=PredictionOptions(mirroring=False), progress=notes)
+    assert read_label_map(out / "uncertainty" / "case_disagreement.nii.gz").array.max() > 0
+    assert "warning: one fold predicts without mirrored views" in notes.text
+    assert "no map of disagreement" not in notes.text
+    views = Notes()
+    out = predict(run, images, "views", uncertainty=True, progress=views)
+    assert "disagreement" not in views.text
+    found = read_document(out / "prediction.json", PredictionRecord).disagreement_of
+    assert found == ("mirrored views", "overlapping windows")
 
 
 def test_a_repeated_call_writes_what_is_missing_and_a_plain_one_is_refused(make_run, images):

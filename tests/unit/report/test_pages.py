@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 from dataclasses import replace
 
 import nibabel as nib
@@ -11,12 +12,12 @@ from builders.balls import make_case, save
 
 from autoseg.errors import RunError, VolumeError
 from autoseg.geometry import Grid, build_grid_from_affine
-from autoseg.report.blocks import Table
+from autoseg.report.blocks import Gallery, Section, Table
 from autoseg.report.charts import MOST_POINTS, draw_intervals, draw_strips
 from autoseg.report.page import Page, ShownCase, dump_json
 from autoseg.report.pictures import draw_slices, locate_slices
 from autoseg.report.volumes import CaseVolumes, find_errors, scale_to_bytes
-from autoseg.workflows.report.predictions import find_concerns
+from autoseg.workflows.report.predicted_cases import find_concerns
 from autoseg.workflows.report.viewing import build_view, write_view
 
 
@@ -162,6 +163,42 @@ def test_volumes_are_left_out_until_the_page_is_small_enough(tmp_path, monkeypat
     text = (tmp_path / "page.html").read_text()
     assert size == len(text.encode()) <= 120_000
     assert text.count('id="volume-') == 2
+
+
+def build_page_of_many(count, *, volumes):
+    """The case that is shown as the best one stands in the last row."""
+    keys = [f"case{index}" for index in range(count)]
+    table = Table(
+        ("case", "Dice"), [(key, 0.5) for key in keys], cases=keys, title="Held-out cases", source="all are in a file"
+    )
+    others = Table(("class", "cases"), [("liver", count)])
+    section = Section("cases", "Cases", "", [Gallery("", [(keys[-1], "best")]), table, others])
+    cases = [ShownCase(key=key, name=key, volumes=volumes if index < 4 else {}) for index, key in enumerate(keys)]
+    return Page(title="", subtitle="", sections=[section], cases=cases)
+
+
+@pytest.mark.parametrize(("row_bytes", "kept_volumes"), [(60_000, 4), (10**9, 0)], ids=["rows first", "volumes first"])
+def test_of_more_cases_than_the_page_can_hold_the_first_rows_are_kept_and_that_is_said(
+    tmp_path, monkeypatch, row_bytes, kept_volumes
+):
+    page = build_page_of_many(800, volumes={"image": bytes(6_000)})
+    monkeypatch.setattr("autoseg.report.viewer.SCRIPT", tmp_path / "missing")
+    monkeypatch.setattr("autoseg.report.page.MOST_PAGE_BYTES", 150_000)
+    monkeypatch.setattr("autoseg.report.page.MOST_ROW_BYTES", row_bytes)
+    assert page.write(tmp_path / "page.html") <= 150_000
+    text = (tmp_path / "page.html").read_text()
+    rows = re.findall(r'<tr tabindex="0" data-case="\d+">\s*<td>(case\d+)</td>', text)
+    assert rows == [f"case{index}" for index in range(len(rows))]
+    assert 100 <= len(rows) < 800
+    assert f"{len(rows):,} of 800 rows, those to be looked at first: this page has a limited size; all are" in text
+    assert text.count('id="volume-') == kept_volumes
+    (data,) = re.findall(r'id="data">(.*?)</script>', text)
+    assert [case["name"] for case in json.loads(data)["cases"]] == [*rows, "case799"]  # the best one is in the gallery
+    assert "<td>liver</td>" in text
+
+
+def test_a_page_that_has_all_rows_does_not_speak_of_fewer(tmp_path):
+    assert "limited size" not in build_page_of_many(200, volumes={}).render().partition("<script>")[0]
 
 
 @pytest.mark.parametrize(

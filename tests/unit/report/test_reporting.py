@@ -3,12 +3,15 @@
 import html
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from builders.balls import SHAPE, make_case, save
 from builders.dicom_series import PATIENT, write_series
+from builders.objects import CELLS
 from builders.progress import Notes as Remembered
 from builders.scored_runs import (
     CASES,
@@ -28,7 +31,7 @@ from autoseg.quality.distribution import Flag
 from autoseg.quality.estimates import CaseQuality, ClassQuality, QualityReport, VolumeEstimate
 from autoseg.quality.regression import Estimate
 from autoseg.report import page as page_module
-from autoseg.report.blocks import Gallery, Notes, Section
+from autoseg.report.blocks import Commands, Gallery, Notes, Section, Table
 from autoseg.report.page import Page, ShownCase
 from autoseg.run_folder import RunFolder
 from autoseg.runtime.provenance import TrainingRecord, read_versions
@@ -37,9 +40,10 @@ from autoseg.volume_io.dicom import find_series, stack_slices
 from autoseg.workflows.predict.prediction_folder import PredictionRecord
 from autoseg.workflows.report.cases import build_volumes, show_cases
 from autoseg.workflows.report.contents import read_contents
-from autoseg.workflows.report.predictions import read_predictions
+from autoseg.workflows.report.predicted_cases import read_predictions
+from autoseg.workflows.report.predictions import describe_predictions
 from autoseg.workflows.report.reporting import write_report
-from autoseg.workflows.report.scores import describe_crossvalidation
+from autoseg.workflows.report.scores import describe_crossvalidation, describe_provenance
 
 HOSTILE_CASE = "<script>alert('1')"
 HOSTILE_CLASS = "</script><img src=x onerror=alert(2)>"
@@ -102,6 +106,32 @@ def test_groups_and_the_options_of_all_calls_are_shown_without_the_folders_of_th
     assert f"{train} --epochs 3 --init small.autoseg" in text
     assert f"{train} --extend 2" in text
     assert "somebody" not in text
+
+
+def test_commands_have_all_options_of_the_calls_that_made_the_run(scored: RunFolder) -> None:
+    contents = read_contents(scored.root)
+    assert contents.dataset is not None
+    assert contents.selection is not None
+    calls = (
+        ("--task", "instances", "--loss", "dice+ce", "--pretrained", "/home/somebody/my net.pth"),
+        ("--refine", "2d"),
+    )
+    dataset = contents.dataset.model_copy(update={"name": "my data", "plan_calls": calls})
+    selection = contents.selection.model_copy(update={"call": ("--no-variants", "--fold", "0")})
+    plan = contents.plan.model_copy(update={"planner": "timed --loss dice+ce", "budget_seconds": 60.0})
+    section = describe_provenance(replace(contents, dataset=dataset, selection=selection, plan=plan))
+    (commands,) = [block for block in section.blocks if isinstance(block, Commands)]
+    usual = "autoseg plan 'my data' --planner timed --memory-gb 8 --budget 60s"
+    assert commands.lines[0] == (
+        f"{usual} --task instances --loss dice+ce --pretrained 'my net.pth' --run balls.autoseg"
+    )
+    assert commands.lines[1] == f"{usual} --refine 2d --run balls.autoseg"
+    assert "autoseg select balls.autoseg --no-variants --fold 0" in commands.lines
+    earlier = replace(contents, plan=plan.model_copy(update={"instances": CELLS}))  # without its calls
+    commands = describe_provenance(earlier).blocks[0]
+    assert isinstance(commands, Commands)
+    options = "--planner timed --loss dice+ce --memory-gb 8 --budget 60s --task instances"
+    assert commands.lines[0] == f"autoseg plan Dataset001_Balls {options} --run balls.autoseg"
 
 
 def test_with_scores_it_shows_classes_cases_and_the_selection(text: str) -> None:
@@ -254,23 +284,55 @@ def build_quality(name: str, *, dice: float | None, flags: tuple[Flag, ...] = ()
     return CaseQuality(name=name, label_map=f"{name}.nii.gz", flags=flags, classes={"bright": entry})
 
 
+def write_quality(out: Path, cases: tuple[CaseQuality, ...], **fields: Any) -> None:
+    known: dict[str, Any] = {"autoseg_version": "1", "model": "run", "volume_unit": "ml", "calibration": ""} | fields
+    write_document(out / "quality.json", QualityReport(**known, cases=cases))
+
+
+def read_plan(run: RunFolder) -> Plan:
+    return read_document(run.plan, Plan)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"compared": False}, {"calibration": "no Dice is estimated: ...; nor are there any flags"}]
+)
+def test_images_that_were_compared_with_nothing_are_not_said_to_be_usual(
+    scored: RunFolder, tmp_path: Path, fields: dict[str, Any]
+) -> None:
+    out = write_predictions(tmp_path / "out")
+    write_quality(out, tuple(build_quality(f"case{index}", dice=None) for index in range(4)), **fields)
+    found = read_predictions(out, read_plan(scored), None)
+    section = describe_predictions(found, out, read_plan(scored))
+    assert section.lead.startswith("4 predicted images, not compared with the training cases")
+    (table,) = [block for block in section.blocks if isinstance(block, Table)]
+    assert [row[-1] for row in table.rows] == ["not compared"] * 4
+    compared = read_predictions(out, read_plan(scored), read_contents(scored.root).fingerprint)  # by their volumes
+    assert [case.name for case in compared.cases if case.concerns] == ["case2", "case3"]
+    assert len(compared.compared) == 4
+
+
 def test_flags_and_expected_dice_say_what_to_look_at_first(scored: RunFolder, tmp_path: Path) -> None:
     out = write_predictions(tmp_path / "out")
     flag = Flag(kind="intensity", deviation=2.0, text="MR: too <bright>")
     cases = (
         build_quality("case0", dice=0.9),
         build_quality("case1", dice=0.85, flags=(flag,)),
-        build_quality("case2", dice=0.5),
+        build_quality("case2", dice=0.5).model_copy(update={"plausibility": 0.75}),
     )
-    report = QualityReport(autoseg_version="1", model="run", calibration="", volume_unit="ml", cases=cases)
-    write_document(out / "quality.json", report)
+    write_quality(out, cases, calibration="calibrated on <25> cases")
     text = write(scored, predictions=out, out=tmp_path / "report.html")
     section = text[text.index('<section id="predictions">') : text.index('<section id="dataset">')]
     names = [name for name in re.findall(r"<td>(case\d)</td>", section) if name != "case3"]
     assert names == ["case1", "case2", "case0"]
     assert "MR: too &lt;bright&gt;" in section
     assert "bright, expected Dice" in section
-    assert "0.900" in section
+    assert "0.900 [0.800, 0.950]" in section
+    assert re.search(r'data-value="0.85">0.850 \[0.750, 0.900\]</td>', section)  # sorted by the number itself
+    volume = {case.name: case.volumes_ml["bright"] for case in read_predictions(out, read_plan(scored), None).cases}
+    assert f"{volume['case0']:.2f} [{0.9 * volume['case0']:.2f}, {1.1 * volume['case0']:.2f}]" in section
+    assert "plausibility</button>" in section
+    assert '<td class="number" data-value="0.75">0.750</td>' in section
+    assert section.index("quality: calibrated on &lt;25&gt; cases") < section.index("<table>")
     assert "0.500 [0.400, 0.550]" in text
 
 
@@ -281,14 +343,14 @@ def test_results_in_other_formats_and_voxels_beside_a_header_are_no_images(score
     save(folder / "pair.img", make_case(0)[1])
     assert (folder / "pair.hdr").is_file()
     plan = read_document(scored.plan, Plan)
-    names = [case.path.name for case in read_predictions(folder, plan, None)]
+    names = [case.path.name for case in read_predictions(folder, plan, None).cases]
     assert names == [*(f"case{index}.nii.gz" for index in range(4)), "pair.hdr"]
 
 
 def test_volumes_of_images_without_spacing_are_voxels(scored: RunFolder, tmp_path: Path) -> None:
     plan = read_document(scored.plan, Plan).model_copy(update={"distance_unit": "pixel"})
     fingerprint = read_contents(scored.root).fingerprint
-    first = read_predictions(write_predictions(tmp_path / "out"), plan, fingerprint)[1]
+    first = read_predictions(write_predictions(tmp_path / "out"), plan, fingerprint).cases[1]
     assert any("1000 voxels, in training" in concern for concern in first.concerns)
     assert all("ml" not in value for _, value in first.details)
 
@@ -317,7 +379,7 @@ def test_series_of_dicom_lead_to_no_image(scored: RunFolder, tmp_path: Path, mon
     write_series_record(out, {f"case{index}.nii.gz": f"case{index}" for index in range(4)})
     (tmp_path / "DICOM" / "case0").mkdir(parents=True)  # the folder of a series, seen from here
     monkeypatch.chdir(tmp_path)
-    cases = read_predictions(out, read_document(scored.plan, Plan), None)
+    cases = read_predictions(out, read_document(scored.plan, Plan), None).cases
     assert [case.image for case in cases] == [None] * 4
     told = Remembered()
     write_report(scored.root, out=tmp_path / "report.html", predictions=out, progress=told)

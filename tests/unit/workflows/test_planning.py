@@ -10,6 +10,7 @@ import torch
 from builders import hosts
 from builders.hosts import GPU
 
+from autoseg.dataset import DatasetRecord
 from autoseg.document import read_document
 from autoseg.fingerprint import DeviceThroughput, Fingerprint, Machine
 from autoseg.networks import throughput
@@ -120,18 +121,25 @@ def test_the_device_that_would_train_is_measured(device, measured, monkeypatch, 
 def test_a_run_that_is_planned_may_get_another_configuration_later(dataset, run, tmp_path):
     plan, root = read_document(run.plan, Plan), tmp_path / "new"
 
-    def request(*additions):
-        return PlanRequest(planner="test", machine=MACHINE, preprocess=False, workers=1, additions=additions)
+    def request(*additions, call=()):
+        return PlanRequest(planner="test", machine=MACHINE, preprocess=False, workers=1, additions=additions, call=call)
+
+    def read_calls():
+        return read_document(RunFolder(root).dataset, DatasetRecord).plan_calls
 
     def start(request):
         return plan_dataset(
             dataset, root, lambda *_: plan, request=request, report=lambda _: None, progress=SilentProgress()
         )
 
-    assert start(request()).plan == plan
-    outcome = start(request(partial(add_refinement, previous="2d"), partial(add_refinement, previous="3d_lowres")))
+    calls = ("--planner", "test"), ("--refine", "2d", "--refine", "3d_lowres")
+    assert start(request(call=calls[0])).plan == plan
+    assert read_calls() == calls[:1]
+    additions = partial(add_refinement, previous="2d"), partial(add_refinement, previous="3d_lowres")
+    outcome = start(request(*additions, call=calls[1]))
     assert not outcome.is_new
     assert list(outcome.plan.configurations) == [*plan.configurations, "2d_refine", "3d_lowres_refine"]
     assert {name: outcome.plan.configurations[name] for name in plan.configurations} == plan.configurations
     assert read_document(RunFolder(root).plan, Plan) == outcome.plan
-    assert start(request()).plan == outcome.plan
+    assert start(request(call=calls[0])).plan == outcome.plan
+    assert read_calls() == calls  # in their order, each once

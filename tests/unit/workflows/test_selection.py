@@ -122,6 +122,7 @@ def test_the_configuration_with_the_highest_mean_dice_wins_and_the_numbers_say_s
     assert f"{dice[0]:.4f} over 6 held-out cases" in selection.because
     assert f"2d, has {dice[1]:.4f}, a difference of {dice[0] - dice[1]:+.4f}" in selection.because
     assert selection.cases == CASES
+    assert selection.call == ("--no-ensembles", "--no-variants")
 
 
 def test_what_ties_stays_in_the_order_of_the_plan(run):
