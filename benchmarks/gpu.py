@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,12 +20,13 @@ from typing import Any, Final
 
 import torch
 from torch import nn
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from autoseg.dataset.folds import Fold
 from autoseg.document import read_document
-from autoseg.inference.execution.choice import Setting
+from autoseg.inference.execution.choice import Setting, list_available
 from autoseg.inference.execution.preparation import ExecutionChoice
 from autoseg.networks.blocks import CHANNELS_LAST
 from autoseg.networks.families import build_network
@@ -34,16 +35,17 @@ from autoseg.preprocessing.cache import list_cases
 from autoseg.run_folder import RunFolder
 from autoseg.runtime.device import describe_error, select_kernels
 from autoseg.runtime.precision import DtypeName, find_dtype
+from autoseg.training.budget.execution_decision import list_variants
 from autoseg.training.data.batch_making import build_source
 from autoseg.training.data.randomness import BatchKey
 from autoseg.training.execution import TrainingExecution
-from autoseg.training.execution_choice import choose_execution, list_variants
+from autoseg.training.execution_choice import choose_execution
 from autoseg.training.learner import Learner
 from autoseg.training.options import TrainingOptions
 from autoseg.training.step import build_learner, launch_training_step
 from autoseg.workflows.synthetic import write_synthetic_dataset
 from benchmarks.gpu_networks import LABELS, draw_batch, plan_shape
-from benchmarks.gpu_prediction import prepare, time_prediction
+from benchmarks.gpu_prediction import prepare, time_prediction, time_volume
 from benchmarks.machine import describe_machine
 from benchmarks.preprocessing import DEFAULT_DATA, DEFAULT_PEER
 
@@ -54,6 +56,15 @@ PADDED_CHANNELS: Final = 8  # as many as the matrix units of a GPU read at once 
 DICE_BUDGET: Final = "4m"
 MINUTES: Final = 9.0
 ITERATIONS_WITHOUT_COMPILING: Final = 8000  # of 15 to 100 ms: other executions are tried, and none is compiled
+FOLDS: Final = 5
+EXPECTED_SECONDS: Final[Mapping[str, float]] = {
+    **dict.fromkeys(("step-hippocampus", "step-128", "step-2d", "step-resenc"), 60.0),
+    **{"kernels": 45.0, "floor": 45.0, "batches": 45.0, "waiting": 120.0, "prediction": 120.0, "predict-volume": 45.0},
+    **{"dice": 330.0, "five-folds": 330.0},
+}
+"""About how long a part takes on a GPU (guesses, until one has run them all); of `five-folds`, one fold."""
+COMPILING_PARTS: Final = frozenset({"step-hippocampus", "step-128", "step-2d", "step-resenc", "prediction"})
+COMPILING_SECONDS: Final = 120.0
 PEER_SCRIPT: Final = Path(__file__).with_name("peer_gpu.py")
 Command = Callable[..., str]
 
@@ -79,6 +90,11 @@ class GpuSettings:
     compiles: bool
     run: Command
     end: float = math.inf
+
+    def expect(self, part: str) -> float:
+        """Returns about how many seconds a part takes."""
+        compiling = COMPILING_SECONDS if self.compiles and part in COMPILING_PARTS else 0.0
+        return 0.0 if self.is_tiny else EXPECTED_SECONDS[part] + compiling
 
 
 class OperationCount(TorchDispatchMode):
@@ -125,11 +141,15 @@ def measure_kernels(settings: GpuSettings) -> None:
             activity = ProfilerActivity.CUDA if is_cuda else ProfilerActivity.CPU
             with profile(activities=[activity]) as profiler:
                 launch_training_step(learner, batch).item()
-            events = profiler.key_averages()
-            field = "self_device_time_total" if is_cuda else "self_cpu_time_total"
-            microseconds = sum(getattr(event, field) for event in events)
-            count = sum(event.count for event in events)
+            count, microseconds = count_kernels(profiler.key_averages(), is_cuda=is_cuda)
             print_row([f"kernels {shape}", execution.describe(), f"{count} kernels", f"{microseconds / 1e3:.2f} ms"])
+
+
+def count_kernels(events: Iterable[Any], *, is_cuda: bool) -> tuple[int, float]:
+    """Counts what ran on the device, and its microseconds; calls of CUDA that launch it are events of the CPU."""
+    kind, field = (DeviceType.CUDA, "self_device_time_total") if is_cuda else (DeviceType.CPU, "self_cpu_time_total")
+    here = [event for event in events if event.device_type == kind]
+    return sum(event.count for event in here), sum(getattr(event, field) for event in here)
 
 
 def measure_floor(settings: GpuSettings) -> None:
@@ -202,8 +222,7 @@ def measure_prediction(settings: GpuSettings) -> None:
     plan = plan_shape("128", is_tiny=settings.is_tiny)
     setting = Setting(configuration=plan, device=settings.device, dtype=settings.dtype)
     extent = (24, 24, 24) if settings.is_tiny else (300, 512, 512)
-    choices: tuple[ExecutionChoice, ...] = ("eager", "auto")
-    for prepared in (prepare(plan, setting, choice) for choice in choices):
+    for prepared in (prepare(plan, setting, choice) for choice in list_choices(settings, setting)):
         way = f"{prepared.execution}, batch {prepared.inference_batch_size or plan.training.batch_size}"
         for axes in ((), (0, 1, 2)):
             taken = time_prediction(plan, prepared, settings.device, extent=extent, axes=axes)
@@ -213,6 +232,51 @@ def measure_prediction(settings: GpuSettings) -> None:
         if seconds is not None:
             told = "mirroring" if axes else "no mirroring"
             print_row([f"prediction of 1 x {extent}", "nnU-Net, windows alone", told, f"{seconds:.2f} s", ""])
+
+
+def list_choices(settings: GpuSettings, setting: Setting) -> list[ExecutionChoice]:
+    """Lists the executions to compare; on a GPU all that are there, the compiled one if it is asked for."""
+    if settings.device.type != "cuda":
+        return ["eager", "auto"]
+    return ["eager", *(name for name in list_available(setting) if settings.compiles or name != "compiled")]
+
+
+def measure_volume(settings: GpuSettings) -> None:
+    """Predicts one random volume of 300 x 512 x 512 voxels without mirroring, by a model that was loaded for one image
+    and has predicted before.
+    """
+    plan = plan_shape("128", is_tiny=settings.is_tiny)
+    setting = Setting(configuration=plan, device=settings.device, dtype=settings.dtype)
+    extent = (24, 24, 24) if settings.is_tiny else (300, 512, 512)
+    prepared = prepare(plan, setting, "auto")
+    times = [time_volume(plan, prepared, settings.device, extent=extent) for _ in range(3)]
+    told = f"first {times[0]:.2f} s, then {times[1]:.2f} s"
+    print_row([f"predict_volume of {extent}", prepared.execution, f"{min(times[1:]):.2f} s", told])
+
+
+def measure_folds(settings: GpuSettings) -> None:
+    """Trains five folds with the planner that plans by time, one after the other, as many as fit into the limit.
+
+    What is done lies in the folder of `--work`; the next call goes on from there.
+    """
+    run = RunFolder(settings.work / "five-folds")
+    if not run.plan.is_file():
+        budget = "20s" if settings.is_tiny else DICE_BUDGET
+        command = ["plan", str(settings.dataset), "--run", str(run.root), "--planner", "timed", "--budget", budget]
+        settings.run(["-m", "autoseg", *command])
+    for fold in range(FOLDS):
+        done = run.root / f"fold_{fold}.txt"
+        if not done.is_file():
+            if time.perf_counter() + settings.expect("five-folds") > settings.end:
+                print(f"fold {fold} would not end in time: go on with --only five-folds --work {settings.work}")
+                return
+            begin = time.perf_counter()
+            command = ["train", str(run.root), "--fold", str(fold), "--device", settings.device.type]
+            settings.run(["-m", "autoseg", *command])
+            done.write_text(f"{time.perf_counter() - begin:.0f}")
+    seconds = [float((run.root / f"fold_{fold}.txt").read_text()) for fold in range(FOLDS)]
+    print(settings.run(["-m", "autoseg", "status", str(run.root)])[-2000:])
+    print_row(["five folds", " + ".join(f"{each:.0f}" for each in seconds), f"{sum(seconds):.0f} s", ""])
 
 
 def ask_peer(settings: GpuSettings, plan: ConfigurationPlan, *, kind: str, **more: Any) -> float | None:
@@ -261,9 +325,11 @@ PARTS: Final[Mapping[str, Callable[[GpuSettings], None]]] = {
     "batches": measure_batches,
     "waiting": measure_waiting,
     "prediction": measure_prediction,
+    "predict-volume": measure_volume,
     "dice": measure_dice,
+    "five-folds": measure_folds,
 }
-NEED_A_DATASET: Final = frozenset({"batches", "waiting", "dice"})
+NEED_A_DATASET: Final = frozenset({"batches", "waiting", "dice", "five-folds"})
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -275,14 +341,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     device = torch.device(options.device)
     select_kernels(device, deterministic=False)
     with tempfile.TemporaryDirectory(prefix="autoseg-gpu-") as folder:
-        settings = build_settings(options, device, Path(folder))
+        settings = build_settings(options, device, options.work or Path(folder))
         name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
         print(f"{name}, PyTorch {torch.__version__}, {settings.dtype}, {describe_machine()}")
         print("\n| | | | |\n|---|---|---|---|")
         for part in options.only:
             begin = time.perf_counter()
-            if begin > settings.end:
-                print(f"\n{part} is not begun after {options.minutes:g} minutes: run it with --only {part}\n")
+            if begin + settings.expect(part) > settings.end:
+                lasting = f"{part}, which takes about {settings.expect(part):.0f} s, would not end"
+                print(f"\n{lasting} within {options.minutes:g} minutes: run it with --only {part}\n")
                 continue
             try:
                 PARTS[part](settings)
@@ -298,7 +365,10 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--dataset", type=Path, default=DEFAULT_DATA / "Dataset004_Hippocampus")
     parser.add_argument("--peer", type=Path, default=DEFAULT_PEER, help="where nnU-Net is installed")
-    parser.add_argument("--minutes", type=float, default=MINUTES, help="begin no part after so many")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help="begin no part that would end after so many")
+    parser.add_argument(
+        "--work", type=Path, help="folder for runs, which a later call goes on with (default: none is kept)"
+    )
     parser.add_argument("--compile", action="store_true", help="try compiled networks, a minute or two for each")
     parser.add_argument("--tiny", action="store_true", help="small networks, to try the program")
     return parser.parse_args(arguments)
@@ -310,7 +380,8 @@ def build_settings(options: argparse.Namespace, device: torch.device, work: Path
     if NEED_A_DATASET.intersection(options.only) and (options.tiny or not dataset.is_dir()):
         print(f"{dataset} is {'not used' if options.tiny else 'absent'}: a synthetic dataset takes its place")
         dataset = work / "Dataset900_Synthetic"
-        write_synthetic_dataset(dataset, training_cases=5 if options.tiny else 20, test_cases=0, seed=0)
+        if not dataset.is_dir():
+            write_synthetic_dataset(dataset, training_cases=5 if options.tiny else 20, test_cases=0, seed=0)
     return GpuSettings(
         device=device,
         dtype=find_dtype(device, "auto"),

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from autoseg.geometry import IntTriple
 from autoseg.inference.execution.choice import PreparedNetworks, Setting, prepare_networks
 from autoseg.inference.execution.preparation import ExecutionChoice
-from autoseg.inference.options import PredictionOptions, Workload
+from autoseg.inference.options import ONE_IMAGE
 from autoseg.inference.restoring.resample_labels import iterate_label_slabs
 from autoseg.inference.sliding_window.prediction import predict_logits
 from autoseg.networks.families import build_network
@@ -22,7 +22,6 @@ from benchmarks.gpu_networks import LABELS
 
 VOLUMES: Final = ("first", "second")
 FINER: Final = 4 / 3  # the grid of the file along the first axis
-WORKLOAD_IMAGES: Final = 1000  # a job so long that every execution is tried
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,8 +82,7 @@ def prepare(plan: ConfigurationPlan, setting: Setting, choice: ExecutionChoice) 
     """Prepares a network with random weights."""
     network = build_network(plan.network, torch.Generator().manual_seed(0)).eval()
     network.set_deep_supervision(enabled=False)
-    workload = Workload(images=WORKLOAD_IMAGES if setting.device.type == "cuda" else 1, options=PredictionOptions())
-    return prepare_networks([network], setting, choice=choice, workload=workload)
+    return prepare_networks([network], setting, choice=choice, workload=ONE_IMAGE)
 
 
 def time_prediction(
@@ -124,6 +122,24 @@ def time_prediction(
     if problems:
         raise RuntimeError(problems)
     return PredictionTime(seconds=time.perf_counter() - begin, network_seconds=clock.read())
+
+
+def time_volume(
+    plan: ConfigurationPlan, prepared: PreparedNetworks, device: torch.device, *, extent: IntTriple
+) -> float:
+    """Times the prediction of one volume without mirroring, from its image to its label map, both on the CPU."""
+    image = torch.from_numpy(np.random.default_rng(0).standard_normal((1, *extent), np.float32))
+    begin = time.perf_counter()
+    logits = predict_logits(
+        prepared.networks,
+        image,
+        configuration=plan,
+        mirror_axes=(),
+        device=device,
+        inference_batch_size=prepared.inference_batch_size,
+    )
+    assert sum(len(slab) for slab in _iterate_label_maps(logits, extent)) == extent[0], "every slice is written"
+    return time.perf_counter() - begin
 
 
 @torch.inference_mode()

@@ -39,6 +39,11 @@ def build_head(channels_in: int, channels_out: int, dimensions: int) -> nn.Modul
     return CONVOLUTIONS[dimensions](channels_in, channels_out, 1)
 
 
+def is_on_cpu(features: Tensor) -> bool:
+    """Returns whether a CPU computes."""
+    return features.device.type == "cpu"
+
+
 class InstanceNormalization(nn.Module):
     """Normalizes each channel of each sample to mean 0 and variance 1, then scales and shifts it (learnt).
 
@@ -57,16 +62,37 @@ class InstanceNormalization(nn.Module):
 
     def forward(self, features: Float[Tensor, "batch channel *space"]) -> Float[Tensor, "batch channel *space"]:
         """Normalizes over space."""
-        if features.device.type == "cpu":
+        if is_on_cpu(features):
             return functional.group_norm(features, len(self.weight), self.weight, self.bias, NORM_EPSILON)
         if self.is_fused:
-            return self.activate(features, slope=1.0)
-        return functional.instance_norm(features, weight=self.weight, bias=self.bias, eps=NORM_EPSILON)
+            return self._compute_fused(features, slope=1.0)
+        return self._normalize(features).view(features.shape)
 
     def activate(
         self, features: Float[Tensor, "batch channel *space"], *, slope: float
     ) -> Float[Tensor, "batch channel *space"]:
-        """Normalizes over space, then multiplies negative values by the slope, by the fused kernel."""
+        """Normalizes over space, then multiplies negative values by the slope; for a GPU.
+
+        The result is a view of what is activated: to overwrite a view would copy all gradients in the backward pass.
+        """
+        if self.is_fused:
+            return self._compute_fused(features, slope=slope)
+        return functional.leaky_relu_(self._normalize(features), slope).view(features.shape)
+
+    def _normalize(self, features: Tensor) -> Float[Tensor, "1 sample_channel *space"]:
+        """Normalizes as `torch.nn.functional.instance_norm` does, and returns what that returns a view of."""
+        samples = len(features)
+        return functional.batch_norm(
+            features.contiguous().view(1, samples * len(self.weight), *features.shape[2:]),
+            running_mean=None,
+            running_var=None,
+            weight=self.weight.repeat(samples),
+            bias=self.bias.repeat(samples),
+            training=True,
+            eps=NORM_EPSILON,
+        )
+
+    def _compute_fused(self, features: Tensor, *, slope: float) -> Tensor:
         from autoseg.networks.fused_normalization import normalize_and_activate  # needs Triton
 
         return normalize_and_activate(features, self.weight, self.bias, epsilon=NORM_EPSILON, slope=slope)
@@ -77,11 +103,11 @@ def has_fused_normalization() -> bool:
     return find_spec("triton") is not None
 
 
-def fuse_normalization(network: nn.Module) -> int:
-    """Has a network on a GPU normalize by the fused kernel; returns the number of its instance normalizations."""
+def fuse_normalization(network: nn.Module, *, is_fused: bool = True) -> int:
+    """Has a network on a GPU normalize by the fused kernel, or not; returns the number of its normalizations."""
     norms = [module for module in network.modules() if isinstance(module, InstanceNormalization)]
     for norm in norms:
-        norm.is_fused = True
+        norm.is_fused = is_fused
     return len(norms)
 
 
@@ -118,7 +144,7 @@ class ConvolutionUnit(nn.Module):
     def finish(self, convolved: Float[Tensor, "batch channels_out *space"]) -> Float[Tensor, "batch channels_out ..."]:
         """Applies normalization and activation to the output of the convolution, whose input may be freed before."""
         norm = self.normalized.norm  # prediction may have put another module there
-        if isinstance(norm, InstanceNormalization) and norm.is_fused and convolved.is_cuda:
+        if isinstance(norm, InstanceNormalization) and not is_on_cpu(convolved):
             return norm.activate(convolved, slope=NEGATIVE_SLOPE)
         activated: Tensor = self.activation(norm(convolved))
         return activated
@@ -144,9 +170,18 @@ class ResidualBlock(nn.Module):
     def forward(self, features: Float[Tensor, "batch channels_in *space"]) -> Float[Tensor, "batch channels_out ..."]:
         """Adds the shortcut to the result of both convolutions, then activates."""
         residual: Tensor = self.second(self.first(features))
-        residual += self.shortcut(features)
-        activated: Tensor = self.activation(residual)
+        activated: Tensor = self.activation(add_shortcut(residual, self.shortcut(features)))
         return activated
+
+
+def add_shortcut(residual: Tensor, shortcut: Tensor) -> Tensor:
+    """Adds the shortcut, in place where the residual is no view that is differentiated.
+
+    Normalization on a GPU returns a view, whose gradients would be copied if it were overwritten.
+    """
+    if is_on_cpu(residual) or not torch.is_grad_enabled():
+        return residual.add_(shortcut)
+    return residual + shortcut
 
 
 class AveragePool3d(nn.AvgPool3d):

@@ -1,13 +1,13 @@
 """Networks whose forward pass is captured as a CUDA graph, for one batch size."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from jaxtyping import Float32
 from torch import Tensor, nn
 
 from autoseg.runtime.cuda_graphs import CapturedWork, GraphBackend, rehearse
-from autoseg.runtime.device import describe_error
+from autoseg.runtime.device import describe_error, is_out_of_memory
 
 PASSES_BEFORE = 2  # kernels are chosen and compiled, memory is reserved
 
@@ -18,11 +18,18 @@ class CapturedNetwork(nn.Module):
     """A network whose forward pass is replayed; its first passes are run as they are.
 
     Smaller batches that are at least half as large are filled up with what was in the one before; others, which are
-    rare, run as they are. What prevents a capture is a warning in the log, and all passes then run as they are.
+    rare, run as they are. What prevents a capture is a warning in the log, and all passes then run as they are; so is
+    a first pass that fails, as where a kernel cannot be compiled.
     """
 
     def __init__(
-        self, network: nn.Module, graphs: GraphBackend, *, inference_batch_size: int, is_rehearsed: bool = True
+        self,
+        network: nn.Module,
+        graphs: GraphBackend,
+        *,
+        inference_batch_size: int,
+        is_rehearsed: bool = True,
+        fall_back: Callable[[nn.Module], object] | None = None,
     ) -> None:
         """Wraps a network.
 
@@ -31,12 +38,14 @@ class CapturedNetwork(nn.Module):
             graphs: Captures the passes; the folds of an ensemble, which run in turn, share one, and its memory.
             inference_batch_size: The batch size to capture.
             is_rehearsed: Whether a pass is looked at before one is captured; a compiled one cannot be.
+            fall_back: Has the network do without what may fail, when a first pass has failed; None: nothing may.
         """
         super().__init__()
         self.network = network
         self.graphs = graphs
         self.inference_batch_size = inference_batch_size
         self.is_rehearsed = is_rehearsed
+        self.fall_back = fall_back
         self.passes_before = PASSES_BEFORE
         self.problem: str | None = None
         self._inputs: Tensor | None = None
@@ -67,6 +76,17 @@ class CapturedNetwork(nn.Module):
 
     def _run_before(self, image: Tensor) -> Tensor:
         self.passes_before -= 1
+        try:
+            return self._warm_up(image)
+        except Exception as error:  # whatever is raised, but too little memory, which the caller has a remedy for
+            if is_out_of_memory(error):
+                raise
+            self._give_up(f"a first pass failed ({describe_error(error)})")
+        if self.fall_back is not None:
+            self.fall_back(self.network)
+        return self._call(image)
+
+    def _warm_up(self, image: Tensor) -> Tensor:
         if self.passes_before > 0 or not self.is_rehearsed:
             return self.graphs.warm_up(lambda: self._call(image))
         obstacles: list[str | None] = []
@@ -96,11 +116,22 @@ class CapturedNetwork(nn.Module):
 
 
 def capture_networks(
-    networks: Sequence[nn.Module], graphs: GraphBackend, *, inference_batch_size: int, is_rehearsed: bool = True
+    networks: Sequence[nn.Module],
+    graphs: GraphBackend,
+    *,
+    inference_batch_size: int,
+    is_rehearsed: bool = True,
+    fall_back: Callable[[nn.Module], object] | None = None,
 ) -> tuple[nn.Module, ...]:
     """Wraps the networks of an ensemble, see `CapturedNetwork`; their passes share memory, as they run in turn."""
     return tuple(
-        CapturedNetwork(network, graphs, inference_batch_size=inference_batch_size, is_rehearsed=is_rehearsed)
+        CapturedNetwork(
+            network,
+            graphs,
+            inference_batch_size=inference_batch_size,
+            is_rehearsed=is_rehearsed,
+            fall_back=fall_back,
+        )
         for network in networks
     )
 

@@ -23,8 +23,8 @@ from autoseg.processes.child_process import SECONDS_TO_STOP, Child, start_child,
 from autoseg.processes.parent_watch import stop_with_parent
 from autoseg.runtime.device import select_kernels
 from autoseg.runtime.precision import DtypeName
+from autoseg.training.data.batch import draw_random_batch
 from autoseg.training.execution import TrainingExecution
-from autoseg.training.network_timing import draw_random_batch
 from autoseg.training.options import TrainingOptions
 from autoseg.training.step import build_learner, run_training_step
 
@@ -124,7 +124,12 @@ def compile_step(task: CompilingTask) -> None:
     )
     learner = build_learner(task.plan, task.labels, device=device, seed=0, dtype=task.dtype, execution=execution)
     learner.train()
-    batch = draw_random_batch(task.plan, task.labels)
+    batch = draw_random_batch(
+        task.plan.training.batch_size,
+        task.plan.network.input_channels,
+        task.plan.patch_voxels,
+        highest_label=len(task.labels.foreground_labels) + 1,
+    )
     for _ in range(STEPS):
         run_training_step(learner, batch)
 

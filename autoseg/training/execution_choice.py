@@ -5,33 +5,19 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from statistics import median
-from typing import Any, Final, Literal
+from typing import Any, Final, Protocol, runtime_checkable
 
 import torch
 
-from autoseg.document import Document, Part
 from autoseg.networks.blocks import CHANNELS_LAST, has_fused_normalization
-from autoseg.networks.first_convolution import FORMS, MOST_CHANNELS
-from autoseg.plan.document import ConfigurationPlan
 from autoseg.runtime.device import describe_error
-from autoseg.runtime.measurement_cache import (
-    find_measurement,
-    find_measurement_cache,
-    read_measurement,
-    write_measurement,
-)
-from autoseg.runtime.precision import DtypeName
-from autoseg.training.compiling_beside import CompilingBeside
+from autoseg.training.budget.remembered_trials import StepTrials, StoredExecution, TrialMemory
 from autoseg.training.data.batch import Batch
-from autoseg.training.data.randomness import BatchKey
-from autoseg.training.execution import TrainingExecution, find_execution
+from autoseg.training.execution import TrainingExecution
 from autoseg.training.learner import Learner
-from autoseg.training.optimization.schedule import Schedule
-from autoseg.training.options import TrainingOptions
 from autoseg.training.step import run_training_step, run_validation_step
 
 WARMING_STEPS: Final = 3  # kernels are chosen, memory is reserved, a network is compiled, a step is captured
@@ -40,8 +26,6 @@ BATCHES_OF_A_TRIAL: Final = 2
 COMPILER: Final = "inductor"
 COMPILING_PAYS_SECONDS: Final = 1200.0
 """Training time from which compiling pays. A guess: a U-Net compiles for 1 to 2 minutes and gains 3 % to a quarter."""
-COMPILING_AGAIN_PAYS_SECONDS: Final = 120.0
-"""The same where compiled code is in the user's cache folder. A guess: it is read within seconds."""
 LOSS_TOLERANCE: Final = 0.02
 """Largest difference of the first losses of two executions. Those of 16 bits differ by less than 0.002 (measured on a
 CPU); a wrong kernel changes a loss by its size."""
@@ -51,34 +35,22 @@ SMALLEST_GAIN: Final = 0.02
 """Fraction of a step that a variant must save (guess): timings of the same step differ by about as much."""
 VARIANTS_PAY_SECONDS: Final = 120.0
 """Training time from which further executions are tried (guess): each trial takes a second or two."""
-COMPILED_STEPS: Final = "compiled_steps"
+TRIALS_SHARE: Final = 0.03
+"""Part of the training time after which no further execution is tried."""
+NO_MEMORY: Final = TrialMemory()
 
 
-class StepConditions(Part):
-    """The conditions under which compiled code is found again.
+@runtime_checkable
+class BesideCompiler(Protocol):
+    """Compiles beside a training; see `CompilingBeside`."""
 
-    Attributes:
-        network: Plan of the network, as JSON.
-        device: Name of the device.
-    """
+    def has_room(self) -> bool:
+        """Returns whether the memory of the device holds a second training."""
+        ...
 
-    network: str
-    patch_voxels: tuple[int, ...]
-    batch_size: int
-    dtype: DtypeName
-    device: str
-    torch_version: str
-
-
-class CompiledStep(Document):
-    """The compiled code of a training step is in the user's cache folder.
-
-    Attributes:
-        execution: Execution of the step, in words.
-    """
-
-    schema_version: Literal[1] = 1
-    execution: str
+    def start(self, execution: TrainingExecution, compare: Callable[[], TrainingExecution | None]) -> None:
+        """Starts to compile a step; `compare` is called when the code is there."""
+        ...
 
 
 class NotCapturedError(RuntimeError):
@@ -102,70 +74,6 @@ class Trial:
         return f"{self.execution.describe()} {self.step_seconds:.3g} s"
 
 
-def decide_execution(
-    build: Callable[[TrainingExecution], Learner],
-    make_batch: Callable[[BatchKey], Batch],
-    *,
-    plan: ConfigurationPlan,
-    schedule: Schedule,
-    options: TrainingOptions,
-    beside: CompilingBeside | None = None,
-) -> TrainingExecution:
-    """Measures the fastest execution on a GPU, unless measuring would interfere (announced); else the default."""
-    usual = find_execution(plan.dimensions, options.device, options.dtype)
-    if options.device.type != "cuda":
-        return usual
-    if options.deterministic or options.process_group.size > 1:
-        reason = "results are to repeat themselves" if options.deterministic else "several devices train together"
-        options.announce(f"the network is executed {usual.describe()}, not compiled and not measured: {reason}")
-        return usual
-    epochs = (schedule.end_epoch or plan.training.epochs) - schedule.first_epoch
-    stored = find_measurement(find_measurement_cache(COMPILED_STEPS), find_step_conditions(plan, options))
-    before = read_measurement(stored, CompiledStep)
-    execution = choose_execution(
-        build,
-        make_batch(BatchKey(stream="training", epoch=0, iteration=0)),
-        iterations=epochs * schedule.iterations_per_epoch,
-        seconds=math.inf if options.budget is None else options.budget.remaining_seconds,
-        announce=options.announce,
-        compiler=COMPILER,
-        pays_from_seconds=COMPILING_PAYS_SECONDS if before is None else COMPILING_AGAIN_PAYS_SECONDS,
-        variants=list_variants(plan, options),
-        remember=partial(_remember_compiled, stored),
-        # Code that is in the cache is compiled within seconds.
-        beside=beside if before is None else None,
-    )
-    return execution
-
-
-def _remember_compiled(path: Path, execution: TrainingExecution) -> None:
-    write_measurement(path, CompiledStep(execution=execution.describe()), what="whether compiled code is there")
-
-
-def list_variants(plan: ConfigurationPlan, options: TrainingOptions) -> list[Mapping[str, Any]]:
-    """Lists changes of the fastest execution that are worth a trial on a GPU in 16 bits; the compiler has its own."""
-    if options.dtype == "float32":
-        return []
-    has_few_channels = plan.network.input_channels <= MOST_CHANNELS
-    variants: list[Mapping[str, Any]] = [{"first_convolution": form} for form in FORMS if has_few_channels]
-    if options.is_dtype_free and options.dtype == "bfloat16":
-        variants.append({"dtype": "float16"})
-    return variants
-
-
-def find_step_conditions(plan: ConfigurationPlan, options: TrainingOptions) -> StepConditions:
-    """Finds what compiled code is made for."""
-    device = options.device
-    return StepConditions(
-        network=plan.network.model_dump_json(),
-        patch_voxels=plan.patch_voxels,
-        batch_size=plan.training.batch_size,
-        dtype=options.dtype,
-        device=torch.cuda.get_device_name(device) if torch.cuda.is_available() else device.type,
-        torch_version=torch.__version__,
-    )
-
-
 def choose_execution(
     build: Callable[[TrainingExecution], Learner],
     batch: Batch,
@@ -177,7 +85,8 @@ def choose_execution(
     pays_from_seconds: float | None = None,
     variants: Sequence[Mapping[str, Any]] = (),
     remember: Callable[[TrainingExecution], None] = lambda execution: None,
-    beside: CompilingBeside | None = None,
+    beside: BesideCompiler | None = None,
+    memory: TrialMemory = NO_MEMORY,
 ) -> TrainingExecution:
     """Trains a few steps in every way, and takes the fastest.
 
@@ -195,45 +104,129 @@ def choose_execution(
         variants: Changes of the execution that are tried one after the other, each on the fastest one before it.
         remember: Called with a compiled execution that is taken.
         beside: Compiles beside the training, where memory allows it; None: compiling comes first.
+        memory: Holds the results of earlier trials: the fastest execution is timed once and taken.
     """
     pays_from_seconds = COMPILING_PAYS_SECONDS if pays_from_seconds is None else pays_from_seconds
-    formats = (CHANNELS_LAST[batch.label_map.ndim - 1], torch.contiguous_format)
-    trials = _try_formats(build, formats, batch, announce)
-    candidates = [trial.execution for trial in trials]
-    candidates += _list_fused(candidates, batch)
-    captured, reasons = _try_each(
-        build, [replace(each, is_captured=True) for each in candidates], batch, reference=trials[0]
-    )
-    trials += captured
+    course = _Course(build=build, batch=batch, iterations=iterations, seconds=seconds, announce=announce)
+    known = memory.read()
+    trials, reasons = ([], []) if known is None else course.try_known(known)
+    if not trials:
+        trials, reasons = course.try_all(variants, memory)
     best = min(trials, key=lambda trial: trial.step_seconds)
-    for variant in variants if min(seconds, iterations * best.step_seconds) >= VARIANTS_PAY_SECONDS else ():
-        if _fits(variant, best.execution):
-            tried, why = _try_each(build, [replace(best.execution, **variant)], batch, reference=trials[0])
-            faster = [trial for trial in tried if trial.step_seconds <= (1 - SMALLEST_GAIN) * best.step_seconds]
-            slower = [f"{trial.describe()} is not worth it" for trial in tried if trial not in faster]
-            trials, reasons = [*trials, *faster], [*reasons, *why, *slower]
-            best = min(trials, key=lambda trial: trial.step_seconds)
-    if min(seconds, iterations * best.step_seconds) < pays_from_seconds:
+    if known is not None and known.is_compiling_slower:
+        reasons += ["not compiled, which was slower in earlier trials"]
+    elif course.estimate_seconds(best) < pays_from_seconds:
         reasons += [f"not compiled, which pays from {pays_from_seconds / 60:.0f} minutes of training on"]
     else:
         # The compiler fuses normalization and activation by itself.
         plain = replace(best.execution, compiler=compiler, is_norm_fused=False)
         compare = partial(
-            _compare_compiled, build, plain, batch, best=best, reference=trials[0], announce=announce, remember=remember
+            _compare_compiled,
+            build,
+            plain,
+            batch,
+            best=best,
+            reference=trials[0],
+            announce=announce,
+            remember=remember,
+            memory=memory,
         )
         if beside is not None and beside.has_room():
             beside.start(plain, compare)
             reasons += ["it is compiled beside the first epochs, and compared then"]
         else:
             announce("compiling the network, to see whether it is faster then (takes a minute or two)")
-            compiled, reason = _try_compiled(build, plain, batch, reference=trials[0])
-            trials, reasons = [*trials, *compiled], [*reasons, reason]
-    best = min(trials, key=lambda trial: trial.step_seconds)
-    if best.execution.compiler is not None:
-        remember(best.execution)
-    measured = ", ".join(trial.describe() for trial in trials)
-    announce(f"a step takes: {measured}; {'; '.join(reasons)}; taken: {best.execution.describe()}")
+            return compare(trials=trials, reasons=reasons) or best.execution
+    announce(f"a step takes: {_describe(trials)}; {'; '.join(reasons)}; taken: {best.execution.describe()}")
     return best.execution
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Course:
+    """The trials at the beginning of a training, the compiler's left out.
+
+    Attributes:
+        begin: When they began.
+    """
+
+    build: Callable[[TrainingExecution], Learner]
+    batch: Batch
+    iterations: int
+    seconds: float
+    announce: Callable[[str], None]
+    begin: float = field(default_factory=lambda: time.perf_counter())
+
+    def estimate_seconds(self, best: Trial) -> float:
+        """Estimates how long the training lasts."""
+        return min(self.seconds, self.iterations * best.step_seconds)
+
+    def try_known(self, known: StepTrials) -> tuple[list[Trial], list[str]]:
+        """Times what earlier trials have taken; none if this training would try more, or if it fails, which is told.
+
+        What was measured on a device that is used alone may lack memory on one that is shared.
+        """
+        execution = known.execution.restore(self.batch.label_map.ndim - 1)
+        try:
+            trial = _try(self.build, execution, self.batch)
+        except Exception as error:  # whatever it is, trials find what works
+            reason = describe_error(error)
+            self.announce(f"{execution.describe()}, which earlier trials have taken, failed ({reason}): measuring anew")
+            return [], []
+        finally:
+            gc.collect()  # the memory of a graph
+        if not known.suffice(self.estimate_seconds(trial)):
+            return [], []
+        return [trial], ["taken from earlier trials"]
+
+    def try_all(self, variants: Sequence[Mapping[str, Any]], memory: TrialMemory) -> tuple[list[Trial], list[str]]:
+        """Times every execution but compiled ones, the reference first; remembers the fastest."""
+        formats = (CHANNELS_LAST[self.batch.label_map.ndim - 1], torch.contiguous_format)
+        trials = _try_formats(self.build, formats, self.batch, self.announce)
+        candidates = [trial.execution for trial in trials]
+        fused = _list_fused(candidates, self.batch)
+        captured, reasons = self._try_each([replace(each, is_captured=True) for each in candidates + fused], trials[0])
+        trials += captured
+        if not captured:
+            uncaptured, why = self._try_each(fused, trials[0])
+            trials, reasons = [*trials, *uncaptured], [*reasons, *why]
+        trials, why, are_all_tried = self._try_variants(variants, trials)
+        best = min(trials, key=lambda trial: trial.step_seconds)
+        memory.write(
+            StepTrials(
+                execution=StoredExecution.store(best.execution),
+                training_seconds=self.estimate_seconds(best),
+                are_all_tried=are_all_tried,
+            )
+        )
+        return trials, [*reasons, *why]
+
+    def _try_variants(
+        self, variants: Sequence[Mapping[str, Any]], trials: list[Trial]
+    ) -> tuple[list[Trial], list[str], bool]:
+        """Tries changes of the fastest execution; returns all trials, why some are left out, and whether all ran."""
+        reasons: list[str] = []
+        best = min(trials, key=lambda trial: trial.step_seconds)
+        if self.estimate_seconds(best) < VARIANTS_PAY_SECONDS:
+            return trials, reasons, not variants
+        for variant in variants:
+            spent, length = time.perf_counter() - self.begin, self.estimate_seconds(best)
+            if spent > TRIALS_SHARE * length:
+                told = f"no further execution is tried, as trials have taken {spent:.0f} of {length:.0f} s"
+                return trials, [*reasons, told], False
+            if _fits(variant, best.execution):
+                tried, why = self._try_each([replace(best.execution, **variant)], trials[0])
+                faster = [trial for trial in tried if trial.step_seconds <= (1 - SMALLEST_GAIN) * best.step_seconds]
+                slower = [f"{trial.describe()} is not worth it" for trial in tried if trial not in faster]
+                trials, reasons = [*trials, *faster], [*reasons, *why, *slower]
+                best = min(trials, key=lambda trial: trial.step_seconds)
+        return trials, reasons, True
+
+    def _try_each(self, executions: Sequence[TrainingExecution], reference: Trial) -> tuple[list[Trial], list[str]]:
+        return _try_each(self.build, executions, self.batch, reference=reference)
+
+
+def _describe(trials: Sequence[Trial]) -> str:
+    return ", ".join(trial.describe() for trial in trials)
 
 
 def _try_formats(
@@ -263,16 +256,26 @@ def _compare_compiled(
     reference: Trial,
     announce: Callable[[str], None],
     remember: Callable[[TrainingExecution], None],
+    memory: TrialMemory,
+    trials: Sequence[Trial] = (),
+    reasons: Sequence[str] = (),
 ) -> TrainingExecution | None:
-    """Compares a compiled network with the fastest execution so far; returns its execution if it is faster."""
-    trials, reason = _try_compiled(build, execution, batch, reference=reference)
-    fastest = min([best, *trials], key=lambda trial: trial.step_seconds)
-    measured = ", ".join(trial.describe() for trial in (best, *trials))
-    announce(f"a step takes: {measured}; {reason}; taken: {fastest.execution.describe()}")
-    if fastest is best:
-        return None
-    remember(fastest.execution)
-    return fastest.execution
+    """Compares a compiled network with the fastest execution so far; returns its execution if it is faster.
+
+    Args:
+        trials: All trials before, to be announced with it; by default the fastest so far.
+        reasons: Reasons to be announced with it.
+    """
+    compiled, reason = _try_compiled(build, execution, batch, reference=reference)
+    fastest = min([best, *compiled], key=lambda trial: trial.step_seconds)
+    measured = _describe([*(trials or [best]), *compiled])
+    announce(f"a step takes: {measured}; {'; '.join([*reasons, reason])}; taken: {fastest.execution.describe()}")
+    if fastest is not best:
+        remember(fastest.execution)
+        return fastest.execution
+    if compiled:
+        memory.mark_compiling_slower()
+    return None
 
 
 def _fits(variant: Mapping[str, Any], execution: TrainingExecution) -> bool:
@@ -306,7 +309,7 @@ def _try_each(
         except NotCapturedError as error:
             reasons.append(f"not captured as a CUDA graph, because {error}")
             break  # PyTorch keeps the memory of every failed capture until the process ends
-        except RuntimeError as error:  # torch.OutOfMemoryError is one: a graph keeps the memory of a step
+        except Exception as error:  # whatever a kernel's compiler raises; a graph keeps the memory of a step, too
             reasons.append(f"{execution.describe()} is left out, because that failed ({describe_error(error)})")
         finally:
             gc.collect()  # the memory of a graph

@@ -84,7 +84,7 @@ def build_learner(
         RunError: The label autoencoder or the teacher cannot be read.
     """
     prior = None if label_autoencoder is None else read_weights(label_autoencoder)
-    execution = execution or find_execution(plan.dimensions, device, dtype)
+    execution = execution or find_execution(plan, device, dtype)
     dtype = execution.dtype or dtype
     generator = torch.Generator().manual_seed(seed)
     network = build_network(plan.network, generator)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from autoseg.runtime.cuda_graphs import CapturedWork, CudaGraphs, GraphBackend, rehearse
-from autoseg.runtime.device import describe_error
+from autoseg.runtime.device import describe_error, is_out_of_memory
 from autoseg.training.data.batch import Batch
 from autoseg.training.objectives.objective import Objective
 
@@ -53,7 +53,7 @@ class StepGraph:
             return step(batch)
         if self.steps_before > 0:
             self.steps_before -= 1
-            return self.backend.warm_up(partial(self._run_before, batch, step))
+            return self._warm_up(batch, step, forget)
         if self._captured is None:
             self._capture(batch, step, forget)
         if self._captured is None or self._inputs is None or not self._fits(batch, self._inputs):
@@ -61,6 +61,16 @@ class StepGraph:
         self._inputs.copy_from(batch)
         self._captured.replay()
         return self._captured.result.clone()
+
+    def _warm_up(self, batch: Batch, step: Step, forget: Callable[[], None]) -> Tensor:
+        try:
+            return self.backend.warm_up(partial(self._run_before, batch, step))
+        except Exception as error:  # whatever is raised, but too little memory: the step needs as much without a graph
+            if is_out_of_memory(error):
+                raise
+            self._give_up(f"a step before the first one failed ({describe_error(error)})")
+        forget()
+        return step(batch)
 
     def _run_before(self, batch: Batch, step: Step) -> Tensor:
         if self.steps_before > 0 or not self.is_rehearsed:

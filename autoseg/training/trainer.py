@@ -18,8 +18,9 @@ from autoseg.plan.document import ConfigurationPlan
 from autoseg.plan.losses import find_initial_probabilities
 from autoseg.plan.training import TrainingPlan
 from autoseg.run_folder import FoldFolder
-from autoseg.runtime.device import select_kernels, translate_memory_errors
+from autoseg.runtime.device import collect_garbage, select_kernels, translate_memory_errors
 from autoseg.runtime.distributed import SINGLE_PROCESS
+from autoseg.training.budget.execution_decision import decide_execution
 from autoseg.training.budget.pace import (
     Budget,
     Forecast,
@@ -37,7 +38,6 @@ from autoseg.training.data.batches import BatchSource, list_batch_keys, translat
 from autoseg.training.data.device_batches import DeviceBatchSource
 from autoseg.training.data.training_data import TrainingData
 from autoseg.training.execution import TrainingExecution
-from autoseg.training.execution_choice import decide_execution
 from autoseg.training.learner import Learner
 from autoseg.training.loop import TrainingLoop
 from autoseg.training.loop_state import LoopState, Start
@@ -118,6 +118,7 @@ def train(
                 budget_seconds=math.inf if options.budget is None else options.budget.seconds,
             )
             del learner  # and its graph, whose memory the next one needs
+            collect_garbage(options.device)
             first = make_forecast(training, times, schedule, start=start, budget=options.budget)
             schedule = first.schedule
             expected_epoch_seconds = estimate_epoch_seconds(schedule, times)

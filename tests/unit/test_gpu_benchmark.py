@@ -3,10 +3,12 @@
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from builders.threads import use_one_thread
+from torch.autograd import DeviceType
 
 sys.path.append(str(Path(__file__).parents[2]))
 
@@ -22,12 +24,13 @@ def run(*parts, peer="nowhere", more=()):
 
 
 def test_parts_without_a_data_set_print_their_rows(capsys):
-    run("step-2d", "floor", "prediction")
+    run("step-2d", "floor", "prediction", "predict-volume")
     printed = capsys.readouterr().out
     for row in (
         "| step 2d | channels ",
         "| convolutions 128 | best of each |",
         "| first convolution | padded to 8 channels |",
+        "| predict_volume of (24, 24, 24) | eager |",
     ):
         assert row in printed
     assert printed.count("in the network |") == 4
@@ -66,7 +69,7 @@ def test_nnu_net_does_the_same_beside_it_where_it_is_installed(capsys, monkeypat
 def test_no_part_is_begun_after_the_time(capsys):
     run("floor", "kernels", more=("--minutes", "0"))
     printed = capsys.readouterr().out
-    assert "floor is not begun after 0 minutes: run it with --only floor" in printed
+    assert "floor, which takes about 0 s, would not end within 0 minutes: run it with --only floor" in printed
     assert "| " not in printed.partition("|---|")[2]
 
 
@@ -90,6 +93,53 @@ def test_parts_that_run_commands_say_what_is_missing_and_do_not_stop_the_next(ca
     assert printed.count("what was printed") == 2
     modules = [command[1] for command in commands]
     assert modules == ["autoseg", "benchmarks.training_step", "autoseg", "autoseg"]
+
+
+def build_settings(tmp_path, **changes):
+    values = {"device": torch.device("cuda"), "dtype": "bfloat16", "dataset": tmp_path, "peer": tmp_path}
+    values |= {"work": tmp_path, "steps": 1, "is_tiny": False, "compiles": False, "run": None}
+    return gpu.GpuSettings(**(values | changes))
+
+
+def test_a_part_is_begun_only_if_it_fits_into_the_limit(tmp_path):
+    assert build_settings(tmp_path).expect("dice") > 240
+    assert build_settings(tmp_path, compiles=True).expect("step-128") > build_settings(tmp_path).expect("step-128")
+    assert set(gpu.EXPECTED_SECONDS) == set(gpu.PARTS)
+    assert max(gpu.EXPECTED_SECONDS.values()) + gpu.COMPILING_SECONDS < 60 * gpu.MINUTES
+
+
+def test_five_folds_are_trained_in_pieces(tmp_path, capsys):
+    commands = []
+
+    def answer(arguments):
+        commands.append(arguments[2])
+        if arguments[2] == "plan":
+            (tmp_path / "five-folds").mkdir()
+            (tmp_path / "five-folds" / "plan.json").touch()
+        return "what was printed"
+
+    short = build_settings(tmp_path, run=answer, end=0.0)
+    gpu.measure_folds(short)
+    assert commands == ["plan"]
+    assert "fold 0 would not end in time: go on with --only five-folds --work" in capsys.readouterr().out
+    (tmp_path / "five-folds" / "fold_0.txt").write_text("200")
+    gpu.measure_folds(build_settings(tmp_path, run=answer))
+    assert commands[1:] == ["train"] * 4 + ["status"]
+    assert "| five folds | 200 + 0 + 0 + 0 + 0 | 200 s |" in capsys.readouterr().out
+
+
+def test_launches_are_not_counted_beside_the_kernels_that_they_launch():
+    kernel = SimpleNamespace(device_type=DeviceType.CUDA, count=3, self_device_time_total=7.0, self_cpu_time_total=0.0)
+    launch = SimpleNamespace(device_type=DeviceType.CPU, count=3, self_device_time_total=0.0, self_cpu_time_total=2.0)
+    assert gpu.count_kernels([kernel, launch], is_cuda=True) == (3, 7.0)
+    assert gpu.count_kernels([kernel, launch], is_cuda=False) == (3, 2.0)
+
+
+def test_prediction_is_compiled_only_where_that_is_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu, "list_available", lambda setting: {"captured": "1", "fused": "1", "compiled": "1"})
+    plain, compiling = (build_settings(tmp_path, compiles=compiles) for compiles in (False, True))
+    assert gpu.list_choices(plain, None) == ["eager", "captured", "fused"]
+    assert gpu.list_choices(compiling, None) == ["eager", "captured", "fused", "compiled"]
 
 
 def test_every_part_has_a_row_in_the_documentation():

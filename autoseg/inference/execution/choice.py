@@ -6,20 +6,18 @@ whose logits differ by more than `TOLERANCES` from those of eager PyTorch is not
 """
 
 import copy
-import hashlib
 import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Final, Literal
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Final
 
 import torch
 from torch import nn
 
-from autoseg.document import Document, read_document, write_document
-from autoseg.errors import DeviceError, DocumentError, RunError
+from autoseg.errors import DeviceError
 from autoseg.inference.execution.batch_size import (
     REPETITIONS,
     InferenceConditions,
@@ -30,15 +28,16 @@ from autoseg.inference.execution.batch_size import (
 from autoseg.inference.execution.compiled_network import compile_networks, find_compiler
 from autoseg.inference.execution.openvino_network import convert_network, find_openvino_version
 from autoseg.inference.execution.preparation import Execution, ExecutionChoice, prepare_network
+from autoseg.inference.execution.trial_records import TOLERANCES, ExecutionRecord, find_fastest, recall, remember
 from autoseg.inference.options import Workload
 from autoseg.inference.sliding_window.windows import count_passes
-from autoseg.networks.blocks import has_fused_normalization
+from autoseg.networks.blocks import fuse_normalization, has_fused_normalization
 from autoseg.networks.fusion import fuse_modules
 from autoseg.networks.network import SegmentationNetwork
 from autoseg.plan.document import ConfigurationPlan
-from autoseg.runtime.captured_network import PASSES_BEFORE, CapturedNetwork, capture_networks
+from autoseg.runtime.captured_network import PASSES_BEFORE, CapturedNetwork, capture_networks, release_captured
 from autoseg.runtime.cuda_graphs import CudaGraphs, GraphBackend
-from autoseg.runtime.device import benchmark_kernels, wait_for_device
+from autoseg.runtime.device import benchmark_kernels, describe_error, wait_for_device
 from autoseg.runtime.measurement_cache import find_measurement_cache
 from autoseg.runtime.precision import DtypeName
 
@@ -61,9 +60,8 @@ MISSING: Final[Mapping[Execution, str]] = {
 }
 TRIAL_SHARE: Final = 0.05
 """A trial may cost this part of the time that the job is expected to take."""
-TOLERANCES: Final[Mapping[DtypeName, float]] = {"float32": 1e-3, "bfloat16": 0.05, "float16": 0.05}
-"""Mean difference from the logits of eager PyTorch, in their standard deviations. Rounding makes 1e-6 in single
-precision; in bfloat16 two ways of rounding differ by 0.01 to 0.02, like either from single precision (measured)."""
+CAPTURING_PAYS_PASSES: Final = 40
+"""Passes of a short job from which they are captured on a GPU (guess): the first ones, and a check, are five more."""
 
 logger = logging.getLogger(__name__)
 
@@ -92,34 +90,6 @@ class PreparedNetworks:
     label_autoencoders: tuple[nn.Module, ...] = ()
 
 
-class ExecutionRecord(Document):
-    """The stored result of a trial.
-
-    Attributes:
-        made_by: Version of the library that runs the network.
-        start_seconds: Preparation and first call.
-        difference: Mean difference from the logits of eager PyTorch, in their standard deviations.
-    """
-
-    schema_version: Literal[1] = 1
-    circumstances: InferenceConditions
-    execution: Execution
-    made_by: str
-    inference_batch_size: int
-    start_seconds: float
-    seconds_per_patch: float
-    difference: float
-
-    @property
-    def is_exact_enough(self) -> bool:
-        """Returns whether the execution is exact enough to be chosen."""
-        return self.difference <= TOLERANCES[self.circumstances.dtype]
-
-    def estimate_seconds(self, patches: int) -> float:
-        """Estimates the duration of a whole job."""
-        return self.start_seconds + patches * self.seconds_per_patch
-
-
 def prepare_networks(
     networks: Sequence[SegmentationNetwork], setting: Setting, *, choice: ExecutionChoice, workload: Workload
 ) -> PreparedNetworks:
@@ -141,6 +111,10 @@ def prepare_networks(
     is_short = choice == "auto" and not is_large(workload, setting, len(networks))
     if choice == "eager" or is_short:
         prepared = _build("eager", networks, setting, inference_batch_size=1)
+        if is_short and repeats_passes(workload, setting):
+            captured = _capture_checked(prepared, setting)
+            if captured is not None:
+                return replace(captured, label_autoencoders=kept)
         count = _find_batch_size(prepared[0], setting) if setting.device.type == "cpu" else None
         return PreparedNetworks(
             networks=prepared, execution="eager", inference_batch_size=count, label_autoencoders=kept
@@ -154,7 +128,7 @@ def prepare_networks(
     patches = count_patches(workload, setting.configuration, len(networks))
     execution = trials.choose(patches) if choice == "auto" else choice
     if choice == "auto":
-        prepared = _build(execution, networks, setting, inference_batch_size=count)
+        prepared = _build(execution, networks, setting, inference_batch_size=count, falls_back=True)
     else:
         prepared = trials.build_checked(execution, networks)
     return PreparedNetworks(networks=prepared, execution=execution, inference_batch_size=count, label_autoencoders=kept)
@@ -175,6 +149,13 @@ def is_large(workload: Workload, setting: Setting, folds: int) -> bool:
     configuration = setting.configuration
     voxels = count_patches(workload, configuration, folds) * math.prod(configuration.patch_voxels)
     return voxels >= SMALLEST_WORK_VOXELS.get(setting.device.type, math.inf)
+
+
+def repeats_passes(workload: Workload, setting: Setting) -> bool:
+    """Returns whether a job has so many passes of one size that capturing them, which takes a second, pays."""
+    count = setting.configuration.training.batch_size
+    passes = count_patches(workload, setting.configuration, folds=1) // count
+    return passes >= CAPTURING_PAYS_PASSES and "captured" in list_available(setting)
 
 
 def list_available(setting: Setting) -> dict[Execution, str]:
@@ -205,21 +186,16 @@ def check_available(execution: Execution, setting: Setting) -> None:
         raise DeviceError(msg)
 
 
-def find_fastest(records: Sequence[ExecutionRecord], patches: int) -> ExecutionRecord:
-    """Returns the fastest of the exact ones, by the total time for a number of patches."""
-    return min((record for record in records if record.is_exact_enough), key=lambda r: r.estimate_seconds(patches))
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Trials:
     """Tries executions on one fold.
 
     Attributes:
-        original: The network in single precision.
+        original: The network in single precision; None: nothing is built from it.
         probe: The same, prepared for eager PyTorch: the reference.
     """
 
-    original: SegmentationNetwork
+    original: SegmentationNetwork | None
     probe: nn.Module
     setting: Setting
     inference_batch_size: int
@@ -255,8 +231,8 @@ class _Trials:
                 _start(prepared[0], self._draw_patches(seed=0))
                 _check_captured(prepared[0])
             difference = self._compare(prepared[0])
-        except RuntimeError as error:  # of which the errors of compilers and OpenVINO are kinds
-            msg = f"{execution} does not work here: {_get_first_line(error)}; use --execution eager"
+        except Exception as error:  # Triton's are no RuntimeError, and its compiler may be missing
+            msg = f"{execution} does not work here: {describe_failure(error)}; use --execution eager"
             raise DeviceError(msg) from error
         tolerance = TOLERANCES[self.setting.dtype]
         if difference > tolerance:
@@ -267,31 +243,35 @@ class _Trials:
             raise DeviceError(msg)
         return prepared
 
+    @torch.inference_mode()
+    def check_captured(self, network: nn.Module) -> None:
+        """Runs a network until its passes are replayed, and checks the logits.
+
+        Raises:
+            RuntimeError: They are not replayed, or other ones.
+        """
+        _start(network, self._draw_patches(seed=0))
+        _check_captured(network)
+        difference = self._compare(network)
+        if difference > TOLERANCES[self.setting.dtype]:
+            msg = f"its logits differ by {difference:.3g} standard deviations"
+            raise RuntimeError(msg)
+
     def _find(self, execution: Execution, made_by: str) -> ExecutionRecord | None:
         return self._recall(execution, made_by) or self._try_and_remember(execution, made_by)
 
     def _recall(self, execution: Execution, made_by: str) -> ExecutionRecord | None:
-        circumstances = self._find_conditions()
-        path = _get_path(circumstances, execution)
-        try:
-            record = read_document(path, ExecutionRecord)
-        except DocumentError:
-            return None  # not there, or of another version
-        known = (record.circumstances, record.made_by, record.inference_batch_size)
-        return record if known == (circumstances, made_by, self.inference_batch_size) else None
+        return recall(self._find_conditions(), execution, made_by, inference_batch_size=self.inference_batch_size)
 
     def _try_and_remember(self, execution: Execution, made_by: str) -> ExecutionRecord | None:
         try:
             record = self._try(execution, made_by)
-        except RuntimeError as error:  # as above
-            logger.warning("%s does not work here and is not used: %s", execution, _get_first_line(error))
+        except Exception as error:  # as above
+            logger.warning("%s does not work here and is not used: %s", execution, describe_failure(error))
             return None
         if not record.is_exact_enough:
             logger.warning("%s differs by %.3g standard deviations and is not used", execution, record.difference)
-        try:
-            write_document(_get_path(record.circumstances, execution), record)
-        except RunError as error:
-            logger.warning("what %s takes is measured in every call: %s", execution, error)
+        remember(record)
         return record
 
     @torch.inference_mode()
@@ -300,6 +280,7 @@ class _Trials:
         if execution == "eager":
             network = self.probe
         else:
+            assert self.original is not None, "there is a network to build from"
             source = copy.deepcopy(self.original)
             (network,) = _build(execution, [source], self.setting, inference_batch_size=self.inference_batch_size)
         patches = self._draw_patches(seed=0)
@@ -333,6 +314,20 @@ class _Trials:
         return find_inference_conditions(self.setting.configuration, self.setting.dtype, self.setting.device)
 
 
+def _capture_checked(prepared: tuple[nn.Module, ...], setting: Setting) -> PreparedNetworks | None:
+    """Has the passes of prepared networks captured, by the batch size of training; None if that does not work."""
+    count = setting.configuration.training.batch_size
+    captured = capture_networks(prepared, build_graphs(setting.device), inference_batch_size=count)
+    trials = _Trials(original=None, probe=prepared[0], setting=setting, inference_batch_size=count)
+    try:
+        trials.check_captured(captured[0])
+    except Exception as error:  # whatever is raised, the networks run as they are
+        release_captured(captured)
+        logger.warning("captured does not work here and is not used: %s", describe_failure(error))
+        return None
+    return PreparedNetworks(networks=captured, execution="captured", inference_batch_size=count)
+
+
 def _start(network: nn.Module, patches: torch.Tensor) -> None:
     """Runs a network until it runs as it will from then on."""
     for _ in range(PASSES_BEFORE + 1 if isinstance(network, CapturedNetwork) else 1):
@@ -352,8 +347,14 @@ def _check_captured(network: nn.Module) -> None:
 
 
 def _build(
-    execution: Execution, networks: Sequence[SegmentationNetwork], setting: Setting, *, inference_batch_size: int
+    execution: Execution,
+    networks: Sequence[SegmentationNetwork],
+    setting: Setting,
+    *,
+    inference_batch_size: int,
+    falls_back: bool = False,
 ) -> tuple[nn.Module, ...]:
+    """Builds networks; a fused one whose first pass fails falls back to PyTorch's normalization, if it may."""
     if execution == "openvino":
         channels = setting.configuration.network.input_channels
         patch, dtype = setting.configuration.patch_voxels, setting.dtype
@@ -374,6 +375,7 @@ def _build(
         build_graphs(setting.device),
         inference_batch_size=inference_batch_size,
         is_rehearsed=not is_compiled,
+        fall_back=partial(fuse_normalization, is_fused=False) if falls_back else None,
     )
 
 
@@ -384,10 +386,6 @@ def _find_batch_size(network: nn.Module, setting: Setting) -> int:
     )
 
 
-def _get_path(circumstances: InferenceConditions, execution: Execution) -> Path:
-    digest = hashlib.sha256(circumstances.model_dump_json().encode()).hexdigest()[:32]
-    return find_measurement_cache("executions") / f"{digest}.{execution}.json"
-
-
-def _get_first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+def describe_failure(error: Exception) -> str:
+    """Describes why an execution does not work, in one line; what is no RuntimeError is named."""
+    return describe_error(error).removeprefix("RuntimeError: ")

@@ -37,3 +37,12 @@ class Batch:
         return Batch(
             image=self.image.to(device, non_blocking=True), label_map=self.label_map.to(device, non_blocking=True)
         )
+
+
+def draw_random_batch(size: int, channels: int, patch_voxels: tuple[int, ...], *, highest_label: int) -> Batch:
+    """Draws a batch of noise on the CPU."""
+    generator = torch.Generator().manual_seed(0)
+    return Batch(
+        image=torch.randn((size, channels, *patch_voxels), generator=generator),
+        label_map=torch.randint(highest_label, (size, *patch_voxels), generator=generator, dtype=torch.int16),
+    )

@@ -1,3 +1,5 @@
+from subprocess import CalledProcessError
+
 import pytest
 import torch
 from builders.graphs import TapeGraphs
@@ -84,6 +86,45 @@ def test_a_capture_that_fails_is_announced_and_passes_run_as_they_are(caplog):
         assert torch.equal(captured(draw(4, seed))[0], 2 * draw(4, seed))
     assert graphs.calls == ["warm up"] * PASSES_BEFORE + ["capture"]
     assert caplog.text.count("capturing one failed (RuntimeError: out of room)") == 1
+
+
+class Failing(nn.Module):
+    """Fails in its first passes until it does without what fails."""
+
+    def __init__(self, failure):
+        super().__init__()
+        self.failure = failure
+
+    def forward(self, image):
+        if self.failure is not None:
+            raise self.failure
+        return (2 * image,)
+
+    def do_without(self):
+        self.failure = None
+
+
+class TritonError(Exception):
+    """As Triton's own: no RuntimeError."""
+
+
+@pytest.mark.parametrize("failure", [TritonError("no registers"), CalledProcessError(1, "gcc"), RuntimeError("no")])
+@torch.inference_mode()
+def test_a_first_pass_that_fails_is_announced_and_passes_run_without_what_failed(failure, caplog):
+    graphs = TapeGraphs()
+    captured = capture(Failing(failure), graphs, fall_back=Failing.do_without)
+    for seed in range(3):
+        assert torch.equal(captured(draw(4, seed))[0], 2 * draw(4, seed))
+    assert graphs.calls == ["warm up"]
+    assert f"a first pass failed ({type(failure).__name__}: " in caplog.text
+
+
+@torch.inference_mode()
+def test_a_first_pass_that_lacks_memory_or_has_nothing_to_do_without_ends_the_prediction():
+    with pytest.raises(torch.OutOfMemoryError):
+        capture(Failing(torch.OutOfMemoryError("full")), TapeGraphs(), fall_back=Failing.do_without)(draw(4))
+    with pytest.raises(TritonError):
+        capture(Failing(TritonError("no registers")), TapeGraphs())(draw(4))
 
 
 @pytest.mark.parametrize("is_recorded", [False, True])

@@ -1,7 +1,9 @@
 import copy
+from collections import Counter
 
 import pytest
 import torch
+from builders.operations import record_operations
 from builders.plans import build_configuration
 from torch import nn
 from torch.nn import functional
@@ -9,7 +11,7 @@ from torch.nn import functional
 from autoseg.inference.execution import preparation as execution
 from autoseg.inference.execution.preparation import ChannelsLastNorm, SingleHead, prepare_network
 from autoseg.networks import build_network
-from autoseg.networks.blocks import InstanceNormalization, build_head
+from autoseg.networks.blocks import CHANNELS_LAST, InstanceNormalization, build_head
 from autoseg.plan import NETWORK_PLANS
 
 CPU = torch.device("cpu")
@@ -113,3 +115,16 @@ def test_the_features_of_a_reduced_network_stay_channels_last(build):
     reduced(torch.randn(2, 1, 16, 16, 16))
     assert len(layouts) > 2
     assert all(layouts[1:])  # the input of one channel has no layout to keep
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+@torch.inference_mode()
+def test_the_last_convolution_on_a_gpu_takes_one_product_for_many_slices(dimensions, monkeypatch):
+    monkeypatch.setattr(execution, "is_on_cpu", lambda features: False)
+    head = SingleHead(build_head(5, 3, dimensions))
+    features = torch.randn(2, 5, *(6,) * dimensions, generator=torch.Generator().manual_seed(0))
+    last = features.contiguous(memory_format=CHANNELS_LAST[dimensions])
+    operations = record_operations(lambda: torch.testing.assert_close(head(last), head(features)))
+    assert Counter(name for name, _ in operations)["aten.addmm"] == 1 + len(features)  # that of `last`, and the others
+    monkeypatch.setattr(execution, "ROWS_OF_A_PRODUCT", 7)
+    torch.testing.assert_close(head(last), head(features))

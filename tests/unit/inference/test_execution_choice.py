@@ -1,4 +1,6 @@
 import logging
+import re
+from subprocess import CalledProcessError
 
 import pytest
 import torch
@@ -12,18 +14,18 @@ from autoseg.inference.execution import batch_size as pass_size
 from autoseg.inference.execution import choice as execution_choice
 from autoseg.inference.execution.batch_size import find_inference_conditions
 from autoseg.inference.execution.choice import (
-    ExecutionRecord,
     Setting,
     count_patches,
-    find_fastest,
     is_large,
     prepare_networks,
 )
 from autoseg.inference.execution.compiled_network import CompiledNetwork, compile_networks, find_compiler
 from autoseg.inference.execution.openvino_network import OpenvinoNetwork, convert_network, find_openvino_version
+from autoseg.inference.execution.trial_records import ExecutionRecord, find_fastest
 from autoseg.inference.options import ONE_IMAGE, PredictionOptions, Workload
 from autoseg.networks import build_network
 from autoseg.networks.fusion import FusibleModule
+from autoseg.runtime.captured_network import CapturedNetwork
 from autoseg.runtime.measurement_cache import find_measurement_cache
 
 CPU = torch.device("cpu")
@@ -136,7 +138,7 @@ def install(monkeypatch):
     usual = execution_choice._build
 
     def install(available, build=None):
-        def build_any(execution, networks, setting, *, inference_batch_size):
+        def build_any(execution, networks, setting, *, inference_batch_size, **further):
             if execution == "eager":
                 return usual(execution, networks, setting, inference_batch_size=inference_batch_size)
             return tuple(build(execution, network) for network in networks)
@@ -209,16 +211,28 @@ def test_what_computes_something_else_is_reported_and_not_taken(prepare, build, 
         prepare([build()], "openvino")
 
 
+class TritonError(Exception):
+    """As Triton's own: no RuntimeError."""
+
+
+FAILURES = [
+    (RuntimeError("no such operation\nand much more"), "no such operation"),
+    (TritonError("no such operation\nand much more"), "TritonError: no such operation"),
+    (FileNotFoundError("Python.h"), "FileNotFoundError: Python.h"),
+    (CalledProcessError(1, "gcc"), "CalledProcessError: Command 'gcc' returned non-zero exit status 1."),
+]
+
+
 @pytest.mark.usefixtures("clock")
-def test_what_does_not_work_is_reported_and_not_taken(prepare, build, caplog, install):
+@pytest.mark.parametrize(("failure", "told"), FAILURES)
+def test_what_does_not_work_is_reported_and_not_taken(prepare, build, caplog, install, *, failure, told):
     def fail(execution, network):
-        msg = "no such operation\nand much more"
-        raise RuntimeError(msg)
+        raise failure
 
     install({"compiled": "1"}, fail)
     assert prepare([build()], "auto", images=100_000).execution == "eager"
-    assert "compiled does not work here and is not used: no such operation" in caplog.text
-    with pytest.raises(DeviceError, match="does not work here: no such operation; use --execution eager"):
+    assert f"compiled does not work here and is not used: {told}" in caplog.text
+    with pytest.raises(DeviceError, match=re.escape(f"does not work here: {told}; use --execution eager")):
         prepare([build()], "compiled")
 
 
@@ -285,6 +299,36 @@ def test_passes_that_cannot_be_captured_are_no_choice(prepare, build, graphs, *,
     assert "captured does not work here and is not used: capturing one failed (RuntimeError: no memory" in caplog.text
     with pytest.raises(DeviceError, match="captured does not work here: capturing one failed"):
         prepare([build()], "captured")
+
+
+@torch.inference_mode()
+def test_a_short_job_of_many_passes_is_captured_without_a_trial(prepare, build, graphs):
+    networks = [build(), build(1)]
+    few, many = (prepare(networks, "auto", images=images) for images in (5, 20))
+    assert (few.execution, many.execution, many.inference_batch_size) == ("eager", "captured", 2)
+    assert not find_measurement_cache("executions").exists()
+    patches = torch.randn(2, 1, 16, 16, 16)
+    for network, expected in zip(many.networks, few.networks, strict=True):
+        for factor in range(5):
+            assert torch.equal(network(factor * patches)[0], expected(factor * patches)[0])
+    assert graphs.calls.count("capture") == 2
+
+
+@torch.inference_mode()
+def test_a_short_job_whose_passes_are_not_captured_runs_as_it_is(prepare, build, graphs, *, caplog):
+    graphs.failure = TritonError("no memory for it")
+    prepared = prepare([build()], "auto", images=20)
+    assert prepared.execution == "eager"
+    assert "captured does not work here and is not used: capturing one failed (TritonError: no memory" in caplog.text
+    assert not any(isinstance(module, CapturedNetwork) for module in prepared.networks)
+
+
+@torch.inference_mode()
+def test_a_captured_pass_that_computes_something_else_is_not_taken(prepare, build, graphs, *, monkeypatch, caplog):
+    monkeypatch.setattr(execution_choice, "capture_networks", lambda networks, graphs, **options: [build(5)])
+    monkeypatch.setattr(execution_choice, "_check_captured", lambda network: None)
+    assert prepare([build()], "auto", images=20).execution == "eager"
+    assert "captured does not work here and is not used: its logits differ by" in caplog.text
 
 
 def test_the_compiler_is_the_one_that_cxx_names_or_a_usual_one(tmp_path, monkeypatch):

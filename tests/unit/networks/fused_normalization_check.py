@@ -8,14 +8,19 @@ import json
 import torch
 from torch.nn import functional
 
-from autoseg.networks.fused_normalization import normalize_and_activate
+from autoseg.networks.fused_normalization import measure_difference, normalize_and_activate
 
 CASES = {
     "one part": ((2, 4, 3, 5, 7), 0.01, torch.float32),
     "many parts": ((2, 3, 60, 70), 0.01, torch.float32),
     "several tiles of channels": ((1, 70, 9, 11), 0.0, torch.float32),
     "no activation": ((2, 5, 6, 6, 6), 1.0, torch.float32),
-    "16 bits": ((2, 8, 6, 10, 6), 0.01, torch.bfloat16),
+    "bfloat16": ((2, 8, 6, 10, 6), 0.01, torch.bfloat16),
+    "float16": ((2, 8, 6, 10), 0.01, torch.float16),
+    "1 channel": ((2, 1, 9, 11), 0.01, torch.float32),
+    "3 channels": ((2, 3, 4, 5, 6), 0.01, torch.float32),
+    "5 channels": ((1, 5, 9, 11), 0.01, torch.float32),
+    "65 channels": ((1, 65, 5, 7), 0.01, torch.float32),
     "far from zero": ((1, 4, 30, 40), 0.01, torch.float32),
 }
 
@@ -52,6 +57,7 @@ def main():
             float((mine.float() - other.float()).abs().max() / other.float().abs().max())
             for mine, other in zip(found, expected, strict=True)
         )
+    differences["trial"] = measure_difference(torch.device("cpu"), torch.bfloat16)
     print(json.dumps(differences))  # noqa: T201 (for the test that started it)
 
 

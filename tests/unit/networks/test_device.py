@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from autoseg.errors import DeviceError
-from autoseg.runtime.device import find_device
+from autoseg.runtime import device as runtime_device
+from autoseg.runtime.device import collect_garbage, find_device
 
 
 def test_the_cpu_can_be_asked_for():
@@ -58,3 +59,12 @@ def test_a_driver_that_cannot_be_used_is_a_warning(monkeypatch, caplog):
     assert (
         "no GPU is used, although there is a driver: CUDA initialization: The NVIDIA driver on your system" in message
     )
+
+
+def test_garbage_is_collected_for_a_gpu_alone(monkeypatch):
+    collected = []
+    monkeypatch.setattr(runtime_device.gc, "collect", lambda: collected.append(1))
+    collect_garbage(torch.device("cpu"))
+    assert collected == []
+    collect_garbage(torch.device("cuda", 0))
+    assert collected == [1]

@@ -1,10 +1,11 @@
 import json
+import math
 import os
 import re
 import subprocess
 import sys
 from collections import Counter
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 
@@ -12,16 +13,27 @@ import pytest
 import torch
 from builders.clocks import Clock
 from builders.graphs import TapeGraphs
+from builders.triton_double import install_triton
 
 from autoseg.document import read_document
 from autoseg.networks.first_convolution import FORMS
 from autoseg.runtime.distributed import ProcessGroup
 from autoseg.training import compiling_beside, execution_choice
+from autoseg.training import execution as training_execution
+from autoseg.training.budget import execution_decision as decision
+from autoseg.training.budget.execution_decision import decide_execution, list_variants
 from autoseg.training.budget.pace import Budget
+from autoseg.training.budget.remembered_trials import LONGER, StoredExecution, TrialMemory
 from autoseg.training.compiling_beside import CompilingBeside, CompilingTask
 from autoseg.training.data.batch import Batch
-from autoseg.training.execution import CACHE_VARIABLE, TrainingExecution, find_execution, prepare_compiler
-from autoseg.training.execution_choice import choose_execution, decide_execution, list_variants
+from autoseg.training.execution import (
+    CACHE_VARIABLE,
+    TrainingExecution,
+    find_execution,
+    find_fusing_problem,
+    prepare_compiler,
+)
+from autoseg.training.execution_choice import choose_execution
 from autoseg.training.optimization.schedule import Schedule
 from autoseg.training.options import TrainingOptions
 from autoseg.training.step import build_learner
@@ -147,6 +159,17 @@ def test_the_fastest_way_is_taken_and_announced(build, monkeypatch, seconds, cho
     assert told[-1].endswith(f"taken: {chosen}")
 
 
+NEVER_COMPILED = {"pays_from_seconds": math.inf}
+
+
+class TritonError(Exception):
+    """As Triton's own: no RuntimeError."""
+
+
+def fail(error):
+    raise error
+
+
 VARIANTS = [{"first_convolution": form} for form in FORMS] + [{"dtype": "float16"}]
 
 
@@ -169,7 +192,8 @@ class Learners:
 
 
 @pytest.fixture
-def learners(build):
+def learners(build, monkeypatch):
+    monkeypatch.setattr(execution_choice.gc, "collect", lambda: 0)  # nothing is freed, and it takes a while
     return Learners(build(TrainingExecution(memory_format=PLAIN)))
 
 
@@ -192,7 +216,9 @@ def test_variants_of_the_fastest_execution_are_tried_in_turn(learners, monkeypat
 
     monkeypatch.setattr(execution_choice, "time", clock)
     monkeypatch.setattr(execution_choice, "run_training_step", run)
-    taken = choose_execution(learners.make, make_batch(), iterations=200, announce=told.append, variants=VARIANTS)
+    taken = choose_execution(
+        learners.make, make_batch(), iterations=10**5, announce=told.append, variants=VARIANTS, **NEVER_COMPILED
+    )
     assert taken.describe() == chosen
     if channels_last < 2 and not faster:
         assert "first convolution padded 1 s is not worth it" in told[-1]
@@ -228,10 +254,149 @@ def test_an_execution_whose_losses_take_another_course_is_left_out(learners, mon
 
     monkeypatch.setattr(execution_choice, "time", Clock(seconds_per_look=1.0))
     monkeypatch.setattr(execution_choice, "run_training_step", run)
-    choose_execution(learners.make, make_batch(), iterations=200, announce=told.append, variants=VARIANTS[:1])
+    choose_execution(
+        learners.make, make_batch(), iterations=10**5, announce=told.append, variants=VARIANTS[:1], **NEVER_COMPILED
+    )
     assert f"padded is left out, because its loss is {wrong:g} instead of 1 in step {step + 1}" in told[-1]
     assert not torch.equal(batches[0], batches[1])
     assert torch.equal(batches[0], batches[2])
+
+
+@pytest.fixture
+def with_fused(monkeypatch):
+    """The fused normalization can be had."""
+    monkeypatch.setattr(execution_choice, "has_fused_normalization", lambda: True)
+
+
+@pytest.mark.usefixtures("with_fused")
+@pytest.mark.parametrize(("fused", "chosen"), [(0.5, "channels last, fused normalization"), (3.0, "channels first")])
+def test_steps_that_are_not_captured_are_tried_with_the_fused_normalization(learners, monkeypatch, fused, chosen):
+    told, clock = [], Clock()
+
+    def run(learner, batch):
+        way = learners.find(learner)
+        clock.now += fused if way.is_norm_fused else 2.0 if way.memory_format != PLAIN else 1.0
+        return 1.0
+
+    monkeypatch.setattr(execution_choice, "time", clock)
+    monkeypatch.setattr(execution_choice, "run_training_step", run)
+    taken = choose_execution(learners.make, make_batch(), iterations=10, announce=told.append)
+    assert taken.describe() == chosen
+    assert "not captured as a CUDA graph, because there are none" in told[-1]
+    assert f"channels last, fused normalization {fused:g} s" in told[-1]
+
+
+@pytest.mark.usefixtures("with_fused")
+@pytest.mark.parametrize(
+    "failure",
+    [RuntimeError("no"), TritonError("no"), FileNotFoundError("no"), subprocess.CalledProcessError(1, "gcc")],
+)
+def test_a_kernel_that_cannot_be_compiled_is_left_out_and_told(learners, monkeypatch, failure):
+    told = []
+
+    def run(learner, batch):
+        if learners.find(learner).is_norm_fused:
+            raise failure
+        return 1.0
+
+    monkeypatch.setattr(execution_choice, "run_training_step", run)
+    taken = choose_execution(learners.make, make_batch(), iterations=10, announce=told.append)
+    assert not taken.is_norm_fused
+    assert f"channels last, fused normalization is left out, because that failed ({type(failure).__name__}" in told[-1]
+
+
+def test_no_further_execution_is_tried_when_trials_have_taken_their_share(learners, monkeypatch):
+    told = []
+    monkeypatch.setattr(execution_choice, "time", Clock(seconds_per_look=1.0))
+    monkeypatch.setattr(execution_choice, "run_training_step", lambda learner, batch: 1.0)
+    options = {"variants": VARIANTS, "announce": told.append, **NEVER_COMPILED}
+    choose_execution(learners.make, make_batch(), iterations=1000, **options)
+    assert not any(execution.first_convolution or execution.dtype for _, execution in learners.made)
+    assert re.search(r"no further execution is tried, as trials have taken \d+ of 1000 s", told[-1])
+    choose_execution(learners.make, make_batch(), iterations=10**5, seconds=1000.0, **options)
+    assert "of 1000 s" in told[-1]
+
+
+class TestRemembered:
+    """What trials have found is taken by the next training under the same conditions."""
+
+    @pytest.fixture(autouse=True)
+    def prepare(self, learners, monkeypatch, tmp_path):
+        self.told, self.failing = [], set()
+        self.memory, self.learners = TrialMemory(path=tmp_path / "trials.json"), learners
+
+        def run(learner, batch):
+            way = learners.find(learner)
+            if way.memory_format in self.failing:
+                raise torch.OutOfMemoryError
+            clock.now += 1.0 if way.memory_format == PLAIN else 2.0
+            return 1.0
+
+        clock = Clock()
+        monkeypatch.setattr(execution_choice, "time", clock)
+        monkeypatch.setattr(execution_choice, "run_training_step", run)
+
+    def choose(self, **options):
+        self.learners.made.clear()
+        options = {"iterations": 10**5, "variants": VARIANTS, "announce": self.told.append} | NEVER_COMPILED | options
+        taken = choose_execution(self.learners.make, make_batch(), memory=self.memory, **options)
+        return taken, len(self.learners.made)
+
+    def test_it_is_timed_once_and_taken(self):
+        first, count = self.choose()
+        assert count > 3
+        assert self.choose() == (first, 1)
+        assert self.told[-1].startswith("a step takes: channels first 1 s; taken from earlier trials; not compiled")
+
+    def test_what_fails_now_is_measured_anew_and_told(self):
+        self.choose()
+        self.failing.add(PLAIN)
+        taken, count = self.choose()
+        assert taken.memory_format != PLAIN
+        assert count > 2
+        assert "channels first, which earlier trials have taken, failed (OutOfMemoryError" in self.told[-3]
+
+    def test_a_training_that_would_try_more_does(self):
+        _, few = self.choose(iterations=100)
+        assert self.choose(iterations=int(100 * LONGER))[1] == 1
+        assert self.choose(iterations=10**5)[1] > few
+        assert self.choose(iterations=100)[1] == 1
+
+    @pytest.mark.parametrize("text", ["{", '{"schema_version": 99}'])
+    def test_what_cannot_be_read_is_measured_anew(self, text):
+        self.choose()
+        self.memory.path.write_text(text)
+        assert self.choose()[1] > 2
+
+    def test_a_compiled_step_that_was_slower_is_not_compiled_again(self, monkeypatch):
+        compared = []
+
+        def compare(build, execution, batch, *, reference):
+            compared.append(execution)
+            return [execution_choice.Trial(execution=execution, step_seconds=9.0, losses=())], "it is compared"
+
+        monkeypatch.setattr(execution_choice, "_try_compiled", compare)
+        self.choose(pays_from_seconds=1.0)
+        self.choose(pays_from_seconds=1.0)
+        assert len(compared) == 1
+        assert "not compiled, which was slower in earlier trials" in self.told[-1]
+
+
+def test_an_execution_is_stored_with_all_that_it_says():
+    whole = TrainingExecution(
+        memory_format=torch.channels_last_3d,
+        compiler="inductor",
+        is_captured=True,
+        is_norm_fused=True,
+        first_convolution=next(iter(FORMS)),
+        dtype="float16",
+    )
+    for execution in (whole, TrainingExecution(memory_format=PLAIN)):
+        stored = StoredExecution.store(execution)
+        assert StoredExecution.model_validate_json(stored.model_dump_json()).restore(3) == execution
+    assert set(StoredExecution.model_fields) - {"is_channels_last"} == {
+        field.name for field in fields(TrainingExecution) if field.name != "memory_format"
+    }
 
 
 def test_a_compiler_that_is_not_there_is_no_obstacle(build, monkeypatch):
@@ -319,13 +484,65 @@ def test_volumes_have_an_order_of_their_own(build, monkeypatch):
     assert taken.memory_format == torch.channels_last_3d
 
 
+@pytest.fixture
+def fusing(monkeypatch):
+    """Sets whether the fused normalization works on a GPU."""
+
+    def let(problem):
+        monkeypatch.setattr(training_execution, "find_fusing_problem", lambda device, dtype: problem)
+
+    let(None)
+    return let
+
+
+FUSED = TrainingExecution(memory_format=torch.channels_last, is_norm_fused=True)
+
+
 @pytest.mark.parametrize(
-    ("device", "dtype", "memory_format"),
-    [("cpu", "bfloat16", PLAIN), ("cuda", "bfloat16", torch.channels_last_3d), ("cuda", "float32", PLAIN)],
+    ("device", "dtype", "problem", "is_fused"),
+    [
+        ("cpu", "bfloat16", None, False),
+        ("cuda", "bfloat16", None, True),
+        ("cuda", "float32", None, False),
+        ("cuda", "bfloat16", "Triton is not installed", False),  # PyTorch's own is slower than channels first
+    ],
 )
-def test_without_measuring_the_order_follows_from_device_and_numbers(device, dtype, memory_format):
-    usual = find_execution(3, torch.device(device), dtype)
-    assert usual == TrainingExecution(memory_format=memory_format, compiler=None)
+def test_without_measuring_channels_are_last_where_normalization_is_made_for_it(
+    plan_configuration, fusing, device, *, dtype, problem, is_fused
+):
+    fusing(problem)
+    usual = find_execution(plan_configuration(dimensions=3), torch.device(device), dtype)
+    assert usual.is_norm_fused == is_fused
+    assert usual.memory_format == (torch.channels_last_3d if is_fused else PLAIN)
+
+
+@pytest.mark.usefixtures("fusing")
+def test_a_network_without_instance_normalization_has_no_use_for_channels_last(plan_configuration, monkeypatch):
+    monkeypatch.setattr(training_execution, "build_network", lambda plan: torch.nn.Conv2d(1, 1, 3))
+    assert find_execution(plan_configuration(), torch.device("cuda"), "bfloat16").memory_format == PLAIN
+
+
+@pytest.mark.parametrize(
+    ("difference", "problem"),
+    [
+        (lambda: 0.006, None),
+        (lambda: 0.1, "its values differ by 0.1 from PyTorch's"),
+        (lambda: math.nan, "its values differ by nan from PyTorch's"),
+        (partial(fail, TritonError("no such register\nand more")), "it failed (TritonError: no such register)"),
+        (partial(fail, FileNotFoundError("Python.h")), "it failed (FileNotFoundError: Python.h)"),
+    ],
+)
+def test_the_fused_normalization_is_tried_before_it_is_the_usual_way(monkeypatch, difference, problem):
+    install_triton(monkeypatch)
+    from autoseg.networks import fused_normalization
+
+    monkeypatch.setattr(fused_normalization, "measure_difference", lambda device, dtype: difference())
+    find_fusing_problem.cache_clear()
+    assert find_fusing_problem(torch.device("cuda"), "bfloat16") == problem
+    find_fusing_problem.cache_clear()
+    monkeypatch.setattr(training_execution, "has_fused_normalization", lambda: False)
+    assert find_fusing_problem(torch.device("cuda"), "bfloat16") == "Triton is not installed"
+    find_fusing_problem.cache_clear()
 
 
 @pytest.fixture
@@ -360,17 +577,23 @@ def test_other_devices_than_gpus_measure_nothing(decide, device):
         ({"process_group": ProcessGroup(rank=0, size=2)}, "several devices"),
     ],
 )
-def test_where_measuring_would_get_in_the_way_the_usual_way_is_taken_and_announced(decide, options, reason):
+@pytest.mark.usefixtures("fusing")
+def test_where_measuring_would_get_in_the_way_the_usual_way_is_taken_and_announced(
+    decide, options, reason, monkeypatch
+):
+    shared = []
+    monkeypatch.setattr(ProcessGroup, "share", lambda group, part: shared.append(part) or part)
     execution, told = decide("cuda", **options)
-    assert execution == TrainingExecution(memory_format=torch.channels_last)
+    assert execution == FUSED
+    assert shared == [StoredExecution.store(FUSED)]  # processes that disagree could not train together
     assert len(told) == 1
-    assert re.search(f"channels last, not compiled and not measured: .*{reason}", told[0])
+    assert re.search(f"channels last, fused normalization, not compiled and not measured: .*{reason}", told[0])
 
 
 def test_a_network_that_was_compiled_before_is_compiled_for_a_shorter_training(decide, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     Steps(monkeypatch, channels_last=2.0, plain=1.0, compiled=0.5)
-    monkeypatch.setattr(execution_choice, "COMPILER", COMPILER)
+    monkeypatch.setattr(decision, "COMPILER", COMPILER)
     assert "pays from 20 minutes" in decide("cuda")[1][-1]
     execution, told = decide("cuda", end_epoch=400)
     assert execution.compiler is not None
@@ -400,7 +623,7 @@ def test_compiled_code_is_kept_in_the_user_s_cache_folder_unless_another_is_name
 
 def test_a_gpu_is_measured_with_what_is_left_to_train(decide, monkeypatch):
     Steps(monkeypatch, channels_last=2.0, plain=1.0, compiled=9.0)
-    monkeypatch.setattr(execution_choice, "COMPILER", COMPILER)
+    monkeypatch.setattr(decision, "COMPILER", COMPILER)
     execution, told = decide("cuda")
     assert execution == TrainingExecution(memory_format=PLAIN)
     assert "pays from 20 minutes" in told[-1]  # 1000 steps of a second

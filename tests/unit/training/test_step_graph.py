@@ -1,4 +1,5 @@
 from dataclasses import replace
+from subprocess import CalledProcessError
 
 import pytest
 import torch
@@ -135,6 +136,32 @@ def test_steps_that_cannot_be_captured_are_run_as_they_are_and_why_is_announced(
     assert told == [
         "training steps are not replayed as a CUDA graph: capturing one failed (RuntimeError: operation not permitted)"
     ]
+
+
+@pytest.mark.parametrize(
+    "failure", [RuntimeError("no"), OSError("no compiler"), CalledProcessError(1, "gcc"), LookupError("no kernel")]
+)
+def test_a_first_step_that_fails_beside_the_training_is_run_as_it_is_and_why_is_announced(build, failure):
+    class Failing(TapeGraphs):
+        def warm_up(self, work):
+            raise failure
+
+    told = []
+    plain, captured = build(scale=1024.0), add_graph(build(scale=1024.0), Failing(), told.append)
+    assert train(captured, range(3)) == train(plain, range(3))
+    assert_same_state(captured, plain)
+    assert len(told) == 1
+    assert f"a step before the first one failed ({type(failure).__name__}: " in told[0]
+
+
+def test_a_first_step_that_lacks_memory_ends_the_training(build):
+    class Full(TapeGraphs):
+        def warm_up(self, work):
+            msg = "full"
+            raise torch.OutOfMemoryError(msg)
+
+    with pytest.raises(torch.OutOfMemoryError, match="full"):
+        train(add_graph(build(), Full()), range(1))
 
 
 def test_a_step_that_reads_a_value_cannot_be_captured(plan_configuration, labels, monkeypatch):
