@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from autoseg.processes.progress import Progress
+    from autoseg.workflows.predict.model_source import OpenedModel
     from autoseg.workflows.predict.prediction import PredictionOutcome, PredictionRequest
 
 
@@ -92,13 +93,15 @@ def predict(
             help="Of DICOM, write this besides NIfTI (repeatable); needs autoseg[dicom].",
         ),
     ] = None,
+    terms: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.json", help="Coded terms of classes for --format, as in dataset.json."),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace label maps of other predictions.")] = False,
     on: OnCases = None,
     slurm: SlurmSetting = None,
 ) -> None:
     """Segment images; every label map is on the grid of its image. A repeated call keeps finished images."""
-    from dataclasses import replace
-
     from autoseg.cli.terminal.console import open_console
     from autoseg.cli.terminal.options import parse_duration, parse_formats
     from autoseg.workflows.predict.model_source import open_model
@@ -121,11 +124,11 @@ def predict(
         execution=execution,
         series=tuple(series or ()),
         formats=parse_formats(also_format or ()),
+        terms=terms,
         overwrite=overwrite,
     )
     with open_model(run, configuration=configuration, folds=request.folds, progress=console) as model:
-        chosen = replace(request, configuration=model.configuration)
-        outcome = predict_at(on, images, out, run=model.run, settings=slurm or (), request=chosen, progress=console)
+        outcome = predict_at(on, images, out, model=model, settings=slurm or (), request=request, progress=console)
     console.note(f"{outcome.describe()} in {out}")
 
 
@@ -134,17 +137,20 @@ def predict_at(
     images: Path,
     out: Path,
     *,
-    run: Path,
+    model: "OpenedModel",
     settings: "Sequence[str]",
     request: "PredictionRequest",
     progress: "Progress",
 ) -> "PredictionOutcome":
     """Predicts in this process, or at another place by one piece of work an image."""
+    from dataclasses import replace
+
     from autoseg.places import HERE, open_place
     from autoseg.workflows.predict.image_tasks import predict_images_in_tasks
     from autoseg.workflows.predict.prediction import predict_images
 
-    with open_place(on or HERE, run, settings) as place:
+    chosen = replace(request, configuration=model.configuration)
+    with open_place(on or HERE, model.run, settings) as place:
         if on in (None, HERE):
-            return predict_images(run, images, out, request=request, progress=progress)
-        return predict_images_in_tasks(run, images, out, request=request, place=place, progress=progress)
+            return predict_images(model.run, images, out, request=chosen, progress=progress)
+        return predict_images_in_tasks(model.run, images, out, request=chosen, place=place, progress=progress)

@@ -16,7 +16,7 @@ USES: Final[Mapping[str, Mapping[str, arguments.Use]]] = {
     "train": {"run": "write", "init": "read", "teacher": "read"},
     "status": {"run": "watch"},
     "select": {"run": "write"},
-    "predict": {"run": "read", "images": "read", "out": "write"},
+    "predict": {"run": "read", "images": "read", "out": "write", "terms": "read"},
     "evaluate": {"predictions": "write", "references": "read", "run": "read", "instances": "read"},
     "refine": {"run": "read", "image": "read", "label_map": "read", "clicks": "read", "out": "write file"},
     "view": {"image": "read", "label_maps": "read", "out": "write file"},

@@ -7,11 +7,15 @@ import typer
 
 
 def view(
-    image: Annotated[Path, typer.Argument(help="Image of any format that autoseg reads.")],
+    image: Annotated[Path, typer.Argument(help="Image of any format that autoseg reads, or a folder of DICOM.")],
     label_maps: Annotated[
-        list[Path] | None, typer.Argument(metavar="[LABELMAP]...", help="Label maps on the grid of the image.")
+        list[Path] | None,
+        typer.Argument(metavar="[LABELMAP]...", help="Label maps or DICOM segmentations on the grid of the image."),
     ] = None,
     *,
+    series: Annotated[
+        str | None, typer.Option(help="DICOM series by UID, number or description.  [default: the only one]")
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="FILE.html", help="The file.  [default: one in the folder for temporary files]"),
@@ -28,7 +32,7 @@ def view(
 
     console = open_console()
     path = out or Path(tempfile.mkdtemp(prefix="autoseg-view-")) / "view.html"
-    size = write_view(image, tuple(label_maps or ()), path)
+    size = write_view(image, tuple(label_maps or ()), path, series=series)
     if not SCRIPT.is_file():
         console.note(MISSING)
     console.note(f"written: {path} ({size / 2**20:.1f} MiB)")

@@ -7,8 +7,9 @@ from typing import Any, Final
 
 from autoseg.dataset.cases import DESCRIPTION_NAME, Findings
 from autoseg.dataset.label_entries import parse_labels
+from autoseg.dataset.terms import parse_terms
 from autoseg.dicom_files import explain_dicom
-from autoseg.document import parse_part, suggest_key
+from autoseg.document import suggest_key
 from autoseg.errors import DocumentError
 from autoseg.file_endings import READABLE_ENDINGS, normalize_ending
 from autoseg.labels import ClassTerms, LabelScheme
@@ -180,22 +181,9 @@ def _parse_file_ending(ending: Any, findings: Findings) -> str | None:
 
 
 def _parse_terms(content: dict[str, Any], labels: LabelScheme | None, findings: Findings) -> dict[str, ClassTerms]:
-    listed = content.get("terms", {})
-    names = [] if labels is None else [entry.name for entry in labels.classes]
-    terms: dict[str, ClassTerms] = {}
-    if not isinstance(listed, dict):
-        findings.problems.append(f"{DESCRIPTION_NAME}: terms must map names of labels to terms, found {listed!r:.80}")
-        return terms
-    for name, entry in listed.items():
-        if labels is not None and name not in names:
-            findings.problems.append(
-                f"{DESCRIPTION_NAME}: terms: no label has the name {name!r}{suggest_key(name, names)}"
-            )
-            continue
-        try:
-            terms[name] = parse_part(entry, ClassTerms, where=f"{DESCRIPTION_NAME}: terms: {name}")
-        except DocumentError as error:
-            findings.problems.append(str(error))
+    names = None if labels is None else [entry.name for entry in labels.classes]
+    terms, problems = parse_terms(content.get("terms", {}), names, where=f"{DESCRIPTION_NAME}: terms")
+    findings.problems.extend(problems)
     return terms
 
 

@@ -23,12 +23,14 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field
 
 import autoseg
+from autoseg.dataset.record import DatasetRecord
 from autoseg.document import Document, Part, read_document
 from autoseg.errors import DocumentError, ExchangeError
 from autoseg.evaluation.crossvalidation import ConfigurationScores, Statistic
 from autoseg.exchange.archives import MODE_SHIFT, unpack_archive
 from autoseg.files.temporary_files import make_temporary_folder
 from autoseg.inference.folds import find_trained_folds
+from autoseg.labels import ClassTerms
 from autoseg.plan.document import ConfigurationPlan, Plan
 from autoseg.plan.values import ConfigurationName
 from autoseg.quality.calibration import CALIBRATION_NAME
@@ -100,6 +102,7 @@ class ModelRecord(Document):
         licence: The licence in dataset.json; None if there is none.
         class_names: Names of the classes by class key.
         selected: Scores of the selected models; None if nothing was selected.
+        terms: Coded terms of classes, by their names, for results in DICOM; empty in files of earlier versions.
     """
 
     schema_version: Literal[1] = 1
@@ -110,6 +113,7 @@ class ModelRecord(Document):
     class_names: dict[str, str]
     configurations: Annotated[dict[ConfigurationName, SharedConfiguration], Field(min_length=1)]
     selected: SelectedScores | None
+    terms: dict[str, ClassTerms] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,6 +164,13 @@ def extract_shared_plan(plan: Plan, configurations: Mapping[str, ConfigurationPl
 def _forget_path(configuration: ConfigurationPlan) -> ConfigurationPlan:
     """Removes the file of pretrained weights, which only training reads."""
     return configuration.model_copy(update={"network": configuration.network.with_pretrained(None)})
+
+
+def find_terms(run: RunFolder) -> dict[str, ClassTerms]:
+    """Finds the coded terms of classes: those of the planned dataset, or those that a model file came with."""
+    if run.dataset.is_file():
+        return read_document(run.dataset, DatasetRecord).terms
+    return read_document(run.model_record, ModelRecord).terms if run.model_record.is_file() else {}
 
 
 def is_model_file(path: Path) -> bool:

@@ -47,7 +47,7 @@ EXPECTED_FLAGS = {
     "predict": {
         "--configuration", "--fold", "--mirroring", "--no-mirroring", "--step-fraction", "--decoding", "--budget",
         "--no-postprocessing", "--save-probabilities", "--attention-maps", "--uncertainty", "--device", "--precision",
-        "--execution", "--series", "--format", "--overwrite", "--on", "--slurm",
+        "--execution", "--series", "--format", "--terms", "--overwrite", "--on", "--slurm",
     },
     "evaluate": {"--run", "--on", "--slurm", "--instances"},
     "import": {"--configuration", "--fold", "--checkpoint", "--any-trainer", "--overwrite"},
@@ -58,7 +58,7 @@ EXPECTED_FLAGS = {
     "losses": set(),
     "doctor": {"--json"},
     "report": {"--predictions", "--images", "--out"},
-    "view": {"--out", "--no-open"},
+    "view": {"--series", "--out", "--no-open"},
     "refine": {"--clicks", "--out", "--configuration", "--fold", "--device", "--overwrite"},
     "synthesize": {
         "--configuration", "--fold", "--cases", "--epochs", "--budget", "--device", "--workers", "--seed", "--restart",

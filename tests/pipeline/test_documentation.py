@@ -13,6 +13,7 @@ from builders.command_line import run_autoseg
 from builders.dicom_series import STUDY, write_series
 from builders.plans import shorten
 
+from autoseg.cli.view import view
 from autoseg.labels import ClassTerms
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,7 +67,7 @@ def test_the_page_about_dicom_runs(place: Path) -> None:
     voxels = np.random.default_rng(0).normal(size=(12, 20, 20)) * 300
     write_series(place / "scans" / "IMAGES", voxels, number=1, description="thorax")
     write_series(place / "scans" / "IMAGES", voxels, number=2, description="abdomen")
-    (block,) = list_blocks("docs/how-to/dicom.md", "sh")
+    block, shown = list_blocks("docs/how-to/dicom.md", "sh")
     first, second = (shlex.split(line) for line in block.splitlines())
     done = run_autoseg(*first[1:], cwd=place)
     assert done.code == 0, done.err
@@ -80,6 +81,10 @@ def test_the_page_about_dicom_runs(place: Path) -> None:
     )
     (snippet,) = list_blocks("docs/how-to/dicom.md", "python")
     exec(compile(snippet, "docs/how-to/dicom.md", "exec"), {})
+    program, command, image, *label_maps, option, series = shlex.split(shown.replace("UID", f"{STUDY}.1"))
+    assert (program, command, option) == ("autoseg", "view", "--series")
+    view(Path(image), list(map(Path, label_maps)), series=series, out=place / "view.html", no_open=True)
+    assert f"<h1>{STUDY}.1</h1>" in (place / "view.html").read_text(encoding="utf-8")
 
 
 def test_the_terms_of_the_page_about_dicom_are_read() -> None:

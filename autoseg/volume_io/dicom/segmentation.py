@@ -62,7 +62,7 @@ def write(
         ]
         document = Segmentation(
             source_images=sources,
-            pixel_array=_build_pixels(label_map, segments),
+            pixel_array=_build_pixels(_order_like_source(label_map, stack), segments),
             segmentation_type="BINARY",
             segment_descriptions=descriptions,
             series_instance_uid=highdicom.UID(),
@@ -91,6 +91,11 @@ def _build_code(term: Code) -> Any:
     from highdicom.sr.coding import CodedConcept
 
     return CodedConcept(value=term.value, scheme_designator=term.scheme, meaning=term.meaning)
+
+
+def _order_like_source(label_map: Integer[np.ndarray, "z y x"], stack: SliceStack) -> Integer[np.ndarray, "z y x"]:
+    """Returns the slices in the order of the frames of a multi-frame source, as highdicom relates them by it."""
+    return label_map[np.argsort(stack.frames)] if stack.frames else label_map
 
 
 def _build_pixels(label_map: Integer[np.ndarray, "z y x"], segments: Sequence[Segment]) -> Shaped[np.ndarray, "..."]:

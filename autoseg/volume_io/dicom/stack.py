@@ -5,29 +5,29 @@ as in the header of a NIfTI file, so that a series is resampled exactly like the
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float32, Float64
 
 from autoseg.errors import VolumeError
 from autoseg.geometry import Grid, make_triple
 from autoseg.remote.local_files import use_local
 from autoseg.volume_io.dicom.headers import READER, SliceHeader
 from autoseg.volume_io.dicom.series import DicomSeries, find_series, list_series
-from autoseg.volume_io.formats import dicom
+from autoseg.volume_io.formats import dicom_frames
+from autoseg.volume_io.formats.dicom_positions import (
+    ORIENTATION_TOLERANCE,
+    ROUNDED_SPACING,
+    arrange_slices,
+    compute_normal,
+)
 from autoseg.volume_io.formats.headers.sizes import check_size
 from autoseg.volume_io.formats.itk import convert_lps_ras
 from autoseg.volume_io.formats.volumes import Volume, check_finite_grid, convert_to_float32, translate_decoder_errors
-
-# Positions and directions are decimal text, of which some scanners write two or three digits after the point.
-SAME_POSITION_MM: Final = 0.01
-ORIENTATION_TOLERANCE: Final = 1e-3
-ROUNDED_SPACING: Final = 1e-4  # by so much, relatively, spacings differ that were rounded to three digits or more
-STEP_TOLERANCE: Final = 0.1  # of the distance of slices: a missing slice is off by half of it or more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,10 +36,12 @@ class SliceStack:
 
     Attributes:
         slices: Headers along z; a single one for a multi-frame file, which holds all of z.
+        frames: Index of the frame of that file at every z; empty for single slices.
         grid: Grid of the volume.
     """
 
     slices: tuple[SliceHeader, ...]
+    frames: tuple[int, ...] = ()
     grid: Grid
 
 
@@ -51,26 +53,21 @@ def stack_slices(series: DicomSeries) -> SliceStack:
     """
     slices = series.slices
     if len(slices) == 1:
-        return SliceStack(slices=slices, grid=_round_spacing(_read_own_grid(slices[0])))
+        return _open_only_file(slices[0])
     _check_alike(slices)
     orientation = _check_orientation(slices)
-    normal = np.cross(orientation[:3], orientation[3:])
-    normal /= np.linalg.norm(normal)
-    ordered = tuple(sorted(slices, key=lambda header: float(np.dot(_get_position(header), normal))))
-    positions = np.array([_get_position(header) for header in ordered])
-    distances = positions @ normal
-    _check_single_images(distances)
-    spacing = _get_spacing(slices[0])
-    tilt = dicom.explain_tilt(positions, normal, pixel_mm=min(spacing))
-    if tilt is not None:
-        raise VolumeError(tilt)
-    step_mm = _check_steps(ordered, distances)
+    normal = compute_normal(orientation)
+    positions, spacing = np.array([_get_position(header) for header in slices]), _get_spacing(slices[0])
+    order = arrange_slices(
+        positions, normal, pixel_mm=min(spacing), name=lambda indices: _name([slices[index] for index in indices])
+    )
     grid = Grid(
         shape_voxels=(len(slices), *slices[0].shape_yx),
-        spacing_mm=(step_mm, *spacing),
-        origin_mm=convert_lps_ras(positions[0]),
+        spacing_mm=(order.step_mm, *spacing),
+        origin_mm=convert_lps_ras(positions[order.indices[0]]),
         direction=(convert_lps_ras(normal), convert_lps_ras(orientation[3:]), convert_lps_ras(orientation[:3])),
     )
+    ordered = tuple(slices[index] for index in order.indices)
     return SliceStack(slices=ordered, grid=_round_spacing(check_finite_grid(grid, "the series")))
 
 
@@ -102,21 +99,39 @@ def read_stack(stack: SliceStack) -> Volume:
     array = np.empty((1, *shape), np.float32)
     step = shape[0] // len(stack.slices)
     for index, header in enumerate(stack.slices):
-        what = f"instance {header.instance_number}"
         part = array[:, index * step : (index + 1) * step]
-        with use_local(header.path), translate_decoder_errors(what):
-            stored = READER.read(header.path, as_labels=False)
-        if stored.array.shape != part.shape:
-            msg = f"{what}: expected {part.shape} voxels as its header says, found {stored.array.shape}; copy it again"
-            raise VolumeError(msg)
-        part[:] = convert_to_float32(what, stored.array)
+        with _name_instance(header):
+            _read_part(header.path, part)
     return Volume(array=array, grid=stack.grid)
 
 
-def _read_own_grid(header: SliceHeader) -> Grid:
-    what = f"instance {header.instance_number}"
-    with use_local(header.path), translate_decoder_errors(what):
-        return check_finite_grid(READER.read_grid(header.path), what)
+def _open_only_file(header: SliceHeader) -> SliceStack:
+    with _name_instance(header):
+        grid = check_finite_grid(READER.read_grid(header.path), header.path)
+        frames: tuple[int, ...] = ()
+        if grid.shape_voxels[0] > 1:
+            found = dicom_frames.read_frames(header.path, grid.shape_voxels[0])
+            frames = found.arrange(pixel_mm=min(grid.spacing_mm[1:])).indices
+    return SliceStack(slices=(header,), frames=frames, grid=_round_spacing(grid))
+
+
+def _read_part(path: Path, part: Float32[np.ndarray, "1 z y x"]) -> None:
+    stored = READER.read(path, as_labels=False)
+    if stored.array.shape != part.shape:
+        msg = f"{path}: expected {part.shape} voxels as its header says, found {stored.array.shape}; copy it again"
+        raise VolumeError(msg)
+    part[:] = convert_to_float32(path, stored.array)
+
+
+@contextmanager
+def _name_instance(header: SliceHeader) -> Iterator[None]:
+    """Names a file by its instance number in messages, as its path may hold the name of a patient."""
+    what = f"instance {header.instance_number or '?'}"
+    try:
+        with use_local(header.path), translate_decoder_errors(what):
+            yield
+    except VolumeError as error:
+        raise VolumeError(str(error).replace(str(header.path), what)) from None
 
 
 def _round_spacing(grid: Grid) -> Grid:
@@ -173,34 +188,6 @@ def _get_count(group: tuple[np.ndarray, int]) -> int:
 def _name_plane(orientation: Float64[np.ndarray, "6"]) -> str:
     normal = np.abs(np.cross(orientation[:3], orientation[3:]))
     return ("sagittal", "coronal", "axial")[int(np.argmax(normal))]
-
-
-def _check_single_images(distances: Float64[np.ndarray, " slice"]) -> None:
-    places = 1 + int(np.count_nonzero(np.diff(distances) > SAME_POSITION_MM))
-    if places < len(distances):
-        msg = (
-            f"expected one image at every position, found {len(distances)} images at {places} positions (several "
-            f"times, echoes, phases or reconstructions in one series); export each as a series of its own"
-        )
-        raise VolumeError(msg)
-
-
-def _check_steps(slices: Sequence[SliceHeader], distances: Float64[np.ndarray, " slice"]) -> float:
-    """Returns the distance of neighbouring slices, checked to be the same for all of them."""
-    steps = np.diff(distances)
-    step_mm = float(distances[-1] - distances[0]) / len(steps)
-    expected = distances[0] + np.arange(len(distances)) * step_mm
-    if np.abs(distances - expected).max() <= STEP_TOLERANCE * step_mm:
-        return step_mm
-    usual_mm = float(np.median(steps))
-    odd = np.flatnonzero(np.abs(steps - usual_mm) > STEP_TOLERANCE * usual_mm)
-    widest = int(odd[np.argmax(steps[odd])]) if len(odd) else int(np.argmax(steps))
-    msg = (
-        f"expected slices every {usual_mm:.3g} mm, found {len(odd)} other distances, such as {steps[widest]:.3g} mm "
-        f"between {_name(slices[widest : widest + 2])}: slices are missing, or of another series; copy the series "
-        f"again, or resample it to equal distances"
-    )
-    raise VolumeError(msg)
 
 
 def _name(slices: Sequence[SliceHeader]) -> str:

@@ -46,7 +46,7 @@ def write(
     with translate_header_errors():
         sources = read_sources(stack)
         document = _build_document(sources, made_by)
-        references = _list_references(sources, len(label_map))
+        references = _list_references(sources, stack.frames)
         document.ReferencedFrameOfReferenceSequence = [_refer_to_frame(sources)]
         document.StructureSetROISequence = []
         document.ROIContourSequence = []
@@ -96,13 +96,14 @@ def _read_clock() -> tuple[str, str]:
     return now.strftime("%Y%m%d"), now.strftime("%H%M%S")
 
 
-def _list_references(sources: Sequence[Any], slice_count: int) -> list[Any]:
+def _list_references(sources: Sequence[Any], frames: Sequence[int]) -> list[Any]:
     """Returns a reference to the image of every slice along z: a file, or a frame of the only file."""
+    if not frames:
+        return [_refer_to(source) for source in sources]
     references = []
-    for index in range(slice_count):
-        item = _refer_to(sources[index if len(sources) > 1 else 0])
-        if len(sources) == 1 and slice_count > 1:
-            item.ReferencedFrameNumber = index + 1
+    for index in frames:
+        item = _refer_to(sources[0])
+        item.ReferencedFrameNumber = index + 1
         references.append(item)
     return references
 

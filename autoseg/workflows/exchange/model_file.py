@@ -20,6 +20,7 @@ from autoseg.exchange.model_file import (
     SelectedScores,
     SharedConfiguration,
     extract_shared_plan,
+    find_terms,
     is_model_file,
     write_model_file,
 )
@@ -283,6 +284,7 @@ def _describe(shared: ModelFileContent, digests: Digests, licence: str | None) -
             for name, folds in shared.folds.items()
         },
         selected=None if shared.selection is None else _describe_selected(shared, shared.selection, earlier),
+        terms=find_terms(shared.run),
     )
 
 

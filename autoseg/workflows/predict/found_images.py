@@ -9,29 +9,32 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float32, Integer
 
-from autoseg.dataset import Case, DatasetRecord, find_images
+from autoseg.dataset import Case, find_images
 from autoseg.dataset.files import CHANNEL_NAME, get_stem, list_files, select_ending
+from autoseg.dataset.terms import read_terms
 from autoseg.dicom_files import explain_dicom
 from autoseg.document import read_document
-from autoseg.errors import PredictionError, Problem, VolumeError, group_problems
+from autoseg.errors import OptionError, PredictionError, Problem, VolumeError, group_problems
+from autoseg.exchange.model_file import find_terms
 from autoseg.file_endings import DICOM_ENDINGS
 from autoseg.geometry import Grid
-from autoseg.labels import CodedTerm
+from autoseg.labels import ClassTerms
 from autoseg.plan.document import Plan
 from autoseg.processes.case_pool import Failure
 from autoseg.processes.progress import Progress
+from autoseg.remote.local_files import use_local
 from autoseg.remote.mirror import find_location
 from autoseg.run_folder import RunFolder
 from autoseg.volume_io import Volume, check_same_grid, label_map_ending, read_grid, read_image, write_label_map
 from autoseg.volume_io.dicom import (
     RESULT_FORMATS,
-    Code,
     DicomFormat,
     DicomSeries,
     Segment,
     SegmentedBy,
     check_dicom_libraries,
     find_series,
+    list_segments,
     list_series,
     read_stack,
     select_series,
@@ -40,8 +43,6 @@ from autoseg.volume_io.dicom import (
 from autoseg.workflows.predict.prediction_folder import DICOM_SOURCE
 
 SERIES_ENDING: Final = ".nii.gz"
-PRIVATE_SCHEME: Final = "99AUTOSEG"
-STRUCTURE: Final = Code(scheme="SCT", value="123037004", meaning="Anatomical Structure")
 
 LabelMap = Integer[np.ndarray, "z y x"]
 
@@ -170,6 +171,7 @@ def find_predicted_images(
     *,
     series: Sequence[str] = (),
     formats: Sequence[DicomFormat] = (),
+    terms: Path | None = None,
     progress: Progress,
 ) -> FoundImages:
     """Finds the images of a folder, or one file with its channels.
@@ -179,20 +181,26 @@ def find_predicted_images(
         run: Run of the model, which tells the channels, the ending of the files, and the classes.
         series: DICOM series to take, each by UID, number or description; empty for all.
         formats: Formats of DICOM in which results of series are written besides NIfTI.
+        terms: File with coded terms of classes, which these formats hold; None for those that the model knows.
         progress: Receives what was left out.
 
     Raises:
+        OptionError: There are terms and no formats.
+        DocumentError: The file with terms is not valid, or names other classes.
         PredictionError: There is no complete image; the message lists all problems. Or formats were asked for which
             there are no series or no libraries.
     """
     plan = read_document(run.plan, Plan)
     count = len(plan.channels)
+    if terms is not None and not formats:
+        msg = f"--terms names the classes in results in DICOM; add --format {' or --format '.join(RESULT_FORMATS)}"
+        raise OptionError(msg)
     for name in formats:
         check_dicom_libraries(RESULT_FORMATS[name].LIBRARIES, what=f"--format {name}")
     ending = plan.file_ending.lower()
     if series or formats or _holds_series(place, ending, channel_count=count):
         _note_other_images(place, ending, progress)
-        segments = _list_segments(run, plan)
+        segments = list_segments(plan.labels, _find_terms(run, plan, terms))
         names = [channel.name for channel in plan.channels]
         return _find_series_images(place, series, names, formats=tuple(formats), segments=segments, progress=progress)
     cases, problems = find_images(place, channel_count=count, file_ending=plan.file_ending)
@@ -219,25 +227,12 @@ def _note_other_images(place: Path, ending: str, progress: Progress) -> None:
         )
 
 
-def _list_segments(run: RunFolder, plan: Plan) -> tuple[Segment, ...]:
-    """Lists the classes with the terms of dataset.json; without them, their names are terms of a private scheme."""
-    terms = read_document(run.dataset, DatasetRecord).terms if run.dataset.is_file() else {}
-    segments = []
-    for index, entry in enumerate(plan.labels.classes, start=1):
-        known = terms.get(entry.name)
-        own = Code(scheme=PRIVATE_SCHEME, value=f"CLASS{index}", meaning=_make_meaning(entry.name))
-        term = own if known is None else _build_code(known.type)
-        category = STRUCTURE if known is None or known.category is None else _build_code(known.category)
-        segments.append(Segment(name=entry.name, values=entry.values, category=category, term=term))
-    return tuple(segments)
-
-
-def _build_code(term: CodedTerm) -> Code:
-    return Code(scheme=term.scheme, value=term.value, meaning=term.meaning)
-
-
-def _make_meaning(name: str) -> str:
-    return "".join(letter for letter in name if letter.isprintable() and letter != "\\")[:64] or "class"
+def _find_terms(run: RunFolder, plan: Plan, path: Path | None) -> dict[str, ClassTerms]:
+    """Finds the terms of classes: those of a file before those that came with the model."""
+    if path is None:
+        return find_terms(run)
+    with use_local(path):
+        return find_terms(run) | read_terms(path, [entry.name for entry in plan.labels.classes])
 
 
 def _holds_series(place: Path, ending: str, *, channel_count: int) -> bool:

@@ -78,7 +78,9 @@ def predict_images_in_tasks(
         postprocessing=request.postprocessing,
         progress=SilentProgress(),
     )
-    found = find_predicted_images(images, run, series=request.series, formats=request.formats, progress=progress)
+    found = find_predicted_images(
+        images, run, series=request.series, formats=request.formats, terms=request.terms, progress=progress
+    )
     if isinstance(found, SeriesImages):
         msg = "--on works on image files, and DICOM series are read from many; predict them without --on"
         raise OptionError(msg)

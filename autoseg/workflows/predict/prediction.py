@@ -83,6 +83,7 @@ class PredictionRequest:
         uncertainty: Whether maps of entropy and disagreement are written, too.
         series: DICOM series to segment, each by UID, number or description; empty for all.
         formats: Formats of DICOM in which the results of series are written besides NIfTI.
+        terms: File with coded terms of classes for these formats; None for those that the model knows.
     """
 
     configuration: str | None = None
@@ -102,6 +103,7 @@ class PredictionRequest:
     overwrite: bool = False
     series: tuple[str, ...] = ()
     formats: tuple[DicomFormat, ...] = ()
+    terms: Path | None = None
 
     def choose_options(self, selected: PredictionOptions) -> PredictionOptions:
         """Chooses the options of the prediction: those of the request before those that were selected.
@@ -177,7 +179,9 @@ def _predict_images(
         progress=progress,
     )
     _check_maps(run, choice, out, request)
-    found = find_predicted_images(images, run, series=request.series, formats=request.formats, progress=progress)
+    found = find_predicted_images(
+        images, run, series=request.series, formats=request.formats, terms=request.terms, progress=progress
+    )
     way, weights = _choose_way(run, choice, found, request=request, load=load, progress=progress)
     model = way.model
     progress.note(model.describe())

@@ -1,6 +1,7 @@
 """Folders of DICOM series: the same label maps as of the same images in NIfTI, and nothing about the patient."""
 
 import gzip
+import json
 import logging
 import shutil
 
@@ -14,13 +15,16 @@ from builders.progress import Notes
 from autoseg.cli.terminal.options import parse_formats
 from autoseg.dataset import DatasetRecord
 from autoseg.document import read_document, write_document
-from autoseg.errors import AutosegError, CasesFailedError, OptionError, PredictionError, VolumeError
+from autoseg.errors import AutosegError, CasesFailedError, DocumentError, OptionError, PredictionError, VolumeError
 from autoseg.inference.options import PredictionOptions
 from autoseg.labels import ClassTerms, CodedTerm
 from autoseg.plan.document import Plan
 from autoseg.volume_io import check_same_grid, read_label_map
 from autoseg.volume_io.dicom import segmentation
 from autoseg.workflows.evaluate.evaluation import pair_label_maps
+from autoseg.workflows.exchange.exporting import export_model
+from autoseg.workflows.exchange.importing import import_model
+from autoseg.workflows.exchange.request import ExportRequest
 from autoseg.workflows.predict.prediction import PredictionRequest, predict_images
 
 OPTIONS = PredictionOptions(mirroring=False)
@@ -189,12 +193,12 @@ def test_formats_of_dicom_are_for_folders_of_dicom(run, tmp_path):
         predict(run, tmp_path / "files", formats=("rtstruct",))
 
 
-def test_terms_of_dataset_json_stand_in_the_segmentation(run, tmp_path):
-    pydicom = pytest.importorskip("pydicom", reason="pydicom is not installed (pip install 'autoseg[dicom]')")
-    pytest.importorskip("highdicom", reason="highdicom is not installed (pip install 'autoseg[dicom]')")
+LIVER = CodedTerm(scheme="SCT", value="10200004", meaning="Liver")
+
+
+def write_terms(run, term):
+    """Writes what planning would of a dataset whose first class has a term."""
     plan = read_document(run / "plan.json", Plan)
-    first = plan.labels.classes[0].name
-    term = CodedTerm(scheme="SCT", value="10200004", meaning="Liver")
     record = DatasetRecord(
         name="x",
         source="/gone",
@@ -202,14 +206,48 @@ def test_terms_of_dataset_json_stand_in_the_segmentation(run, tmp_path):
         labels=plan.labels,
         file_ending=".nii.gz",
         cases=(),
-        terms={first: ClassTerms(type=term)},
+        terms={plan.labels.classes[0].name: ClassTerms(type=term)},
     )
     write_document(run / "dataset.json", record)
-    out, _, _ = predict(run, write_series(tmp_path / "scans", VOXELS), formats=("dicom-seg",))
-    document = pydicom.dcmread(out / f"{STUDY}.1.seg.dcm")
-    codes = [segment.SegmentedPropertyTypeCodeSequence[0] for segment in document.SegmentSequence]
-    assert [code.CodeValue for code in codes] == ["10200004", *(f"CLASS{n}" for n in range(2, len(codes) + 1))]
-    assert len(codes) == len(plan.labels.classes)
+    return [entry.name for entry in plan.labels.classes]
+
+
+def read_codes(path):
+    pydicom = pytest.importorskip("pydicom", reason="pydicom is not installed (pip install 'autoseg[dicom]')")
+    segments = pydicom.dcmread(path).SegmentSequence
+    return [segment.SegmentedPropertyTypeCodeSequence[0].CodeValue for segment in segments]
+
+
+def test_terms_of_dataset_json_stand_in_the_segmentation_also_of_a_model_file(run, tmp_path):
+    pytest.importorskip("highdicom", reason="highdicom is not installed (pip install 'autoseg[dicom]')")
+    names = write_terms(run, LIVER)
+    scans = write_series(tmp_path / "scans", VOXELS)
+    expected = ["10200004", *(f"CLASS{number}" for number in range(2, len(names) + 1))]
+    out, _, _ = predict(run, scans, formats=("dicom-seg",))
+    assert read_codes(out / f"{STUDY}.1.seg.dcm") == expected
+    for name, source in (("a", run), ("b", tmp_path / "a" / "run")):  # a file, and one of the run that it becomes
+        file = tmp_path / name / "model.zip"
+        export_model(source, file, ExportRequest(format="autoseg"), progress=Notes())
+        import_model(file, tmp_path / name / "run", progress=Notes())
+    out, _, _ = predict(tmp_path / "b" / "run", scans, formats=("dicom-seg",))
+    assert read_codes(out / f"{STUDY}.1.seg.dcm") == expected
+
+
+def test_terms_can_be_given_with_a_prediction(run, tmp_path):
+    pytest.importorskip("highdicom", reason="highdicom is not installed (pip install 'autoseg[dicom]')")
+    names = write_terms(run, LIVER)
+    scans, path = write_series(tmp_path / "scans", VOXELS), tmp_path / "terms.json"
+    given = LIVER.model_dump() | {"value": "78961009", "meaning": "Spleen"}
+    path.write_text(json.dumps({names[0]: {"type": given}}))
+    out, _, _ = predict(run, scans, formats=("dicom-seg",), terms=path)
+    assert read_codes(out / f"{STUDY}.1.seg.dcm")[0] == "78961009"
+    path.write_text(json.dumps({f"{names[0]}s": {"type": given}, names[0]: given}))
+    with pytest.raises(DocumentError) as caught:
+        predict(run, scans, formats=("dicom-seg",), terms=path)
+    for part in (f"terms.json: no label has the name '{names[0]}s'", f"terms.json: {names[0]}: type", ", ".join(names)):
+        assert part in str(caught.value)
+    with pytest.raises(OptionError, match="--terms names the classes in results in DICOM; add --format dicom-seg"):
+        predict(run, scans, terms=path)
 
 
 def test_results_in_dicom_are_no_label_maps_to_be_evaluated(tmp_path):

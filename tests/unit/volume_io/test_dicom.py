@@ -1,6 +1,7 @@
 """Enhanced multi-frame files are written here byte by byte (explicit VR, little endian): no library at hand does."""
 
 import gzip
+import re
 import struct
 from pathlib import Path
 
@@ -101,12 +102,29 @@ def test_a_label_map_beside_a_volume_has_its_grid(tmp_path):
     np.testing.assert_allclose(nib.load(tmp_path / "a.nii.gz").affine, grid.affine, atol=1e-5)
 
 
-@pytest.mark.parametrize("offsets_mm", [(0, 2, 5, 6), (0, 2, 0, 2), (0, 4, 2, 6), (0, 0, 0, 0)])
-def test_frames_that_form_no_volume_are_refused(tmp_path, offsets_mm):
+@pytest.mark.parametrize(
+    ("offsets_mm", "expected"),
+    [
+        ((0, 2, 5, 6), "expected slices every 2 mm, found 2 other distances, such as 3 mm between frames 2, 3"),
+        ((6, 2, 5, 0), "expected slices every 2 mm, found 2 other distances, such as 3 mm between frames 2, 3"),
+        ((0, 2, 0, 2), "expected one image at every position, found 4 images at 2 positions (several times, echoes"),
+        ((0, 0, 0, 0), "expected one image at every position, found 4 images at 1 positions (several times, echoes"),
+    ],
+)
+def test_frames_that_form_no_volume_are_refused(tmp_path, offsets_mm, expected):
     path = save(tmp_path / "a.dcm", [START + offset * NORMAL for offset in offsets_mm])
     for read in (read_grid, lambda file: read_image([file])):
-        with pytest.raises(VolumeError, match=r"a\.dcm: expected frames in equal steps.*dcm2niix"):
+        with pytest.raises(VolumeError, match=rf"a\.dcm: {re.escape(expected)}"):
             read(path)
+
+
+@pytest.mark.parametrize("order", [(0, 2, 1, 3), (3, 0, 2, 1)])
+def test_frames_in_another_order_are_sorted_by_position(tmp_path, order):
+    path = save(tmp_path / "a.dcm", [START + place * 2.5 * NORMAL for place in order])
+    volume = read_image([path])
+    np.testing.assert_array_equal(volume.array[0], VOXELS[np.argsort(order)])
+    expected = read_grid(save(tmp_path / "b.dcm", [START + index * 2.5 * NORMAL for index in range(4)]))
+    assert volume.grid == read_grid(path) == expected
 
 
 def test_frames_tilted_against_each_other_are_refused(tmp_path):

@@ -34,6 +34,8 @@ from autoseg.volume_io.dicom.outlines import trace_outlines
 
 WHY = "highdicom and pydicom are not installed (pip install 'autoseg[dicom]')"
 SHAPE = (7, 18, 22)
+ENHANCED = {"enhanced": range(SHAPE[0]), "interleaved": (0, 2, 4, 6, 1, 3, 5)}
+"""Places of the frames of multi-frame files."""
 STRUCTURE = Code(scheme="SCT", value="123037004", meaning="Anatomical Structure")
 LIVER = Code(scheme="SCT", value="10200004", meaning="Liver")
 OWN = Code(scheme="99AUTOSEG", value="CLASS2", meaning="tumour")
@@ -62,8 +64,8 @@ def make_label_map():
 
 def make_stack(folder, *, kind="oblique"):
     voxels = np.zeros(SHAPE, np.int16)
-    if kind == "enhanced":
-        write_enhanced(folder / "IM1", voxels, [place_slices(UPRIGHT, 5.0)(index) for index in range(SHAPE[0])])
+    if kind in ENHANCED:
+        write_enhanced(folder / "IM1", voxels, [place_slices(UPRIGHT, 5.0)(index) for index in ENHANCED[kind]])
     else:
         write_series(folder, voxels, orientation=OBLIQUE if kind == "oblique" else UPRIGHT, step_mm=2.5)
     (series,) = find_series(folder).series
@@ -94,7 +96,7 @@ def check_source(document, stack):
     assert document.SeriesInstanceUID != stack.slices[0].series
 
 
-@pytest.mark.parametrize("kind", ["oblique", "enhanced"])
+@pytest.mark.parametrize("kind", ["oblique", "enhanced", "interleaved"])
 def test_a_segmentation_gives_back_every_voxel_where_it_lies(tmp_path, pydicom, kind):
     stack, label_map = make_stack(tmp_path, kind=kind), make_label_map()
     segmentation.write(tmp_path / "a.seg.dcm", label_map, stack, segments=SEGMENTS, made_by=MADE_BY)
@@ -106,6 +108,10 @@ def test_a_segmentation_gives_back_every_voxel_where_it_lies(tmp_path, pydicom, 
         item.ReferencedSOPInstanceUID for item in document.ReferencedSeriesSequence[0].ReferencedInstanceSequence
     }
     assert referred == {header.instance for header in stack.slices}
+    for frame in document.PerFrameFunctionalGroupsSequence if kind in ENHANCED else ():
+        ((_, _, z),) = find_index(frame.PlanePositionSequence[0].ImagePositionPatient, stack.grid)
+        source = frame.DerivationImageSequence[0].SourceImageSequence[0]
+        assert ENHANCED[kind][source.ReferencedFrameNumber - 1] == round(z)
 
 
 def test_segments_have_their_terms_and_name_the_algorithm(tmp_path, pydicom):
@@ -141,7 +147,7 @@ def test_a_label_map_without_foreground_is_a_valid_result(tmp_path, pydicom, mod
         assert not any("ContourSequence" in region for region in document.ROIContourSequence)
 
 
-@pytest.mark.parametrize("kind", ["oblique", "enhanced"])
+@pytest.mark.parametrize("kind", ["oblique", "enhanced", "interleaved"])
 def test_a_structure_set_gives_back_voxels_and_volumes(tmp_path, pydicom, kind):
     stack, label_map = make_stack(tmp_path, kind=kind), make_label_map()
     structure_set.write(tmp_path / "a.dcm", label_map, stack, segments=SEGMENTS, made_by=MADE_BY)
@@ -159,8 +165,8 @@ def test_a_structure_set_gives_back_voxels_and_volumes(tmp_path, pydicom, kind):
             columns, rows = corners[:, 0], corners[:, 1]
             area += abs(np.sum(columns * np.roll(rows, -1) - rows * np.roll(columns, -1))) / 2
             reference = contour.ContourImageSequence[0]
-            if kind == "enhanced":
-                assert reference.ReferencedFrameNumber == index + 1
+            if kind in ENHANCED:
+                assert ENHANCED[kind][reference.ReferencedFrameNumber - 1] == index
             else:
                 assert reference.ReferencedSOPInstanceUID == stack.slices[index].instance
         np.testing.assert_array_equal(mask, label_map == number)

@@ -1,5 +1,6 @@
 """Series in folders: which there are, where their slices lie, and what is wrong with some."""
 
+import copy
 import shutil
 import subprocess
 from dataclasses import replace
@@ -10,6 +11,7 @@ import pytest
 import SimpleITK
 from builders.dicom_series import (
     OBLIQUE,
+    PATIENT,
     SAGITTAL,
     STUDY,
     UPRIGHT,
@@ -219,6 +221,28 @@ def test_a_multi_frame_file_is_the_volume_of_the_same_slices(tmp_path):
     check_same_grid(expected.grid, volume.grid, what="a multi-frame file and a series")
 
 
+def test_frames_are_a_volume_where_single_slices_are(tmp_path):
+    """Of another order, and at positions with one digit after the point."""
+    pytest.importorskip("pydicom", reason="pydicom is not installed (pip install 'autoseg[dicom]')")
+    place = lambda index: (0, 0, round(index * 0.625, 1))  # noqa: E731 - a place, as the builder takes it
+    order = [0, 2, 4, 1, 3]
+    write_enhanced(tmp_path / "IM1", VOXELS[order], [place(index) for index in order])
+    expected = read(write_series(tmp_path / "s", VOXELS, place=place))
+    volume = read(tmp_path / "IM1")
+    np.testing.assert_array_equal(volume.array, expected.array)
+    assert volume.grid == expected.grid
+
+
+def test_a_multi_frame_series_that_is_refused_is_named_without_its_path(tmp_path):
+    pytest.importorskip("pydicom", reason="pydicom is not installed (pip install 'autoseg[dicom]')")
+    folder = tmp_path / PATIENT
+    folder.mkdir()
+    write_enhanced(folder / "IM1", VOXELS, [(0, 0, index % 3) for index in range(len(VOXELS))])
+    text = explain(folder)
+    assert text.startswith("instance 1: expected one image at every position, found 5 images at 3 positions")
+    assert PATIENT not in text
+
+
 def test_a_tilted_multi_frame_file_is_refused(tmp_path):
     pytest.importorskip("pydicom", reason="pydicom is not installed (pip install 'autoseg[dicom]')")
     write_enhanced(tmp_path / "a.dcm", VOXELS, [shift(index) for index in range(len(VOXELS))])
@@ -226,13 +250,25 @@ def test_a_tilted_multi_frame_file_is_refused(tmp_path):
         read_grid(tmp_path / "a.dcm")
 
 
-def test_frames_that_are_rescaled_differently_are_refused(tmp_path):
+def test_frames_that_are_rescaled_or_spaced_differently_are_refused(tmp_path):
     pydicom = pytest.importorskip("pydicom", reason="pydicom is not installed (pip install 'autoseg[dicom]')")
     path = write_enhanced(tmp_path / "a.dcm", VOXELS, [(0, 0, index) for index in range(len(VOXELS))])
     document = pydicom.dcmread(path)
-    document.PerFrameFunctionalGroupsSequence[2].PixelValueTransformationSequence[0].RescaleSlope = 2
+    slopes = [frame.PixelValueTransformationSequence[0] for frame in document.PerFrameFunctionalGroupsSequence]
+    slopes[1].RescaleSlope = "1.0"  # the same number
+    document.save_as(path)
+    read_grid(path)
+    slopes[2].RescaleSlope = 2
     document.save_as(path)
     with pytest.raises(VolumeError, match="expected one rescaling for all frames, found 2"):
+        read_grid(path)
+    shared = document.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence
+    slopes[2].RescaleSlope = 1
+    for index, frame in enumerate(document.PerFrameFunctionalGroupsSequence):
+        frame.PixelMeasuresSequence = copy.deepcopy(shared)
+        frame.PixelMeasuresSequence[0].PixelSpacing = [0.8, 0.7 + 0.1 * (index == 2)]
+    document.save_as(path)
+    with pytest.raises(VolumeError, match="expected one pixel spacing for all frames, found 2"):
         read_grid(path)
 
 
