@@ -13,6 +13,7 @@ from autoseg.cli.terminal.completion import (
     complete_configuration,
     complete_head,
     complete_loss,
+    complete_part,
     complete_planner,
 )
 from autoseg.cli.terminal.options import OnCases, SlurmSetting, parse_duration
@@ -39,6 +40,15 @@ def plan(
             metavar="NAME",
             autocompletion=complete_architecture,
             help="Network of the literature; `autoseg architectures` lists them.  [default: the planner's own]",
+        ),
+    ] = None,
+    part: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            autocompletion=complete_part,
+            help="Replaces a part of the networks of --architecture (repeatable): block, decoder_block, skip, context, "
+            "attention, normalization, activation, downsampling, upsampling; block=csp_rep.",
         ),
     ] = None,
     pretrained: Annotated[
@@ -121,9 +131,8 @@ def plan(
     from planners.refinement import add_refinement
     from planners.rules.instances import choose_border_fraction
 
-    chosen = find_planner(
-        planner, architecture, loss=loss, pretrained=pretrained, head=head, configurations=configuration or ()
-    )
+    more = {"configurations": configuration or (), "parts": part or ()}
+    chosen = find_planner(planner, architecture, loss=loss, pretrained=pretrained, head=head, **more)
     request = PlanRequest(
         planner=chosen.name,
         machine=Machine(accelerator_memory_gb=memory_gb, budget_seconds=parse_budget(budget, planner)),
