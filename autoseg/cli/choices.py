@@ -69,8 +69,8 @@ def find_planner(
     loss: str = DEFAULT_LOSS,
     pretrained: Path | None = None,
     head: str | None = None,
-    configurations: Iterable[str] = (),
-    parts: Iterable[str] = (),
+    configurations: Iterable[str] | None = None,
+    parts: Iterable[str] | None = None,
 ) -> "PlannerLike":
     """Finds a planner by its name, for the networks of an architecture and with another loss.
 
@@ -92,7 +92,7 @@ def find_planner(
     from planners import FURTHER_CONFIGURATIONS, HEADS, PLANNERS, replace_parts
     from planners.losses import LossPlanner
 
-    planner, replaced = find_row(name, PLANNERS, kind="planner"), parse_parts(parts)
+    planner, replaced = find_row(name, PLANNERS, kind="planner"), parse_parts(parts or ())
     if architecture is None and replaced:
         msg = "--part replaces parts of the networks of an --architecture, and none was chosen; choose u_net, say"
         raise OptionError(msg)
@@ -100,7 +100,7 @@ def find_planner(
         planner = planner.with_architecture(replace_parts(_find_architecture(architecture, pretrained), replaced))
     if head is not None:
         planner = planner.with_head(find_row(head, HEADS, kind="head"))
-    further = [other for other in configurations if other in FURTHER_CONFIGURATIONS]
+    further = [other for other in configurations or () if other in FURTHER_CONFIGURATIONS]
     if further:
         planner = planner.with_configurations(further)
     return planner if loss == DEFAULT_LOSS else LossPlanner(planner=planner, loss=loss)

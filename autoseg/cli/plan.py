@@ -131,8 +131,9 @@ def plan(
     from planners.refinement import add_refinement
     from planners.rules.instances import choose_border_fraction
 
-    more = {"configurations": configuration or (), "parts": part or ()}
-    chosen = find_planner(planner, architecture, loss=loss, pretrained=pretrained, head=head, **more)
+    chosen = find_planner(
+        planner, architecture, loss=loss, pretrained=pretrained, head=head, configurations=configuration, parts=part
+    )
     request = PlanRequest(
         planner=chosen.name,
         machine=Machine(accelerator_memory_gb=memory_gb, budget_seconds=parse_budget(budget, planner)),
