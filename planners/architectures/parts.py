@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import reduce
-from typing import Any, Final, get_args
+from typing import Any, Final, TypeVar, get_args
 
 from autoseg.document import suggest_key
 from autoseg.errors import PlanError
@@ -49,6 +49,7 @@ from planners.architectures.unpadded import build_unpadded_topology
 from planners.reasons import record
 from planners.rules.topology import Topology, compute_topology
 
+Row = TypeVar("Row")
 Fields = Mapping[str, Any]
 NONE: Final = "none"
 
@@ -205,7 +206,7 @@ def _check_padding(name: str, profile: UShapedProfile) -> None:
         raise PlanError(msg)
 
 
-def _find(name: str, rows: Mapping[str, Any], *, kind: str) -> Any:
+def _find(name: str, rows: Mapping[str, Row], *, kind: str) -> Row:
     if name not in rows:
         msg = f"no {kind} is called {name!r}{suggest_key(name, list(rows))}; choose one of: {', '.join(rows)}"
         raise PlanError(msg)
