@@ -120,7 +120,7 @@ class CombinedNetworks:
 
     Attributes:
         choose_network: Chooses them.
-        parts: What was replaced, in words.
+        parts: The parts that were asked for, in words.
         origin: Name of the architecture.
     """
 
