@@ -43,6 +43,7 @@ OF_DESCRIPTION: Final = frozenset(
         "u_net_valid",
         "mednext_s_k5",
         "mednext_v2",
+        "mednext_v2_wide",
         "seg_res_net",
         "primus_s",
         "primus_b",

@@ -3,6 +3,7 @@
 from typing import Final
 
 from planners.architectures import ARCHITECTURES
+from planners.architectures.parts import PARTS, replace_parts
 from planners.default import DEFAULT
 from planners.further import FURTHER_CONFIGURATIONS
 from planners.heads import HEADS
@@ -10,7 +11,16 @@ from planners.planner import Planner
 from planners.residual import RESIDUAL_L, RESIDUAL_M, RESIDUAL_XL
 from planners.timed import TimedPlanner
 
-__all__ = ["ARCHITECTURES", "FURTHER_CONFIGURATIONS", "HEADS", "PLANNERS", "Planner", "TimedPlanner"]
+__all__ = [
+    "ARCHITECTURES",
+    "FURTHER_CONFIGURATIONS",
+    "HEADS",
+    "PARTS",
+    "PLANNERS",
+    "Planner",
+    "TimedPlanner",
+    "replace_parts",
+]
 
 TIMED: Final = TimedPlanner()
 PLANNERS: Final[dict[str, Planner | TimedPlanner]] = {

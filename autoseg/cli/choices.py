@@ -69,7 +69,8 @@ def find_planner(
     loss: str = DEFAULT_LOSS,
     pretrained: Path | None = None,
     head: str | None = None,
-    configurations: Iterable[str] = (),
+    configurations: Iterable[str] | None = None,
+    parts: Iterable[str] | None = None,
 ) -> "PlannerLike":
     """Finds a planner by its name, for the networks of an architecture and with another loss.
 
@@ -80,24 +81,48 @@ def find_planner(
         pretrained: File of first weights for a part of the architecture.
         head: Key of `planners.HEADS`; None: the networks keep their own.
         configurations: Names of configurations, of which those are planned, too, that are planned on request alone.
+        parts: Parts that are replaced in the networks of the architecture, each in the form NAME=VALUE.
 
     Raises:
-        PlanError: There is no such planner, architecture, head or loss; the message lists the existing ones. Or the
-            file does not fit the architecture, or the planner never plans a configuration that is named.
+        PlanError: There is no such planner, architecture, head, loss or part; the message lists the existing ones. Or
+            the file does not fit the architecture, or a part, or the planner never plans a configuration that is named.
+        OptionError: A part has another form, or is named twice.
         ExchangeError: The file is damaged, or holds anything but weights.
     """
-    from planners import FURTHER_CONFIGURATIONS, HEADS, PLANNERS
+    from planners import FURTHER_CONFIGURATIONS, HEADS, PLANNERS, replace_parts
     from planners.losses import LossPlanner
 
-    planner = find_row(name, PLANNERS, kind="planner")
+    planner, replaced = find_row(name, PLANNERS, kind="planner"), parse_parts(parts or ())
+    if architecture is None and replaced:
+        msg = "--part replaces parts of the networks of an --architecture, and none was chosen; choose u_net, say"
+        raise OptionError(msg)
     if architecture is not None or pretrained is not None:
-        planner = planner.with_architecture(_find_architecture(architecture, pretrained))
+        planner = planner.with_architecture(replace_parts(_find_architecture(architecture, pretrained), replaced))
     if head is not None:
         planner = planner.with_head(find_row(head, HEADS, kind="head"))
-    further = [other for other in configurations if other in FURTHER_CONFIGURATIONS]
+    further = [other for other in configurations or () if other in FURTHER_CONFIGURATIONS]
     if further:
         planner = planner.with_configurations(further)
     return planner if loss == DEFAULT_LOSS else LossPlanner(planner=planner, loss=loss)
+
+
+def parse_parts(texts: Iterable[str]) -> dict[str, str]:
+    """Parses the option --part.
+
+    Raises:
+        OptionError: One is not of the form NAME=VALUE, or names a part again.
+    """
+    parts: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (name and equals and value):
+            msg = f"--part needs the form NAME=VALUE, such as block=csp_rep (got {text!r})"
+            raise OptionError(msg)
+        if name in parts:
+            msg = f"--part {name} is given twice ({parts[name]}, {value}); leave one out"
+            raise OptionError(msg)
+        parts[name] = value
+    return parts
 
 
 def _find_architecture(name: str | None, pretrained: Path | None) -> "Architecture":

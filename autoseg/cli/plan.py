@@ -14,6 +14,7 @@ from autoseg.cli.terminal.completion import (
     complete_configuration,
     complete_head,
     complete_loss,
+    complete_part,
     complete_planner,
 )
 from autoseg.cli.terminal.options import OnCases, SlurmSetting, list_given_options, parse_duration
@@ -44,6 +45,15 @@ def plan(
             metavar="NAME",
             autocompletion=complete_architecture,
             help="Network of the literature; `autoseg architectures` lists them.  [default: the planner's own]",
+        ),
+    ] = None,
+    part: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            autocompletion=complete_part,
+            help="Replaces a part of the networks of --architecture (repeatable): block, decoder_block, skip, context, "
+            "attention, normalization, activation, downsampling, upsampling; block=csp_rep.",
         ),
     ] = None,
     pretrained: Annotated[
@@ -126,7 +136,7 @@ def plan(
     from autoseg.workflows.plan.splitting import SplitRequest
 
     chosen = find_planner(
-        planner, architecture, loss=loss, pretrained=pretrained, head=head, configurations=configuration or ()
+        planner, architecture, loss=loss, pretrained=pretrained, head=head, configurations=configuration, parts=part
     )
     request = PlanRequest(
         planner=chosen.name,

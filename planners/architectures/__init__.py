@@ -31,6 +31,7 @@ from planners.architectures.mednext import (
     MEDNEXT_S,
     MEDNEXT_S_K5,
     MEDNEXT_V2,
+    MEDNEXT_V2_WIDE,
 )
 from planners.architectures.nested_u import UNET_PLUS_PLUS
 from planners.architectures.nnunet import PLAIN_UNET_ARCHITECTURE, RESIDUAL_ENCODER_UNET_ARCHITECTURE
@@ -83,6 +84,7 @@ ARCHITECTURES: Final[dict[str, Architecture]] = {
         MEDNEXT_M_K5,
         MEDNEXT_L_K5,
         MEDNEXT_V2,
+        MEDNEXT_V2_WIDE,
         SEG_RES_NET,
         UNEXT,
         PRIMUS_S,

@@ -26,6 +26,7 @@ class AdditiveUProfile:
         response_normalization: Whether MedNeXt's units have it.
         upsampling: Steps to higher resolutions of SegResNet.
         kernel: Extent of a kernel along an axis for which the topology has kernels of more than one voxel.
+        width_factor: Features of every stage, and their limit, in multiples of the usual ones.
         layers: Normalization and activation.
     """
 
@@ -35,6 +36,7 @@ class AdditiveUProfile:
     response_normalization: bool = False
     upsampling: Literal["linear", "transposed"] = "linear"
     kernel: int = 3
+    width_factor: int = 1
     layers: LayerPlan = _CHANNELWISE
 
     def __call__(
@@ -45,8 +47,8 @@ class AdditiveUProfile:
         features = choose_features(
             topology.stage_count,
             dimensions=dimensions,
-            width=width or BASE_FEATURES,
-            most=MOST_FEATURES[dimensions],
+            width=self.width_factor * (width or BASE_FEATURES),
+            most=self.width_factor * MOST_FEATURES[dimensions],
         )
         depth = self.choose_depth(topology.stage_count)
         outputs = choose_output_weights(topology)

@@ -13,8 +13,10 @@ _S: Final = AdditiveUProfile(encoder_units=(2,), expansion_ratios=(2,))
 _B: Final = replace(_S, expansion_ratios=(2, 3, 4))
 _M: Final = replace(_B, encoder_units=(3, 4))
 _L: Final = AdditiveUProfile(encoder_units=(3, 4, 8), expansion_ratios=(3, 4, 8))
-# The paper on MedNeXt-v2 adds global response normalization to the units of the large network with kernels of 3.
+# The paper on MedNeXt-v2 adds global response normalization to the units of the large network with kernels of 3, and
+# doubles its features in the wide one.
 _V2: Final = replace(_L, response_normalization=True)
+_V2_WIDE: Final = replace(_V2, width_factor=2)
 
 
 def _build(
@@ -26,7 +28,8 @@ def _build(
     source: str = _SOURCE,
     year: int = 2023,
 ) -> Architecture:
-    plan = profile.build_published(_FEATURES, input_channels=1, output_channels=3)
+    features = tuple(profile.width_factor * count for count in _FEATURES)
+    plan = profile.build_published(features, input_channels=1, output_channels=3)
     return Architecture(
         name=name,
         sentence=sentence,
@@ -86,4 +89,12 @@ MEDNEXT_V2: Final = _build(
     parameter_count=61_969_507,  # counted: the large MedNeXt, and two numbers per expanded channel
     source="Roy et al. 2025, arXiv:2512.17774",
     year=2025,
+)
+MEDNEXT_V2_WIDE: Final = _build(
+    "mednext_v2_wide",
+    _V2_WIDE,
+    "MedNeXt-v2, wide: twice the features in every stage.",
+    parameter_count=246_536_387,  # counted, likewise
+    source=MEDNEXT_V2.source,
+    year=MEDNEXT_V2.year,
 )

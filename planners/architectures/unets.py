@@ -67,18 +67,19 @@ U_NET_VALID: Final = Architecture(
 _U_NET_3D = UShapedProfile(
     block=PlainBlockPlan(first_width="half"),
     decoder_block=PlainBlockPlan(),
-    layers=LayerPlan(normalization="batch", activation="relu"),
+    layers=LayerPlan(normalization="instance", activation="relu"),
     upsampling="transposed_wide",
 )
+_U_NET_3D_CODE = replace(_U_NET_3D, layers=LayerPlan(normalization="batch", activation="relu"))
 U_NET_3D: Final = Architecture(
     name="u_net_3d",
-    sentence="The 3D U-Net: features double before the resolution is halved, batch normalization.",
+    sentence="The 3D U-Net: features double before the resolution is halved, and stay as wide in upsampling.",
     source="Cicek et al. 2016, MICCAI, arXiv:1606.06650",
     year=2016,
     choose_network=_U_NET_3D,
     published=(
         PublishedNetwork(
-            plan=_U_NET_3D.build_published((64, 128, 256, 512), dimensions=3, input_channels=3, output_channels=3),
+            plan=_U_NET_3D_CODE.build_published((64, 128, 256, 512), dimensions=3, input_channels=3, output_channels=3),
             parameter_count=19_069_955,
         ),
     ),

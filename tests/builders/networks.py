@@ -1,11 +1,13 @@
-"""Small network plans: one of every family, and one U-shaped network with every part.
+"""Small network plans: one of every family, one U-shaped network with every part, and combinations of parts.
 
 A new family, or a new part of U-shaped networks, is one more row here.
 """
 
-from typing import Any, Final
+from random import Random
+from typing import Any, Final, get_args
 
 from autoseg.plan import NETWORK_PLANS, NetworkPlan
+from autoseg.plan.network.layers import Activation, Downsampling, Normalization, Upsampling
 
 # Three stages, of which the last are anisotropic: kernels and strides of one along an axis.
 SPACE: Final[dict[int, dict[str, Any]]] = {
@@ -327,6 +329,50 @@ SMALL_NETWORKS: Final[dict[str, dict[str, Any]]] = {
 }
 
 
+def combine(
+    block: str, skip: str, contexts: tuple[str, ...], attention: str | None, **fields: Any
+) -> tuple[str, dict[str, Any]]:
+    """A U-shaped network of these parts, and its name."""
+    parts = {"name": block, **BLOCKS[block]}
+    combined = {
+        **U_SHAPED,
+        "block": parts,
+        "decoder_block": parts,
+        "skip": {"name": skip, **SKIPS[skip]},
+        "contexts": tuple({"name": context, **CONTEXTS[context]} for context in contexts),
+        "attention": attention and {"name": attention, **ATTENTIONS[attention]},
+        **fields,
+    }
+    return " ".join((block, skip, *contexts, *([attention] if attention else []))), combined
+
+
+def draw_combination(random: Random) -> tuple[str, dict[str, Any]]:
+    """A U-shaped network of random parts, with two contexts, one or none."""
+    return combine(
+        random.choice(list(BLOCKS)),
+        random.choice(list(SKIPS)),
+        tuple(random.sample(list(CONTEXTS), random.randint(0, 2))),
+        random.choice([None, *ATTENTIONS]),
+        layers={
+            "normalization": random.choice(get_args(Normalization)),
+            "activation": random.choice(get_args(Activation)),
+        },
+        downsampling=random.choice(get_args(Downsampling)),
+        upsampling=random.choice(get_args(Upsampling)),
+    )
+
+
+_SOURCE: Final = Random(14)
+COMBINATIONS: Final[dict[str, dict[str, Any]]] = dict(
+    (
+        combine("csp_rep", "attention_gate", ("aspp",), "se"),
+        combine("inception", "residual_path", ("aspp", "non_local"), "cbam"),
+        *(draw_combination(_SOURCE) for _ in range(12)),
+    )
+)
+"""U-shaped networks whose parts no paper combines, by the names of their parts; the laws that cost little hold."""
+
+
 def build_hybrid_fields(dimensions: int) -> dict[str, Any]:
     """Two branches of two stages each."""
     cut = {"features_per_stage": (4, 8), "blocks_per_stage": (1, 2), "decoder_features_per_stage": (3,)}
@@ -400,8 +446,8 @@ def build_skeleton_fields(small: dict[str, Any], dimensions: int) -> dict[str, A
 
 
 def build_small_network_plan(name: str, dimensions: int, **changes: Any) -> NetworkPlan:
-    """Builds one of `SMALL_NETWORKS`; keyword arguments replace its fields."""
-    small = SMALL_NETWORKS[name]
+    """Builds one of `SMALL_NETWORKS` or `COMBINATIONS`; keyword arguments replace its fields."""
+    small = (SMALL_NETWORKS | COMBINATIONS)[name]
     space = TOKENS if small["family"] == "plain_transformer" else SPACE
     fields = {"dimensions": dimensions, **space[dimensions], **small}
     if fields["family"] == "hybrid_2d_3d":

@@ -31,7 +31,7 @@ EXPECTED_FLAGS = {
     "plan": {
         "--run", "--planner", "--architecture", "--pretrained", "--loss", "--memory-gb", "--budget", "--configuration",
         "--group-by", "--splits", "--fix-geometry", "--no-preprocess", "--workers", "--overwrite", "--on", "--slurm",
-        "--refine", "--task", "--head",
+        "--refine", "--task", "--head", "--part",
     },
     "preprocess": {"--configuration", "--workers", "--on", "--slurm"},
     "train": {

@@ -17,7 +17,7 @@ from autoseg.cli.terminal import completion
 from autoseg.dataset.layouts import LAYOUTS
 from autoseg.places import PLACES
 from autoseg.plan import PREFERRED_CONFIGURATIONS
-from planners import ARCHITECTURES, HEADS, PLANNERS
+from planners import ARCHITECTURES, HEADS, PARTS, PLANNERS
 from planners.losses import LOSS_RULES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -120,6 +120,8 @@ def test_the_names_offered_are_those_that_exist() -> None:
     assert list(completion.PLANNERS) == list(PLANNERS)
     assert list(completion.ARCHITECTURES) == list(ARCHITECTURES)
     assert list(completion.HEADS) == list(HEADS)
+    assert {name: tuple(values) for name, values in PARTS.items()} == completion.PARTS
+    assert completion.complete_part("skip=a") == ["skip=addition", "skip=attention_gate"]
     assert list(completion.LOSSES) == list(LOSS_RULES)
     assert list(completion.LAYOUTS) == list(LAYOUTS)
     assert {*completion.PLACES, *completion.CASE_PLACES} == set(PLACES)

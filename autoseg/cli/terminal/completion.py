@@ -49,6 +49,7 @@ ARCHITECTURES = (
     "mednext_m_k5",
     "mednext_l_k5",
     "mednext_v2",
+    "mednext_v2_wide",
     "seg_res_net",
     "unext",
     "primus_s",
@@ -70,6 +71,21 @@ ARCHITECTURES = (
     "mask_rcnn",
 )
 HEADS = ("point_rend",)
+_BLOCKS = (
+    *("plain", "residual", "residual_stage", "recurrent_residual", "multires", "dense", "inception", "separable"),
+    *("rep", "csp_rep", "rsu"),
+)
+PARTS = {
+    "block": _BLOCKS,
+    "decoder_block": _BLOCKS,
+    "skip": ("concatenation", "addition", "attention_gate", "residual_path"),
+    "context": ("none", "spp", "aspp", "dac", "rmp", "non_local", "dual_attention", "graph_unet"),
+    "attention": ("none", "se", "cbam", "scse", "dual_excitation"),
+    "normalization": ("instance", "batch", "group", "layer", "none"),
+    "activation": ("leaky_relu", "relu", "prelu", "elu", "gelu", "silu"),
+    "downsampling": ("strided", "strided_wide", "max_pool", "average_pool"),
+    "upsampling": ("transposed", "transposed_wide", "linear", "linear_convolution", "nearest_convolution"),
+}
 LOSSES = (
     "dice",
     "cross_entropy",
@@ -128,6 +144,11 @@ def complete_planner(incomplete: str) -> list[str]:
 def complete_architecture(incomplete: str) -> list[str]:
     """Completes `--architecture`."""
     return _select(ARCHITECTURES, incomplete)
+
+
+def complete_part(incomplete: str) -> list[str]:
+    """Completes `--part`; bash ends words at the equals sign, so that it gets whole ones alone."""
+    return _select((f"{name}={value}" for name, values in PARTS.items() for value in values), incomplete)
 
 
 def complete_head(incomplete: str) -> list[str]:

@@ -146,7 +146,7 @@ class UShapedPlan(StagedNetworkPlan):
     def _check_padding(self) -> "UShapedPlan":
         if self.padding == "same":
             return self
-        if parts := list(self._list_padded_parts()):
+        if parts := list(self.list_padded_parts()):
             msg = f"padding must be 'same' with {', '.join(parts)}"
             raise ValueError(msg)
         if len(self.output_weights) > 1:
@@ -154,7 +154,8 @@ class UShapedPlan(StagedNetworkPlan):
             raise ValueError(msg)
         return self
 
-    def _list_padded_parts(self) -> Iterator[str]:
+    def list_padded_parts(self) -> Iterator[str]:
+        """Lists the parts that need padding, in words."""
         for field, block in (("block", self.block), ("decoder_block", self.decoder_block)):
             if block.count_convolutions(1) is None:
                 yield f"{field} {block.name!r}"

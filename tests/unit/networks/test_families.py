@@ -6,7 +6,7 @@ from typing import Final
 
 import pytest
 import torch
-from builders.networks import SMALL_NETWORKS
+from builders.networks import COMBINATIONS, SMALL_NETWORKS
 from torch import Tensor, nn
 
 from autoseg.inference.execution.openvino_network import convert_network, find_openvino_version
@@ -277,3 +277,21 @@ def test_kernels_of_one_voxel_do_not_mix_slices(make_plan, name: str) -> None:
     difference = (network(changed)[0] - network(image)[0]).abs().amax(dim=(0, 1, 3, 4))
     assert difference[1] > 0
     assert difference[0] == difference[2] == 0
+
+
+@pytest.mark.parametrize(("name", "dimensions"), [(name, 2 + index % 2) for index, name in enumerate(COMBINATIONS)])
+def test_parts_that_no_paper_combines_make_a_network_with_gradients_and_the_counted_cost(
+    make_plan, name: str, dimensions: int
+) -> None:
+    plan = make_plan(name, dimensions)
+    network, image = build_random_network(plan), draw_image(plan)
+    computed, counted = measure_module_cost(network, image), measure_cost(plan, tuple(image.shape[2:]), len(image))
+    assert counted.kept_bytes == pytest.approx(computed.kept_bytes, rel=0.05)
+    assert counted.multiply_adds == computed.multiply_adds > 0
+    outputs = network(image)
+    assert outputs[0].shape == (2, plan.output_channels, *image.shape[2:])
+    sum(output.square().mean() for output in outputs).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters() if p.requires_grad)
+    with torch.inference_mode():
+        network.eval()
+        assert equals_up_to_rounding(network(image[:1])[0], network(image)[0][:1], 0.01)

@@ -5,7 +5,7 @@ from math import isfinite
 import pytest
 import torch
 from builders.labels import build_labels
-from builders.networks import SMALL_NETWORKS, build_small_network_plan
+from builders.networks import COMBINATIONS, SMALL_NETWORKS, build_small_network_plan
 from builders.threads import use_one_thread
 
 from autoseg.training.checkpoint import TrainingIdentity, read_checkpoint, restore_learner, write_resumable_checkpoint
@@ -39,7 +39,7 @@ def take_step(learner, number, batch):
     return run_training_step(learner, batch)
 
 
-@pytest.mark.parametrize("name", SMALL_NETWORKS)
+@pytest.mark.parametrize("name", [*SMALL_NETWORKS, *COMBINATIONS])
 def test_a_training_on_regions_with_ignored_voxels_is_resumed_bit_for_bit(plan_configuration, tmp_path, name):
     dimensions = 3 if name == "hybrid_2d_3d" else 2
     network = build_small_network_plan(name, dimensions)

@@ -1,7 +1,8 @@
-"""Networks of every family give logits of the patch's shape for the patches of the reference plans."""
+"""Networks of every architecture give logits of the patch's shape for the patches of the reference plans."""
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -24,7 +25,32 @@ POINTWISE = (
     *(InstanceNormalization, nn.BatchNorm2d, nn.BatchNorm3d, nn.GroupNorm, nn.LayerNorm),
 )
 """Layers that keep the shape, whatever it is; on the meta device they take most of the time."""
+INITIALIZED = (nn.modules.conv._ConvNd, nn.Linear)
+"""Layers that draw their weights; on the meta device, where none has a value, this takes most of the time to build."""
+SIZES = (
+    *("mednext_b", "mednext_m", "mednext_l", "mednext_s_k5", "mednext_b_k5", "mednext_m_k5", "mednext_l_k5"),
+    *("mednext_v2", "mednext_v2_wide", "primus_b", "primus_m", "primus_l", "resnet34_unet", "resnet101_unet"),
+)
+"""Architectures that are another one of their family with other numbers."""
 Shape = tuple[tuple[float, ...], tuple[int, ...]]
+MADE_UP: dict[int, tuple[Shape, ...]] = {
+    2: (((1.0, 1.0), (8, 8)), ((1.0, 1.0), (8, 72)), ((0.5, 3.0), (40, 24))),
+    3: (
+        ((5.0, 1.0, 1.0), (1, 64, 64)),
+        ((5.0, 0.8, 0.8), (4, 64, 48)),
+        ((1.0, 1.0, 1.0), (8, 8, 8)),
+        ((1.0, 1.0, 6.0), (48, 24, 4)),
+    ),
+}
+"""Patches that no reference plan has: a single slice, few slices, no room for three resolutions."""
+MEASURES: tuple[Callable[[Shape], float], ...] = (
+    lambda shape: math.prod(shape[1]),
+    lambda shape: max(shape[1]),
+    lambda shape: min(shape[1]),
+    lambda shape: max(shape[1]) / min(shape[1]),
+    lambda shape: max(shape[0]) / min(shape[0]),
+)
+"""Of which the reference patches with the lowest and the highest value are extreme."""
 
 
 @pytest.fixture
@@ -50,20 +76,40 @@ def list_shapes(folder: Path) -> tuple[Shape, ...]:
 
 
 @cache
-def find_architectures() -> dict[str, Architecture]:
-    """The first architecture of every family."""
-    found: dict[str, Architecture] = {}
+def find_architectures() -> dict[str, list[Architecture]]:
+    """The architectures of every family."""
+    found: dict[str, list[Architecture]] = {}
     for architecture in ARCHITECTURES.values():
         topology = architecture.topology.compute((1.0, 1.0, 1.0), (64, 64, 64))
         network, _ = architecture.choose_network(topology, input_channels=1, output_channels=3)
-        found.setdefault(network.family, architecture)
+        found.setdefault(network.family, []).append(architecture)
     return found
+
+
+def distribute(
+    architectures: Sequence[Architecture], shapes: Sequence[Shape], made_up: Sequence[Shape]
+) -> Iterator[tuple[Architecture, Shape]]:
+    """Gives every architecture the extreme shapes and its share of the others, so that the family sees all of them.
+
+    Of architectures that differ in numbers alone, each gets a share of the extreme ones, too.
+    """
+    found = dict.fromkeys(choose(shapes, key=measure) for measure in MEASURES for choose in (min, max))
+    extreme = [*made_up, *found]
+    sizes = [architecture for architecture in architectures if architecture.name in SIZES]
+    others = [architecture for architecture in architectures if architecture not in sizes]
+    yield from ((architecture, shape) for architecture in others for shape in extreme)
+    yield from ((sizes[index % len(sizes)], shape) for index, shape in enumerate(extreme) if sizes)
+    for index, shape in enumerate(shape for shape in shapes if shape not in found):
+        able = [each for each in others if each.topology.compute(*shape).stage_count >= FEWEST_STAGES]
+        yield from ((each, shape) for each in able[index % max(1, len(able)) :][:1])
 
 
 @pytest.fixture
 def _only_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
     for layer in POINTWISE:
         monkeypatch.setattr(layer, "forward", lambda _, features: features)
+    for layer in INITIALIZED:
+        monkeypatch.setattr(layer, "reset_parameters", lambda _: None)
     monkeypatch.setattr(functional, "interpolate", interpolate_shape)
 
 
@@ -83,22 +129,32 @@ def interpolate_shape(
 def test_logits_have_the_shape_of_the_patch_for_all_reference_plans(
     shapes: tuple[Shape, ...], family: str, dimensions: int
 ) -> None:
-    architecture, checked = find_architectures()[family], 0
-    if dimensions == 2 and architecture.without_slices is not None:
-        pytest.skip(architecture.without_slices)
-    for spacing_mm, extents in shapes:
-        topology = architecture.topology.compute(spacing_mm, extents)
-        if len(extents) != dimensions or topology.stage_count < FEWEST_STAGES:
-            continue
-        channels = 1 + checked % 5
-        plan, _ = architecture.choose_network(topology, input_channels=channels, output_channels=3, width=4)
-        if isinstance(plan, DiffusionUNetPlan):
-            plan = plan.model_copy(update={"samples": 1, "sampler_steps": 1})  # all have the same shape
-        with torch.device("meta"):
-            network = build_network(plan).eval()
-            logits = network(torch.empty(2, channels, *topology.patch_voxels))[0]
-        margins = network.margin_voxels
-        inside = [extent - 2 * margin for extent, margin in zip(topology.patch_voxels, margins, strict=True)]
-        assert logits.shape == (2, 3, *inside), (spacing_mm, extents)
-        checked += 1
-    assert checked > 20
+    architectures = [each for each in find_architectures()[family] if dimensions == 3 or each.without_slices is None]
+    if not architectures:
+        pytest.skip(find_architectures()[family][0].without_slices or "")
+    known = [shape for shape in shapes if len(shape[1]) == dimensions]
+    assert len(known) > 20
+    seen, counts = set(), {architecture.name: 0 for architecture in architectures}
+    for index, (architecture, shape) in enumerate(distribute(architectures, known, MADE_UP[dimensions])):
+        if check_shape(architecture, shape, channels=1 + index % 5):
+            counts[architecture.name] += 1
+            seen.add(shape)
+    assert len(seen) > 20
+    assert all(counts.values())
+
+
+def check_shape(architecture: Architecture, shape: Shape, *, channels: int) -> bool:
+    """Checks the logits of a small network; False where the architecture has no network for the shape."""
+    topology = architecture.topology.compute(*shape)
+    if topology.stage_count < FEWEST_STAGES:
+        return False
+    plan, _ = architecture.choose_network(topology, input_channels=channels, output_channels=3, width=4)
+    if isinstance(plan, DiffusionUNetPlan):
+        plan = plan.model_copy(update={"samples": 1, "sampler_steps": 1})  # all have the same shape
+    with torch.device("meta"):
+        network = build_network(plan).eval()
+    logits = network(torch.empty(2, channels, *topology.patch_voxels, device="meta"))[0]
+    margins = network.margin_voxels
+    inside = [extent - 2 * margin for extent, margin in zip(topology.patch_voxels, margins, strict=True)]
+    assert logits.shape == (2, 3, *inside), (architecture.name, shape)
+    return True
