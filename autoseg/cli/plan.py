@@ -3,7 +3,7 @@
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
-from shlex import quote
+from shlex import join
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
@@ -17,7 +17,7 @@ from autoseg.cli.terminal.completion import (
     complete_part,
     complete_planner,
 )
-from autoseg.cli.terminal.options import OnCases, SlurmSetting, list_given_options, parse_duration
+from autoseg.cli.terminal.options import WITHOUT_RESULT, OnCases, SlurmSetting, list_given_options, parse_duration
 from autoseg.errors import PlanError
 
 if TYPE_CHECKING:
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from autoseg.workflows.plan.planner import PlanRule
     from autoseg.workflows.plan.planning import PlanningOutcome, PlanRequest
 
-USUAL_CHOICES: Final = {"loss": DEFAULT_LOSS, "task": "segmentation"}
+WITHOUT_PLANNER: Final = (*WITHOUT_RESULT, "--planner", "--memory-gb", "--budget")
+"""Options that another planner does not get."""
 
 
 def plan(
@@ -156,10 +157,7 @@ def plan(
     with open_place(on or HERE, run or Path(), slurm or ()) as place:
         rule = build_plan_rule(chosen, measure=measure)
         outcome = plan_and_print(dataset, run, rule, request=replace(request, place=place), console=console)
-    choices = quote_options(
-        architecture=architecture, pretrained=pretrained, head=head, loss=loss, task=task, configuration=configuration
-    )
-    show_forecast(console, outcome, request, measure, options=choices)
+    show_forecast(console, outcome, request, measure, options=list_given_options(plan, given, but=WITHOUT_PLANNER))
 
 
 def describe_machine(memory_gb: float | None, budget: str | None, planner: str) -> "Machine":
@@ -186,17 +184,6 @@ def find_border_fraction(task: str) -> float | None:
     from planners.rules.instances import choose_border_fraction
 
     return choose_border_fraction().value if task == "instances" else None
-
-
-def quote_options(**given: str | Path | list[str] | None) -> str:
-    """Writes the options that were given other values than usual, as a shell takes them."""
-    values = {name: value if isinstance(value, list) else [value] for name, value in given.items()}
-    return " ".join(
-        f"--{name} {quote(str(value))}"
-        for name, listed in values.items()
-        for value in listed
-        if value is not None and value != USUAL_CHOICES.get(name)
-    )
 
 
 def plan_and_print(
@@ -243,16 +230,16 @@ def show_forecast(
     request: "PlanRequest",
     measure: "Callable[[], DeviceThroughput]",
     *,
-    options: str = "",
+    options: "Sequence[str]" = (),
 ) -> None:
     """Prints what was done, what training will take on this computer, and the next command.
 
     Args:
         console: Console to print to.
-        outcome: What planning led to.
+        outcome: The run and what was done for it.
         request: The request that led to it.
         measure: Measures the speed of the device that will train.
-        options: Options that say what was planned, for the suggestion of another plan.
+        options: Words of the command line that say what was planned, for the suggestion of another plan.
     """
     from autoseg.cli.terminal.forecast_table import print_forecast, suggest_next
     from autoseg.workflows.plan.forecasting import forecast_run
@@ -274,7 +261,7 @@ def show_forecast(
         ),
         measure_cost=find_network_cost,
     )
-    print_forecast(console, forecast, run, options=options)
+    print_forecast(console, forecast, run, options=join(options))
     before = "" if request.preprocess else f"autoseg preprocess {run}, then "
     console.note(f"next: {before}{suggest_next(forecast, run)}")
     console.note(f"to see it: autoseg report {run}")

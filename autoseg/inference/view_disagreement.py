@@ -78,14 +78,20 @@ def record_normalizers(model: SegmentationModel) -> SegmentationModel:
     )
 
 
-def _normalize(network: nn.Module, model: SegmentationModel, *, has_regions: bool) -> nn.Module:
+def count_samples(model: SegmentationModel) -> int:
+    """Counts the predictions that a network averages itself, from other noise each."""
     planned = model.configuration_plan.network
-    if not isinstance(planned, DiffusionUNetPlan) or planned.samples == 1:
+    return planned.samples if isinstance(planned, DiffusionUNetPlan) else 1
+
+
+def _normalize(network: nn.Module, model: SegmentationModel, *, has_regions: bool) -> nn.Module:
+    samples = count_samples(model)
+    if samples == 1:
         return NormalizingNetwork(network, has_regions=has_regions)
     summarizing = _summarize_samples(network, partial(compute_normalizer, has_regions=has_regions, axis=1))
     if summarizing is None:
         msg = (
-            f"the disagreement of the {planned.samples} samples of {model.configuration} is computed in the network, "
+            f"the disagreement of the {samples} samples of {model.configuration} is computed in the network, "
             f"and it is compiled here ({model.execution}); use --execution eager, or predict without maps of "
             f"uncertainty"
         )

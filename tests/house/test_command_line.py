@@ -88,6 +88,7 @@ def test_every_option_that_changes_a_plan_is_recorded_as_it_was_given() -> None:
     given = {
         "planner": "timed",
         "architecture": "attention_unet",
+        "part": ["block=rep"],
         "pretrained": Path("a b.pth"),
         "head": "point_rend",
         "loss": "dice+focal",
@@ -104,7 +105,8 @@ def test_every_option_that_changes_a_plan_is_recorded_as_it_was_given() -> None:
     assert {f"--{name.replace('_', '-')}" for name in given | others} == EXPECTED_FLAGS["plan"]
     dataset = {"dataset": Path("data")}
     expected = (
-        *("--planner", "timed", "--architecture", "attention_unet", "--pretrained", "a b.pth", "--head", "point_rend"),
+        *("--planner", "timed", "--architecture", "attention_unet", "--part", "block=rep", "--pretrained", "a b.pth"),
+        *("--head", "point_rend"),
         *("--loss", "dice+focal", "--task", "instances", "--memory-gb", "8.5", "--budget", "8h"),
         *("--configuration", "2d", "--configuration", "3d_fullres", "--group-by", r"case\d", "--splits", "folds.json"),
         *("--fix-geometry", "--refine", "2d"),

@@ -56,11 +56,7 @@ from autoseg.workflows.predict.quality import (
     read_quality,
 )
 from autoseg.workflows.predict.recorded_maps import check_no_maps, remove_old_maps
-from autoseg.workflows.predict.uncertainty_maps import (
-    UNCERTAINTY_FOLDER,
-    UncertaintyRecorder,
-    build_uncertainty_recorder,
-)
+from autoseg.workflows.predict.uncertainty_maps import UNCERTAINTY_FOLDER, build_uncertainty_recorder, list_compared
 from autoseg.workflows.select.model_choice import ModelChoice, check_weights, hash_ensemble, resolve_models
 from autoseg.workflows.select.selection_document import NAMES_JOINED_BY
 
@@ -198,7 +194,7 @@ def _predict_images(
         update={
             "outputs": {path.name: image for path, image in outputs.items()},
             "objects": () if finder is None else finder.rules,
-            "disagreement_of": recorder.compared if isinstance(recorder, UncertaintyRecorder) else (),
+            "disagreement_of": list_compared(recorder),
         }
     )
     record = _open_folder(out, record, model.plan, estimator, overwrite=request.overwrite)

@@ -16,7 +16,7 @@ from autoseg.inference.options import PredictionOptions
 from autoseg.inference.restoring.restore_grid import restore_maps, retry_with_logits_in_ram
 from autoseg.inference.sliding_window.prediction import OnWindow
 from autoseg.inference.sliding_window.windows import compute_window_plan
-from autoseg.inference.view_disagreement import compute_uncertainty, record_normalizers
+from autoseg.inference.view_disagreement import compute_uncertainty, count_samples, record_normalizers
 from autoseg.preprocessing.case import CaseGeometry
 from autoseg.stages.staged_case import StagedCase
 from autoseg.workflows.predict.recorded_maps import MAP_ENDING, Maps
@@ -55,6 +55,7 @@ class UncertaintyRecorder:
             "folds": any(len(member.networks) > 1 for member in members),
             "mirrored views": self.mirroring and any(_has_views(member) for member in members),
             "slices across several axes": any(len(_get_plane_axes(member)) > 1 for member in members),
+            "samples": any(count_samples(member) > 1 for member in members),
             WINDOWS: True,
         }
         return tuple(name for name, is_averaged in found.items() if is_averaged)
@@ -119,6 +120,11 @@ def _compute_maps(
 ) -> UInt8[np.ndarray, "2 file_z file_y file_x"]:
     uncertainty = compute_uncertainty(recorded[0], model.plan.labels)
     return restore_maps(uncertainty, geometry, resampling=model.configuration_plan.resampling)
+
+
+def list_compared(recorder: object) -> tuple[str, ...]:
+    """Lists what maps of disagreement compare; nothing for a recorder that makes none."""
+    return recorder.compared if isinstance(recorder, UncertaintyRecorder) else ()
 
 
 def build_uncertainty_recorder(

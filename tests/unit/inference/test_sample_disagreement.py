@@ -12,6 +12,7 @@ from builders.threads import use_one_thread
 from torch import nn
 
 from autoseg.errors import PredictionError
+from autoseg.inference.ensemble import Ensemble
 from autoseg.inference.execution.preparation import ReducedNetwork
 from autoseg.inference.model import SegmentationModel
 from autoseg.inference.view_disagreement import compute_normalizer, compute_uncertainty, record_normalizers
@@ -19,6 +20,7 @@ from autoseg.networks import build_network
 from autoseg.networks.families.diffusion_unet import DiffusionUNet
 from autoseg.runtime.captured_network import CapturedNetwork
 from autoseg.runtime.cuda_graphs import CudaGraphs
+from autoseg.workflows.predict.uncertainty_maps import build_uncertainty_recorder
 
 CPU = torch.device("cpu")
 REGIONS = build_labels({"whole": (1, 2, 3), "core": (2, 3), "centre": (3,)}, region_write_values=(1, 2, 3))
@@ -91,3 +93,14 @@ def test_compiled_networks_are_refused_by_the_option_that_compiled_them():
         PredictionError, match=r"of the 2 samples of 2d .*compiled here \(openvino\); use --execution eager"
     ):
         record_normalizers(model)
+
+
+@pytest.mark.parametrize(
+    ("samples", "expected"), [(1, ("overlapping windows",)), (2, ("samples", "overlapping windows"))]
+)
+def test_samples_are_named_among_what_maps_of_disagreement_compare(samples, expected, tmp_path):
+    models, said = Ensemble(members=(build_model(samples),)), []
+    recorder = build_uncertainty_recorder(models, tmp_path, mirroring=False, announce=said.append)
+    assert recorder.compared == expected
+    assert len(recorder.find_paths("case")) == len(expected)
+    assert bool(said) is (samples == 1)
