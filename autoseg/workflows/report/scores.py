@@ -191,7 +191,7 @@ def _quote(arguments: Sequence[str]) -> Iterator[str]:
 
 
 def _list_commands(contents: RunContents) -> Iterator[str]:
-    run = quote(contents.run.root.name)
+    run = quote(contents.run.root.resolve().name)
     if contents.dataset is not None:
         yield from _list_plan_commands(contents.plan, contents.dataset, run)
     for (configuration, fold), record in contents.trainings.items():
