@@ -25,6 +25,7 @@ from autoseg.inference.execution.preparation import AutocastNetwork, ReducedNetw
 from autoseg.inference.model import SegmentationModel
 from autoseg.labels import LabelScheme
 from autoseg.networks.families.diffusion_unet import DiffusionUNet
+from autoseg.plan.document import Plan
 from autoseg.plan.network import DiffusionUNetPlan
 from autoseg.runtime.captured_network import CapturedNetwork
 
@@ -80,7 +81,15 @@ def record_normalizers(model: SegmentationModel) -> SegmentationModel:
 
 def count_samples(model: SegmentationModel) -> int:
     """Counts the predictions that a network averages itself, from other noise each."""
-    planned = model.configuration_plan.network
+    return _count_samples(model.configuration_plan.network)
+
+
+def averages_samples(plan: Plan) -> bool:
+    """Returns whether a network of a plan averages several predictions itself, which eager PyTorch tells apart."""
+    return any(_count_samples(part.network) > 1 for part in plan.configurations.values())
+
+
+def _count_samples(planned: object) -> int:
     return planned.samples if isinstance(planned, DiffusionUNetPlan) else 1
 
 

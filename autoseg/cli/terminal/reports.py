@@ -236,7 +236,7 @@ def _print_variants(console: "Console", choice: "PredictionChoice") -> None:
 
     table = Table(title="Ways to predict, before postprocessing", title_justify="left")
     table.add_column("variant")
-    table.add_column("Dice")
+    table.add_column(choice.score_name)
     table.add_column("passes per case", justify="right")
     for variant in choice.variants:
         table.add_row(variant.describe(), _format_statistic(variant.foreground), f"{variant.passes_per_case:.4g}")

@@ -18,7 +18,7 @@ from autoseg.inference.model import SegmentationModel
 from autoseg.inference.options import PredictionOptions
 from autoseg.processes.progress import Progress
 from autoseg.workflows.predict.found_images import FoundImages
-from autoseg.workflows.select.prediction_choice import PredictionChoice
+from autoseg.workflows.select.prediction_choice import USUAL_SCORE, PredictionChoice, ScoreName
 
 NETWORK_SHARE: Final = 0.8
 """Part of the budget that the networks may take (guess); the rest is for what is not timed: reading, restoring the
@@ -40,7 +40,8 @@ class Way:
 
     Attributes:
         model: The models with the folds that predict.
-        dice: Mean Dice on held-out cases; None if it was not measured.
+        dice: Mean Dice on held-out cases, or mean average precision of objects; None if it was not measured.
+        score_name: Which of them it is.
         seconds: Forecast of the networks' mean time for an image; 0 without one.
         given_up: Parts that are left out to fit into a budget, in words.
     """
@@ -48,6 +49,7 @@ class Way:
     model: Ensemble
     options: PredictionOptions
     dice: float | None = None
+    score_name: ScoreName = USUAL_SCORE
     seconds: float = 0.0
     given_up: tuple[str, ...] = ()
 
@@ -58,7 +60,7 @@ class Way:
 
     @property
     def fold_gain(self) -> float:
-        """Assumed gain in Dice of its folds over one."""
+        """Assumed gain in the score of its folds over one."""
         return ASSUMED_FOLD_GAIN * (1 - 1 / self.fold_count)
 
     @property
@@ -72,10 +74,10 @@ class Way:
         """Describes the way with its figures in one line, and what fewer folds than those of the best one cost."""
         names = " + ".join(member.configuration for member in self.model.members)
         folds = f"{self.fold_count} fold{'' if self.fold_count == 1 else 's'}"
-        dice = "Dice not measured" if self.dice is None else f"Dice {self.dice:.4f}"
+        score = f"{self.score_name} {'not measured' if self.dice is None else f'{self.dice:.4f}'}"
         views = f"{'mirroring' if self.options.mirroring else 'no mirroring'}, " if has_views(self.model) else ""
         step = f"step {self.options.step_fraction:g}"
-        return f"{names}, {folds}, {views}{step}: {self.seconds:.3g} s an image, {dice}{self._describe_folds(best)}"
+        return f"{names}, {folds}, {views}{step}: {self.seconds:.3g} s an image, {score}{self._describe_folds(best)}"
 
     def _describe_folds(self, best: "Way") -> str:
         if self.fold_count >= best.fold_count:
@@ -114,7 +116,8 @@ def fit_budget(
     if not grids:
         progress.note("warning: the budget is left aside, as the header of no image can be read")
         return usual
-    ways = sorted(_list_ways(usual, grids, _find_dice(usual, measured, kept)), key=lambda way: way.rank)
+    scored = usual if measured is None else replace(usual, score_name=measured.score_name)
+    ways = sorted(_list_ways(scored, grids, _find_dice(usual, measured, kept)), key=lambda way: way.rank)
     limit = NETWORK_SHARE * budget_seconds
     fastest = min(ways, key=lambda way: way.seconds)
     chosen = next((way for way in ways if way.seconds <= limit), fastest)
@@ -147,8 +150,8 @@ def _explain_order(chosen: Way) -> str:
     if chosen.dice is None:
         return "nothing was measured of these models: folds are given up last, and a slower way counts as a better one"
     return (
-        f"Dice is that of one fold on held-out cases; K folds are assumed to add {ASSUMED_FOLD_GAIN} x (1 - 1 / K), "
-        f"which was not measured"
+        f"{chosen.score_name} is that of one fold on held-out cases; K folds are assumed to add {ASSUMED_FOLD_GAIN} x "
+        f"(1 - 1 / K), which was not measured"
     )
 
 
@@ -176,13 +179,13 @@ def list_given_up(best: Way, chosen: Way) -> tuple[str, ...]:
 
 
 def describe_loss(best: Way, chosen: Way) -> str:
-    """Describes what is given up, and what that costs in Dice."""
+    """Describes what is given up, and what that costs in the score."""
     given_up = list_given_up(best, chosen)
     if not given_up:
         return "nothing is given up"
     text = f"given up: {', '.join(given_up)}"
     if best.dice is not None and chosen.dice is not None:
-        text += f"; Dice on held-out cases {chosen.dice:.4f} instead of {best.dice:.4f}"
+        text += f"; {chosen.score_name} on held-out cases {chosen.dice:.4f} instead of {best.dice:.4f}"
     if best.fold_count > chosen.fold_count:
         text += "; what the folds gain was not measured"
     return text
@@ -253,4 +256,4 @@ def _list_ways(
         for count in range(1, max(len(member.folds) for member in members) + 1):
             model = Ensemble(members=tuple(keep_folds(member, count) for member in members))
             total = sum(len(stage.folds) * seconds[stage.configuration] for stage in model.stages)
-            yield Way(model=model, options=options, dice=value, seconds=total)
+            yield replace(usual, model=model, options=options, dice=value, seconds=total)

@@ -9,12 +9,13 @@ from typing import Any
 from autoseg import __version__
 from autoseg.dataset import Case
 from autoseg.dataset.label_entries import warn_of_region_order
-from autoseg.document import write_document
+from autoseg.document import read_document, write_document
 from autoseg.errors import PredictionError, Problem, group_problems
 from autoseg.file_endings import strip_ending
 from autoseg.inference.ensemble import Ensemble, load_ensemble
 from autoseg.inference.execution.preparation import ExecutionChoice
 from autoseg.inference.options import Decoding, PredictionOptions, Workload
+from autoseg.inference.view_disagreement import averages_samples
 from autoseg.plan.document import Plan
 from autoseg.postprocessing.rules import Rule
 from autoseg.processes.progress import Progress
@@ -294,12 +295,14 @@ def _choose_way(
 ) -> tuple[Way, tuple[tuple[str, ...], ...]]:
     """Loads the models, and fits them into the budget, if there is one; returns also the digests of their weights."""
     options = request.choose_options(choice.options)
+    is_open = request.uncertainty and request.execution == "auto"  # maps of samples need networks that are not compiled
+    is_eager = request.attention_maps or (is_open and averages_samples(read_document(run.plan, Plan)))
     model = load(
         run.root,
         choice.members,
         device=request.device,
         precision=request.precision,
-        execution="eager" if request.attention_maps else request.execution,
+        execution="eager" if is_eager else request.execution,
         workload=Workload(images=len(found.cases), options=options),
     )
     weights = hash_ensemble(run, model)

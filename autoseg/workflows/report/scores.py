@@ -191,7 +191,7 @@ def _quote(arguments: Sequence[str]) -> Iterator[str]:
 
 
 def _list_commands(contents: RunContents) -> Iterator[str]:
-    run = quote(contents.run.root.name)
+    run = quote(contents.run.root.resolve().name)
     if contents.dataset is not None:
         yield from _list_plan_commands(contents.plan, contents.dataset, run)
     for (configuration, fold), record in contents.trainings.items():
@@ -204,13 +204,16 @@ def _list_commands(contents: RunContents) -> Iterator[str]:
 
 
 def _list_plan_commands(plan: Plan, record: DatasetRecord, run: str) -> Iterator[str]:
-    """Yields the calls that made the plan, with what they left to the planner; one by the plan for earlier versions."""
+    """Yields the calls that made the plan, with what they left to the planner; of earlier versions by the plan."""
     task = () if plan.instances is None else ("--task", "instances")
     fixes = ("--fix-geometry",) if record.fix_geometry else ()
-    for call in record.plan_calls or ((*fixes, *task, *record.split_options),):
+    splitting = {word for word in record.split_options if word.startswith("--")}
+    is_first_known = any(splitting <= set(call) for call in record.plan_calls[:1])
+    unknown = () if is_first_known else ((*fixes, *task, *record.split_options),)
+    for call in (*unknown, *record.plan_calls):
         planner = plan.planner.split(" ")
         usual = {
-            "--planner": planner[:1] if record.plan_calls else planner,
+            "--planner": planner if call in unknown else planner[:1],
             "--memory-gb": [f"{plan.accelerator_memory_gb:g}"],
             "--budget": [] if plan.budget_seconds is None else [f"{plan.budget_seconds:.0f}s"],
         }

@@ -7,17 +7,17 @@ from autoseg.quality.calibration import CalibratedScore, QualityCalibration
 from autoseg.report.blocks import Block, Cell, Decisions, Facts, Notes, Section, Table
 from autoseg.workflows.report.scores import format_interval, tabulate_object_scores
 from autoseg.workflows.select.prediction_choice import PredictionChoice
-from autoseg.workflows.select.selection_document import ObjectChoice, Selection
+from autoseg.workflows.select.selection_document import CandidateScores, ObjectChoice, Selection
 
-NOT_MEASURED: Final = "ways to predict were not measured: --no-variants, too few cases, or an earlier version"
+NOT_MEASURED: Final = (
+    "ways to predict were not measured: --no-variants, too few cases, a previous stage, cases that are not "
+    "preprocessed any more, or an earlier version"
+)
+COST: Final = "billions of multiply-adds an image"
 
 
 def describe_selection(selection: Selection, calibration: QualityCalibration | None) -> Section:
     """Describes what `autoseg select` chose, against what, and why."""
-    rows = [
-        (candidate.name, candidate.foreground.mean, format_interval(candidate.foreground), candidate.foreground.count)
-        for candidate in selection.candidates
-    ]
     facts = [
         ("Predicts with", selection.name),
         ("Folds", "; ".join(", ".join(member.folds) for member in selection.members)),
@@ -29,7 +29,7 @@ def describe_selection(selection: Selection, calibration: QualityCalibration | N
     blocks: list[Block] = [
         Facts(facts),
         Notes([selection.because]),
-        Table(("candidate", "Dice", "95 % interval", "cases"), rows, title="Candidates"),
+        _tabulate_candidates(selection.candidates),
         *_list_prediction(selection.prediction),
         *_list_postprocessing(selection),
         *_list_objects(selection.objects),
@@ -37,6 +37,24 @@ def describe_selection(selection: Selection, calibration: QualityCalibration | N
     ]
     lead = "The models, the way to predict and the postprocessing with which new images are predicted."
     return Section("selection", "Selection", lead, blocks)
+
+
+def _tabulate_candidates(candidates: Sequence[CandidateScores]) -> Table:
+    """Tabulates the scores of all candidates, the best one first; those of objects and costs where there are any."""
+    columns: dict[str, list[Cell]] = {
+        "candidate": [one.name for one in candidates],
+        "Dice": [one.foreground.mean for one in candidates],
+        "95 % interval": [format_interval(one.foreground) for one in candidates],
+        "cases": [one.foreground.count for one in candidates],
+    }
+    if any(one.objects for one in candidates):
+        known = [None if one.objects is None else one.objects.foreground for one in candidates]
+        columns["AP of objects"] = [None if one is None else one.mean for one in known]
+        columns["its 95 % interval"] = [None if one is None else format_interval(one) for one in known]
+    if any(one.image_cost is not None for one in candidates):
+        columns[COST] = [one.image_cost for one in candidates]
+    rows = list(zip(*columns.values(), strict=True))
+    return Table(tuple(columns), rows, title="Candidates", formats={COST: ".4g"})
 
 
 def _list_prediction(choice: PredictionChoice | None) -> Iterator[Block]:
@@ -58,7 +76,7 @@ def _list_prediction(choice: PredictionChoice | None) -> Iterator[Block]:
         for variant in choice.variants
     ]
     if rows:
-        columns = ("way", "patches a case", "Dice", "95 % interval", "cases")
+        columns = ("way", "patches a case", choice.score_name, "95 % interval", "cases")
         title = "Ways to predict, before postprocessing; the patches of a fold are their cost"
         yield Table(columns, rows, title=title, formats={"patches a case": ".1f"})
 

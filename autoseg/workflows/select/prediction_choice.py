@@ -1,9 +1,16 @@
 """Schema of the ways to predict that `autoseg select` measured, and of its choice among them."""
 
+from typing import Final, Literal
+
+from pydantic import Field
+
 from autoseg.document import Part
 from autoseg.evaluation.crossvalidation import Statistic
 from autoseg.evaluation.gain import Gain
 from autoseg.inference.options import DEFAULT_OPTIONS, Decoding, PredictionOptions
+
+ScoreName = Literal["Dice", "AP of objects"]
+USUAL_SCORE: Final = "Dice"
 
 
 class Variant(Part):
@@ -35,9 +42,10 @@ class PredictionChoice(Part):
     """The options with which new images are predicted, and what was measured of them on held-out cases.
 
     Attributes:
-        mirroring_gain: Gain in Dice by mirrored views; None if it was not measured.
+        mirroring_gain: Gain in the score by mirrored views; None if it was not measured.
         decoding_gain: Gain in Dice by decoding with the highest expected Dice; None if it was not measured.
         variants: Ways to predict that were measured, the usual one first.
+        score_name: Score of the variants; that of files that do not tell is Dice.
     """
 
     mirroring: bool
@@ -47,6 +55,7 @@ class PredictionChoice(Part):
     decoding_gain: Gain | None
     decoding_because: str
     variants: tuple[Variant, ...]
+    score_name: ScoreName = Field(default=USUAL_SCORE, exclude_if=lambda name: name == USUAL_SCORE)
 
     @property
     def options(self) -> PredictionOptions:

@@ -28,7 +28,7 @@ from autoseg.workflows.cases.loop import CaseOutput, complete_cases, predict_pre
 from autoseg.workflows.evaluate.evaluation import EvaluationJob, count_evaluation_workers
 from autoseg.workflows.plan.preprocessing import check_preprocessed
 from autoseg.workflows.select.postprocessing import measure_effects
-from autoseg.workflows.select.prediction_choice import PredictionChoice, Variant
+from autoseg.workflows.select.prediction_choice import USUAL_SCORE, PredictionChoice, ScoreName, Variant
 from autoseg.workflows.select.stored_predictions import VariantJob, get_configuration, measure_outputs, write_prediction
 
 LOG_NAME: Final = "variant_predictions.log"
@@ -88,6 +88,7 @@ def choose_prediction(
         decoding_gain=decoding_gain,
         decoding_because=decoding_because,
         variants=(*measured.list_variants(), *_list_single_members(job, alone, is_scored)),
+        score_name=measured.score_name,
     )
     if score_objects is not None and choice.options != DEFAULT_OPTIONS:
         _predict(job, (choice.options,), progress)  # objects were scored without label maps
@@ -120,9 +121,9 @@ class _Measurements:
     score_objects: ScoreObjects | None = None
 
     @property
-    def score_name(self) -> str:
+    def score_name(self) -> ScoreName:
         """Name of the score."""
-        return "Dice" if self.score_objects is None else "AP of objects"
+        return USUAL_SCORE if self.score_objects is None else "AP of objects"
 
     def measure(self, *variants: PredictionOptions) -> None:
         """Predicts and scores variants that have the same logits, which alone tell where objects are."""

@@ -38,6 +38,12 @@ def test_the_ways_to_predict_are_printed_with_dice_and_cost_and_what_was_chosen(
     assert ["2d: no mirroring, step 0.75", "0.800", "1"] in rows
     assert "mirroring dropped: they gain little" in output.getvalue()
     assert "decoding argmax: it gains nothing" in output.getvalue()
+    of_objects = choice.model_copy(update={"score_name": "AP of objects"})
+    print_selection(
+        Console(RichConsole(file=output, width=160)), selection.model_copy(update={"prediction": of_objects})
+    )
+    heading = next(line for line in reversed(output.getvalue().splitlines()) if "variant" in line)
+    assert [cell.strip() for cell in heading.split("┃")[1:-1]] == ["variant", "AP of objects", "passes per case"]
 
 
 @pytest.mark.parametrize(

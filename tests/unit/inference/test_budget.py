@@ -134,6 +134,16 @@ def test_what_is_given_up_is_said_with_what_it_costs_and_only_worthwhile_ways_ar
 
 
 @pytest.mark.usefixtures("_steady_speed")
+def test_precision_of_objects_is_not_called_dice(run: RunFolder, images: Path) -> None:
+    notes = Notes()
+    measured = build_prediction_choice(VARIANTS).model_copy(update={"score_name": "AP of objects"})
+    fit(run, images, 1.9, measured=measured, progress=notes)
+    assert "0.8 s an image, AP of objects 0.8920" in notes.text
+    assert "; AP of objects on held-out cases 0.8920 instead of 0.9000" in notes.text
+    assert "Dice" not in notes.text
+
+
+@pytest.mark.usefixtures("_steady_speed")
 def test_where_nothing_fits_the_fastest_way_is_taken_with_a_warning(run: RunFolder, images: Path) -> None:
     notes = Notes()
     way = fit(run, images, 0.1, progress=notes)

@@ -8,6 +8,7 @@ import torch
 from builders.labels import build_labels
 from builders.networks import build_small_network_plan
 from builders.plans import build_configuration, build_plan
+from builders.progress import Notes
 from builders.threads import use_one_thread
 from torch import nn
 
@@ -18,9 +19,14 @@ from autoseg.inference.model import SegmentationModel
 from autoseg.inference.view_disagreement import compute_normalizer, compute_uncertainty, record_normalizers
 from autoseg.networks import build_network
 from autoseg.networks.families.diffusion_unet import DiffusionUNet
+from autoseg.run_folder import RunFolder
 from autoseg.runtime.captured_network import CapturedNetwork
 from autoseg.runtime.cuda_graphs import CudaGraphs
+from autoseg.workflows.predict import prediction
+from autoseg.workflows.predict.found_images import ImageFiles
+from autoseg.workflows.predict.prediction import PredictionRequest
 from autoseg.workflows.predict.uncertainty_maps import build_uncertainty_recorder
+from autoseg.workflows.select.model_choice import ModelChoice
 
 CPU = torch.device("cpu")
 REGIONS = build_labels({"whole": (1, 2, 3), "core": (2, 3), "centre": (3,)}, region_write_values=(1, 2, 3))
@@ -93,6 +99,23 @@ def test_compiled_networks_are_refused_by_the_option_that_compiled_them():
         PredictionError, match=r"of the 2 samples of 2d .*compiled here \(openvino\); use --execution eager"
     ):
         record_normalizers(model)
+
+
+@pytest.mark.parametrize(
+    ("samples", "execution", "taken"), [(2, "auto", "eager"), (2, "openvino", "openvino"), (1, "auto", "auto")]
+)
+def test_samples_are_not_compiled_unless_asked_for(tmp_path, monkeypatch, *, samples, execution, taken):
+    plan = build_model(samples).plan
+    monkeypatch.setattr(prediction, "read_document", lambda *_: plan)
+
+    def load(*_, execution, **__):
+        raise NotImplementedError(execution)
+
+    request = PredictionRequest(uncertainty=True, execution=execution)
+    choice = ModelChoice(members=(), rules=(), selection=None)
+    found = ImageFiles(cases=(), problems=(), ending=".mha", source="", channel_count=1)
+    with pytest.raises(NotImplementedError, match=f"^{taken}$"):
+        prediction._choose_way(RunFolder(tmp_path), choice, found, request=request, load=load, progress=Notes())
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,9 @@ def test_groups_and_the_options_of_all_calls_are_shown_without_the_folders_of_th
     assert "somebody" not in text
 
 
-def test_commands_have_all_options_of_the_calls_that_made_the_run(scored: RunFolder) -> None:
+def test_commands_have_all_options_of_the_calls_that_made_the_run(
+    scored: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     contents = read_contents(scored.root)
     assert contents.dataset is not None
     assert contents.selection is not None
@@ -132,6 +134,15 @@ def test_commands_have_all_options_of_the_calls_that_made_the_run(scored: RunFol
     assert isinstance(commands, Commands)
     options = "--planner timed --loss dice+ce --memory-gb 8 --budget 60s --task instances"
     assert commands.lines[0] == f"autoseg plan Dataset001_Balls {options} --run balls.autoseg"
+    told = {"plan_calls": (("--refine", "2d"),), "split_options": ("--group-by", "c")}  # extended by this version
+    later = describe_provenance(replace(earlier, dataset=dataset.model_copy(update=told))).blocks[0]
+    assert isinstance(later, Commands)
+    assert later.lines[0] == f"autoseg plan 'my data' {options} --group-by c --run balls.autoseg"
+    assert later.lines[1] == f"{usual} --refine 2d --run balls.autoseg"
+    monkeypatch.chdir(scored.root)
+    here = describe_provenance(replace(contents, run=RunFolder(Path()))).blocks[0]
+    assert isinstance(here, Commands)
+    assert here.lines[-1] == "autoseg report balls.autoseg"
 
 
 def test_with_scores_it_shows_classes_cases_and_the_selection(text: str) -> None:

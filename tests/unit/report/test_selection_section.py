@@ -7,6 +7,7 @@ from builders.scored_runs import build_planned_run
 from builders.selections import build_prediction_choice, build_selection, build_variant
 
 from autoseg.document import write_document
+from autoseg.evaluation.crossvalidation import Statistic
 from autoseg.evaluation.instances import ObjectScores
 from autoseg.postprocessing.instances import ObjectRule
 from autoseg.quality.calibration import CALIBRATION_NAME, CalibratedScore, ClassCalibration, QualityCalibration
@@ -16,7 +17,13 @@ from autoseg.report.blocks import Block, Decisions, Facts, Notes, Section, Table
 from autoseg.run_folder import write_text
 from autoseg.workflows.report.contents import compute_digest, read_contents
 from autoseg.workflows.report.selection import describe_selection
-from autoseg.workflows.select.selection_document import Member, ObjectChoice, Selection
+from autoseg.workflows.select.selection_document import (
+    CandidateScores,
+    Member,
+    ObjectChoice,
+    ObjectPrecision,
+    Selection,
+)
 
 MEMBER = Member(configuration="3d_fullres", folds=("0",), weights_sha256=("a",))
 
@@ -68,6 +75,28 @@ def test_views_and_decoding_are_shown_with_reasons_and_all_ways_with_their_costs
         ("3d_fullres: mirroring, step 0.5", 64.0, 0.9),
         ("3d_fullres: no mirroring, step 0.5", 8.0, 0.89),
     ]
+
+
+def test_the_scores_that_decided_are_shown_by_their_names() -> None:
+    dice, precision = (Statistic(count=9, mean=mean, std=None, lower=0.25, upper=0.75) for mean in (0.8, 0.5))
+    plain = CandidateScores(configurations=("2d",), foreground=dice, classes={})
+    assert find_candidates(plain).columns == ("candidate", "Dice", "95 % interval", "cases")
+    objects = ObjectPrecision(foreground=precision, classes={})
+    table = find_candidates(plain.model_copy(update={"objects": objects, "image_cost": 1234.5}), plain)
+    assert table.columns[4:] == ("AP of objects", "its 95 % interval", "billions of multiply-adds an image")
+    assert [row[4:] for row in table.rows] == [(0.5, "0.250 to 0.750", 1234.5), (None, None, None)]
+    assert table.format_cell(table.columns[-1], 1234.5) == "1234"
+    choice = build_prediction_choice((build_variant("2d"),)).model_copy(update={"score_name": "AP of objects"})
+    (ways,) = [table for table in list_tables(select(prediction=choice)) if table.title.startswith("Ways to predict")]
+    assert ways.columns[2] == "AP of objects"
+
+
+def find_candidates(*candidates: CandidateScores) -> Table:
+    return next(table for table in list_tables(select(candidates=candidates)) if table.title == "Candidates")
+
+
+def list_tables(selection: Selection) -> list[Table]:
+    return find(describe_selection(selection, None), Table)
 
 
 def test_what_was_not_measured_is_said() -> None:

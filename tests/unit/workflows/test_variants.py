@@ -12,7 +12,7 @@ from builders.folds import write_trained_fold
 from builders.plans import build_configuration, build_plan
 from builders.preprocessing import preprocess_training_case
 from builders.progress import Notes
-from builders.selections import build_selection
+from builders.selections import build_prediction_choice, build_selection
 from builders.threads import use_one_thread
 
 from autoseg.dataset.folds import Fold, Splits
@@ -199,6 +199,7 @@ def test_where_objects_are_told_apart_these_decide_about_mirroring(run: RunFolde
         )
         assert choice is not None
         assert choice.options == PredictionOptions(mirroring=mirroring)
+        assert choice.model_dump()["score_name"] == "AP of objects"
         assert choice.decoding_because == "objects are found from probabilities, whatever the decoding is"
         assert ("in AP of objects" in choice.mirroring_because) == mirroring
     assert asked[0] == PLAIN
@@ -351,6 +352,7 @@ def test_a_selection_of_an_earlier_version_is_read(run: RunFolder) -> None:
     earlier = chosen.model_dump(mode="json")
     del earlier["prediction"]
     assert Selection.model_validate(earlier) == chosen
+    assert "score_name" not in build_prediction_choice().model_dump(), "only what is no Dice is named"
 
 
 def test_networks_without_mirrored_views_are_compared_by_decoding_alone(tmp_path: Path) -> None:
