@@ -207,7 +207,10 @@ def _list_plan_commands(plan: Plan, record: DatasetRecord, run: str) -> Iterator
     """Yields the calls that made the plan, with what they left to the planner; one by the plan for earlier versions."""
     task = () if plan.instances is None else ("--task", "instances")
     fixes = ("--fix-geometry",) if record.fix_geometry else ()
-    for call in record.plan_calls or ((*fixes, *task, *record.split_options),):
+    first, *others = record.plan_calls or ((*fixes, *task),)
+    split = record.split_options  # of the first call, which was not recorded where Python or an earlier version made it
+    is_told = any(split[:1] == (word,) for call in (first, *others) for word in call)
+    for call in ((*first, *(() if is_told else split)), *others):
         planner = plan.planner.split(" ")
         usual = {
             "--planner": planner[:1] if record.plan_calls else planner,
