@@ -48,8 +48,8 @@ class DatasetRecord(Document):
         terms: Coded terms of classes, by their names, for results in DICOM.
         groups: Group of every case that a fold does not split; empty without groups.
         split_options: Options of `autoseg plan` that chose the folds.
-        plan_calls: Options of every call of `autoseg plan` that made or extended the plan, in their order; empty where
-            none was given, by Python, and in files of earlier versions.
+        plan_calls: Options of every call of `autoseg plan` that made or extended the plan, in their order; none of
+            Python, and of earlier versions.
         targets: Core and border of objects that are learned, and of which `labels` are; None for the labels themselves.
     """
 
@@ -73,9 +73,9 @@ class DatasetRecord(Document):
         """Returns the record of the dataset alone, without how it was planned and divided into folds."""
         return self.model_copy(update={"groups": {}, "split_options": (), "plan_calls": ()})
 
-    def add_plan_call(self, call: tuple[str, ...]) -> "DatasetRecord":
-        """Returns the record with the options of a call; those that repeat an earlier one are not added."""
-        known = not call or call in self.plan_calls
+    def add_plan_call(self, call: tuple[str, ...] | None) -> "DatasetRecord":
+        """Returns the record with the options of a call, if there was one; those of an earlier call are not added."""
+        known = call is None or call in self.plan_calls
         return self if known else self.model_copy(update={"plan_calls": (*self.plan_calls, call)})
 
 

@@ -73,7 +73,7 @@ class JobCommand:
             )
             code = _wait_for(self.child)
         if code in STOPPED_CODES or (code != 0 and noted):
-            self._write_mark("saved")
+            self._write_mark("saved", reason=self._name_other_logs())
             time.sleep(SECONDS_TO_BE_KILLED)  # whoever asked decides whether the job is queued again
             sys.exit(1)
         if code != 0:
@@ -120,6 +120,11 @@ class JobCommand:
             f"--rdzv-id={job}.{count_restarts()}",
             f"--rdzv-conf={RENDEZVOUS}",
         ]
+
+    def _name_other_logs(self) -> str | None:
+        """Names the logs of the other computers: Slurm ends a process also where one of them has failed."""
+        log = self.task.log
+        return f"logs: {log.with_name(f'{log.stem}_rank_*{log.suffix}')}" if self.task.resources.nodes > 1 else None
 
     def _write_mark(self, phase: str, reason: str | None = None) -> None:
         """Writes the mark, from the first computer alone."""

@@ -25,6 +25,7 @@ from autoseg.places.slurm.programs import (
 
 NEVER_SATISFIED: Final = "DependencyNeverSatisfied"
 CANCELLED: Final = "CANCELLED"
+FAILED: Final = "FAILED"  # a process of the job has ended with an error by itself
 OUT_OF_MEMORY: Final = "OUT_OF_MEMORY"
 ACTIVE: Final = frozenset[TaskPhase](["queued", "running"])
 OTHERWISE: Final = "end it (autoseg cancel), and repeat the command with"
@@ -70,7 +71,7 @@ class JobMark(Document):
         phase: "saved" means that it was asked to end, and has ended its work.
         node: Computer on which it runs.
         restarts: Number of times that it was queued again.
-        reason: Reason of a failure.
+        reason: Reason of a failure; of a job on several computers that was asked to end, where to find one of theirs.
     """
 
     schema_version: Literal[1] = 1
@@ -221,6 +222,9 @@ def _find_end(job: JobRecord, entry: QueueEntry | None, mark: JobMark | None) ->
     told = "Slurm no longer knows it" if entry is None else f"Slurm: {entry.state}, {entry.reason}"
     if entry is not None and entry.state == CANCELLED:
         return TaskState(phase="stopped", where=where, reason=f"job {job.job_id} was cancelled")
+    if entry is not None and entry.state == FAILED and mark is not None and mark.phase == "saved" and mark.reason:
+        reason = f"job {job.job_id} failed on another of its computers ({told}); {mark.reason}"
+        return TaskState(phase="failed", where=where, reason=reason)
     if mark is not None and mark.phase == "saved":
         return TaskState(phase="stopped", where=where, reason=f"job {job.job_id} was asked to end, and saved ({told})")
     on = "" if mark is None else f" on {mark.node}"

@@ -174,8 +174,9 @@ def read_object_numbers(path: Path, fit: Fit) -> ObjectNumbers:
         raise VolumeError(msg)
     numbers, shared = np.zeros(0, np.int32), 0
     for number, file in enumerate(files, start=1):
-        own = fit(read_label_map(file), file).array
-        _check_single(own, file)
+        stored = read_label_map(file)
+        _check_single(stored.array, file)
+        own = fit(stored, file).array  # without the object, where a coarser grid loses it, as a map that numbers all
         numbers = numbers if number > 1 else np.zeros(own.shape, np.int32)
         mask = own > 0
         shared += int(np.count_nonzero(numbers[mask]))

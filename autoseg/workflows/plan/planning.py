@@ -126,7 +126,7 @@ class PlanRequest:
         check_labels: Checks the labels of dataset.json before any image is read; None: the planner alone does, later.
         place: Measures and preprocesses the cases.
         additions: Add configurations to the plan, also to that of a run which is continued.
-        call: Options of the command line that make the same plan, as the run records them; empty for none.
+        call: Options of the command line that make the same plan, as the run records them; None without one.
     """
 
     planner: str
@@ -141,7 +141,7 @@ class PlanRequest:
     check_labels: CheckLabels | None = None
     place: Place = field(default_factory=ThisComputer)
     additions: tuple[Callable[[Plan], Plan], ...] = ()
-    call: tuple[str, ...] = ()
+    call: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,5 +1,6 @@
 """`autoseg plan`: what the command passes on."""
 
+import shlex
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +11,9 @@ from builders.datasets import write_dataset
 import autoseg
 from autoseg.cli import plan as command
 from autoseg.cli.choices import find_planner
+from autoseg.cli.terminal import forecast_table
 from autoseg.errors import PlanError
+from autoseg.workflows.plan import forecasting, planning
 from planners import PLANNERS
 
 
@@ -69,4 +72,18 @@ def test_the_forecast_suggests_another_plan_with_the_same_options(
     monkeypatch.setattr(command, "plan_and_print", lambda *_, **__: outcome)
     monkeypatch.setattr(command, "show_forecast", lambda *_, options: shown.append(options))
     command.plan(tmp_path, **given)
-    assert shown == [expected]
+    assert shown == [tuple(shlex.split(expected))]
+
+
+def test_what_was_planned_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outcome = SimpleNamespace(run=SimpleNamespace(root=tmp_path), describe=lambda: "it was planned")
+    monkeypatch.setattr(planning, "plan_dataset", lambda *_, **__: outcome)
+    monkeypatch.setattr(forecasting, "forecast_run", lambda *_, **__: None)
+    monkeypatch.setattr(forecast_table, "print_forecast", lambda *_, **__: None)
+    monkeypatch.setattr(forecast_table, "suggest_next", lambda *_: "the next command")
+    command.plan(tmp_path, no_preprocess=True)
+    printed = "".join(capsys.readouterr())
+    assert printed.count("it was planned") == 1
+    assert "the next command" in printed

@@ -244,6 +244,12 @@ def build_mark(phase, **changes):
         (None, build_mark("running"), "lost", "job 7_0 ended without a word on n2 (Slurm no longer knows it)"),
         (None, None, "lost", "job 7_0 ended without a word (Slurm no longer knows it)"),
         (None, build_mark("saved"), "stopped", "job 7_0 was asked to end, and saved (Slurm no longer knows it)"),
+        (
+            "FAILED NonZeroExitCode",
+            build_mark("saved", reason="logs: a_rank_*.log"),
+            "failed",
+            "job 7_0 failed on another of its computers (Slurm: FAILED, NonZeroExitCode); logs: a_rank_*.log",
+        ),
     ],
 )
 def test_the_state_follows_from_squeue_and_the_mark_of_the_job(entry, mark, phase, reason):
@@ -681,6 +687,7 @@ time.sleep(30)
 def test_torchrun_that_somebody_ended_has_saved_though_its_exit_code_is_one(run_job, monkeypatch, ended, phase):
     monkeypatch.setattr(JobCommand, "build_command", lambda self: list(self.task.command))
     job = run_job(ENDS_WITH_AN_ERROR, processes=2)
+    job.task = replace(job.task, resources=Resources(nodes=2, is_parallel=True))
 
     def end():
         if ended:  # Slurm sends the signal to all processes of a step
@@ -692,6 +699,7 @@ def test_torchrun_that_somebody_ended_has_saved_though_its_exit_code_is_one(run_
     with pytest.raises(SystemExit):
         job()
     assert read_mark(job).phase == phase
+    assert f"{job.task.log.stem}_rank_*.log" in read_mark(job).reason or not ended
     assert signal.getsignal(signal.SIGTERM) is before
 
 

@@ -129,6 +129,10 @@ def test_commands_have_all_options_of_the_calls_that_made_the_run(
     )
     assert commands.lines[1] == f"{usual} --refine 2d --run balls.autoseg"
     assert "autoseg select balls.autoseg --no-variants --fold 0" in commands.lines
+    divided = replace(contents, dataset=dataset.model_copy(update={"split_options": ("--group-by", "case")}), plan=plan)
+    commands = describe_provenance(divided).blocks[0]  # by Python, and then extended
+    assert isinstance(commands, Commands)
+    assert [line.count(" --group-by case ") for line in commands.lines[:2]] == [1, 0]
     earlier = replace(contents, plan=plan.model_copy(update={"instances": CELLS}))  # without its calls
     commands = describe_provenance(earlier).blocks[0]
     assert isinstance(commands, Commands)

@@ -1,5 +1,6 @@
 """Objects of a case as one file each, in a folder with the name of the case."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -11,8 +12,8 @@ from builders.volumes import save_nifti
 from autoseg.dataset import Dataset, read_dataset, record_dataset, restore_dataset, tell_instances_apart
 from autoseg.errors import DatasetError
 from autoseg.geometry import Grid
-from autoseg.volume_io import read_grid
-from autoseg.workflows.cases.reading import read_labelled_case, read_objects
+from autoseg.volume_io import LabelVolume, read_grid
+from autoseg.workflows.cases.reading import read_labelled_case, read_object_numbers, read_objects
 from autoseg.workflows.evaluate.evaluation import pair_label_maps
 from autoseg.workflows.evaluate.objects import _read_numbers
 from autoseg.workflows.plan.measuring import read_and_measure
@@ -87,6 +88,14 @@ def test_voxels_of_two_objects_are_counted_for_whoever_plans_or_checks(cells: Pa
         checks_instances=True,
     )
     assert text in checked.fingerprint.intensity_warnings[0]
+
+
+def test_an_object_that_resampling_loses_is_lost_alone(cells: Path) -> None:
+    def fit(volume: LabelVolume, file: Path) -> LabelVolume:
+        return replace(volume, array=volume.array * np.int32(file.name != NAMES[0]))
+
+    found = read_object_numbers(divide(cells, "case0"), fit)
+    assert np.unique(found.array).tolist() == [0, 2, 3]
 
 
 def test_files_that_hold_no_single_object_or_leave_the_foreground_are_refused_by_name(cells: Path) -> None:

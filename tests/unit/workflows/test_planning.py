@@ -121,7 +121,7 @@ def test_the_device_that_would_train_is_measured(device, measured, monkeypatch, 
 def test_a_run_that_is_planned_may_get_another_configuration_later(dataset, run, tmp_path):
     plan, root = read_document(run.plan, Plan), tmp_path / "new"
 
-    def request(*additions, call=()):
+    def request(*additions, call=None):
         return PlanRequest(planner="test", machine=MACHINE, preprocess=False, workers=1, additions=additions, call=call)
 
     def read_calls():
@@ -143,3 +143,6 @@ def test_a_run_that_is_planned_may_get_another_configuration_later(dataset, run,
     assert read_document(RunFolder(root).plan, Plan) == outcome.plan
     assert start(request(call=calls[0])).plan == outcome.plan
     assert read_calls() == calls  # in their order, each once
+    start(request())  # from Python
+    start(request(call=()))  # without options, which preprocesses all configurations
+    assert read_calls() == (*calls, ())
