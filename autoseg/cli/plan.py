@@ -189,11 +189,11 @@ def find_border_fraction(task: str) -> float | None:
 def plan_and_print(
     dataset: Path, run: Path | None, rule: "PlanRule", *, request: "PlanRequest", console: "Console"
 ) -> "PlanningOutcome":
-    """Plans and preprocesses, and prints classes, decisions and the outcome."""
+    """Plans and preprocesses, and prints classes and decisions."""
     from autoseg.cli.terminal.reports import print_classes, print_plan
     from autoseg.workflows.plan.planning import plan_dataset
 
-    outcome = plan_dataset(
+    return plan_dataset(
         dataset,
         run,
         rule,
@@ -202,8 +202,6 @@ def plan_and_print(
         report_classes=partial(print_classes, console),
         progress=console,
     )
-    console.note(f"\n{outcome.describe()}")
-    return outcome
 
 
 def parse_budget(text: str | None, planner: str) -> float | None:
