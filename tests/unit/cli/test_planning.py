@@ -70,7 +70,7 @@ def test_the_forecast_suggests_another_plan_with_the_same_options(
     shown = []
     monkeypatch.setattr(command, "find_planner", lambda *_, **__: PLANNERS["default"])
     monkeypatch.setattr(command, "plan_and_print", lambda *_, **__: outcome)
-    monkeypatch.setattr(command, "show_forecast", lambda *_, options: shown.append(options))
+    monkeypatch.setattr(command, "show_forecast", lambda *_, options: shown.append(shlex.join(options)))
     command.plan(tmp_path, **given)
     assert shown == [tuple(shlex.split(expected))]
 
