@@ -5,7 +5,7 @@ from typing import Final, Literal
 
 from autoseg.volume_io.dicom import segmentation, structure_set
 from autoseg.volume_io.dicom.segmentation_reading import is_segmentation, read_segmentation
-from autoseg.volume_io.dicom.segments import Code, Segment, SegmentedBy, check_dicom_libraries, list_segments
+from autoseg.volume_io.dicom.segments import Code, Segment, SegmentedBy, check_dicom_libraries
 from autoseg.volume_io.dicom.series import DicomSeries, FoundSeries, find_series, list_series, select_series
 from autoseg.volume_io.dicom.stack import SliceStack, read_stack, stack_slices
 
@@ -22,7 +22,6 @@ __all__ = [
     "check_dicom_libraries",
     "find_series",
     "is_segmentation",
-    "list_segments",
     "list_series",
     "read_segmentation",
     "read_stack",

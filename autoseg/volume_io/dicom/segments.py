@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -12,7 +12,6 @@ import numpy as np
 from jaxtyping import Bool, Integer
 
 from autoseg.errors import AutosegError, PredictionError, VolumeError
-from autoseg.labels import ClassTerms, CodedTerm, LabelScheme
 from autoseg.remote.local_files import use_local
 from autoseg.volume_io.dicom.stack import SliceStack
 
@@ -60,30 +59,6 @@ class Segment:
     def find_voxels(self, label_map: Integer[np.ndarray, "..."]) -> Bool[np.ndarray, "..."]:
         """Returns where it is."""
         return np.isin(label_map, self.values)
-
-
-PRIVATE_SCHEME: Final = "99AUTOSEG"
-STRUCTURE: Final = Code(scheme="SCT", value="123037004", meaning="Anatomical Structure")
-
-
-def list_segments(labels: LabelScheme, terms: Mapping[str, ClassTerms]) -> tuple[Segment, ...]:
-    """Lists the classes with their terms; names of classes without terms are terms of a private scheme."""
-    segments = []
-    for index, entry in enumerate(labels.classes, start=1):
-        known = terms.get(entry.name)
-        own = Code(scheme=PRIVATE_SCHEME, value=f"CLASS{index}", meaning=_make_meaning(entry.name))
-        term = own if known is None else _build_code(known.type)
-        category = STRUCTURE if known is None or known.category is None else _build_code(known.category)
-        segments.append(Segment(name=entry.name, values=entry.values, category=category, term=term))
-    return tuple(segments)
-
-
-def _build_code(term: CodedTerm) -> Code:
-    return Code(scheme=term.scheme, value=term.value, meaning=term.meaning)
-
-
-def _make_meaning(name: str) -> str:
-    return "".join(letter for letter in name if letter.isprintable() and letter != "\\")[:64] or "class"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -160,7 +160,10 @@ class IsolatedReader:
         return dict(reply["tags"])
 
     def _call(self, path: Path, wanted: Wanted) -> tuple[Message, np.ndarray | None]:
-        return CHILD.call(path, {"module": self.module, "path": os.fsencode(path).hex(), "wanted": wanted})
+        request = {"module": self.module, "path": os.fsencode(path).hex(), "wanted": wanted}
+        if not path.is_absolute():  # the working folder may have changed since the child began
+            request["folder"] = os.fsencode(Path.cwd()).hex()
+        return CHILD.call(path, request)
 
 
 def serve() -> None:
@@ -229,6 +232,8 @@ def _answer(request: Message) -> tuple[Message, np.ndarray | None]:
 
 def _read(request: Message) -> tuple[Message, np.ndarray | None]:
     reader = importlib.import_module(request["module"])
+    if "folder" in request:
+        os.chdir(os.fsdecode(bytes.fromhex(request["folder"])))
     path = Path(os.fsdecode(bytes.fromhex(request["path"])))
     wanted: Wanted = request["wanted"]
     if wanted == "tags":

@@ -1,6 +1,6 @@
 """The images that a prediction is to segment: files as those of the training, or series of DICOM slices."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from autoseg.errors import OptionError, PredictionError, Problem, VolumeError, g
 from autoseg.exchange.model_file import find_terms
 from autoseg.file_endings import DICOM_ENDINGS
 from autoseg.geometry import Grid
-from autoseg.labels import ClassTerms
+from autoseg.labels import ClassTerms, CodedTerm, LabelScheme
 from autoseg.plan.document import Plan
 from autoseg.processes.case_pool import Failure
 from autoseg.processes.progress import Progress
@@ -28,13 +28,13 @@ from autoseg.run_folder import RunFolder
 from autoseg.volume_io import Volume, check_same_grid, label_map_ending, read_grid, read_image, write_label_map
 from autoseg.volume_io.dicom import (
     RESULT_FORMATS,
+    Code,
     DicomFormat,
     DicomSeries,
     Segment,
     SegmentedBy,
     check_dicom_libraries,
     find_series,
-    list_segments,
     list_series,
     read_stack,
     select_series,
@@ -43,6 +43,8 @@ from autoseg.volume_io.dicom import (
 from autoseg.workflows.predict.prediction_folder import DICOM_SOURCE
 
 SERIES_ENDING: Final = ".nii.gz"
+PRIVATE_SCHEME: Final = "99AUTOSEG"
+STRUCTURE: Final = Code(scheme="SCT", value="123037004", meaning="Anatomical Structure")
 
 LabelMap = Integer[np.ndarray, "z y x"]
 
@@ -200,7 +202,7 @@ def find_predicted_images(
     ending = plan.file_ending.lower()
     if series or formats or _holds_series(place, ending, channel_count=count):
         _note_other_images(place, ending, progress)
-        segments = list_segments(plan.labels, _find_terms(run, plan, terms))
+        segments = _list_segments(plan.labels, _find_terms(run, plan, terms))
         names = [channel.name for channel in plan.channels]
         return _find_series_images(place, series, names, formats=tuple(formats), segments=segments, progress=progress)
     cases, problems = find_images(place, channel_count=count, file_ending=plan.file_ending)
@@ -332,3 +334,23 @@ def list_incomplete(problems: Sequence[Problem]) -> list[Failure]:
         for name in dict.fromkeys(problem.cases):
             of_case.setdefault(name, []).append(problem)
     return [Failure(case=name, problems=tuple(found)) for name, found in of_case.items()]
+
+
+def _list_segments(labels: LabelScheme, terms: Mapping[str, ClassTerms]) -> tuple[Segment, ...]:
+    """Lists the classes with their terms; names of classes without terms are terms of a private scheme."""
+    segments = []
+    for index, entry in enumerate(labels.classes, start=1):
+        known = terms.get(entry.name)
+        own = Code(scheme=PRIVATE_SCHEME, value=f"CLASS{index}", meaning=_make_meaning(entry.name))
+        term = own if known is None else _build_code(known.type)
+        category = STRUCTURE if known is None or known.category is None else _build_code(known.category)
+        segments.append(Segment(name=entry.name, values=entry.values, category=category, term=term))
+    return tuple(segments)
+
+
+def _build_code(term: CodedTerm) -> Code:
+    return Code(scheme=term.scheme, value=term.value, meaning=term.meaning)
+
+
+def _make_meaning(name: str) -> str:
+    return "".join(letter for letter in name if letter.isprintable() and letter != "\\")[:64] or "class"

@@ -72,7 +72,7 @@ def test_the_forecast_suggests_another_plan_with_the_same_options(
     monkeypatch.setattr(command, "plan_and_print", lambda *_, **__: outcome)
     monkeypatch.setattr(command, "show_forecast", lambda *_, options: shown.append(shlex.join(options)))
     command.plan(tmp_path, **given)
-    assert shown == [tuple(shlex.split(expected))]
+    assert shown == [expected]
 
 
 def test_what_was_planned_is_told_once(

@@ -80,7 +80,7 @@ def test_files_are_hashed_here_alone() -> None:
         "measurement_cache.py",
         "checkpoint.py",
         "out_of_fold.py",
-        "choice.py",
+        "trial_records.py",
         "synthesis.py",
         "temporary_files.py",
         "contents.py",

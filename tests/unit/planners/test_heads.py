@@ -83,6 +83,8 @@ def test_a_detector_keeps_its_own_heads_and_corrected_boundaries_are_refused():
     assert (families["3d_detector"], families["detect_then_segment"]) == ("detector", "point_rend")
     assert parse_part(planned.model_dump(mode="json"), Plan, where="plan.json") == planned
     with pytest.raises(
-        PlanError, match=r"that of 3d_fullres is trained by the objective 'point_rend'; leave out --head"
+        PlanError,
+        match=r"that of 3d_fullres is trained by the objective 'point_rend'; leave out "
+        r"--configuration boundary_refinement, or --head",
     ):
         plan(configurations=["boundary_refinement"])

@@ -128,13 +128,16 @@ from autoseg.document import read_document
 from autoseg.runtime.host_memory import keep_freed_memory
 from autoseg.labels import LabelClass, LabelScheme
 from autoseg.plan import Plan
-from autoseg.training.network_timing import draw_random_batch
+from autoseg.training.data.batch import draw_random_batch
 from autoseg.training.step import build_learner, run_training_step, run_validation_step
 plan = read_document(Path(sys.argv[1]), Plan)
 configuration = plan.configurations["3d_fullres"]
 keep_freed_memory()
 learner = build_learner(configuration, plan.labels, device=torch.device("cpu"), seed=0, dtype="float32")
-batch = draw_random_batch(configuration, plan.labels)
+network = configuration.network
+batch = draw_random_batch(
+    configuration.training.batch_size, network.input_channels, configuration.patch_voxels, highest_label=2
+)
 learner.train()
 for _ in range(2):  # the second has the state of the optimizer
     run_training_step(learner, batch)

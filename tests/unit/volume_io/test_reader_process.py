@@ -64,6 +64,12 @@ def program(monkeypatch):
     reader_process.CHILD.stop()
 
 
+def test_relative_paths_are_those_of_the_present_working_folder(path, monkeypatch, tmp_path):
+    assert read_grid(path).shape_voxels == VOXELS.shape  # the child begins in another folder
+    monkeypatch.chdir(tmp_path)
+    assert read_grid(type(path)("a.h5")).shape_voxels == VOXELS.shape
+
+
 def test_a_crash_is_an_error_that_names_the_file_and_the_next_file_is_read(path, program, monkeypatch):
     with monkeypatch.context():
         program("import os; os.abort()")
