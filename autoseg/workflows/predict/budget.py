@@ -41,7 +41,7 @@ class Way:
     Attributes:
         model: The models with the folds that predict.
         dice: Mean Dice on held-out cases, or mean average precision of objects; None if it was not measured.
-        score_name: Which of them it is.
+        score_name: Name of that score.
         seconds: Forecast of the networks' mean time for an image; 0 without one.
         given_up: Parts that are left out to fit into a budget, in words.
     """
