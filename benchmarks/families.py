@@ -4,11 +4,13 @@ All are planned by the planner `timed` with the same budget, then their training
 another in several rounds, the fastest round counts. Each trains fold 0 for as many iterations as the minutes hold at
 that pace, and is scored on the held-out cases: other programs change how long the comparison takes, but not its result.
 The folder of results keeps plans, paces and scores; what is there is not repeated, so a run may be interrupted and
-continued, and more minutes or data sets may be added. The table holds all that is there.
+continued, and more minutes or data sets may be added. The table holds all that is there; a second one compares the Dice
+of each network with that of the plain U-Net.
 """
 
 import argparse
 import json
+import math
 import os
 import shutil
 import sys
@@ -38,6 +40,7 @@ from planners import ARCHITECTURES
 
 DATASETS: Final = ("Dataset004_Hippocampus", "Dataset006_RetinaVessels", "Dataset007_Nuclei")
 FOLD: Final = "0"
+PLAIN: Final = "plain_unet"
 ROUNDS: Final = 3
 SECONDS_OF_BUDGET: Final = 100  # a minute of it; the planner `timed` gives 0.6 of a budget to training steps
 HEADING: Final = (
@@ -72,8 +75,12 @@ def main() -> None:
     with ThreadPoolExecutor(options.jobs) as pool:
         list(pool.map(lambda training: training.train(threads=count_usable_cpus() // options.jobs), planned))
     print(f"\n{HEADING}")
-    for row in list_results(options.results, options.minutes):
+    rows = list(list_results(options.results, options.minutes))
+    for row in rows:
         print(format_row(row))
+    print(f"\nDice less that of {PLAIN}, best first:\n")
+    for line in compare_dice(rows):
+        print(line)
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +215,30 @@ def format_row(row: Mapping[str, Any]) -> str:
         distance,
     ]
     return f"| {' | '.join(map(str, cells))} |"
+
+
+def compare_dice(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yields the lines of a table of differences in Dice from the plain U-Net, a column for each of its data sets."""
+    dice = {(row["dataset"], row["architecture"]): float(row["dice"]) for row in rows}
+    datasets = sorted(dataset for dataset, architecture in dice if architecture == PLAIN)
+    gains = {
+        architecture: [_compare(dice.get((dataset, architecture)), dice[dataset, PLAIN]) for dataset in datasets]
+        for architecture in sorted({architecture for _, architecture in dice} - {PLAIN})
+    }
+    yield f"| architecture | {' | '.join(dataset.partition('_')[2] for dataset in datasets)} | mean |"
+    yield f"|---|{'---|' * len(datasets)}---|"
+    for architecture in sorted(gains, key=lambda name: -_average(gains[name])):
+        cells = [*gains[architecture], _average(gains[architecture])]
+        yield f"| {architecture} | {' | '.join('' if math.isnan(cell) else f'{cell:+.3f}' for cell in cells)} |"
+
+
+def _compare(dice: float | None, reference: float) -> float:
+    return math.nan if dice is None else dice - reference
+
+
+def _average(gains: Sequence[float]) -> float:
+    known = [gain for gain in gains if not math.isnan(gain)]
+    return sum(known) / len(known) if known else -math.inf
 
 
 if __name__ == "__main__":
