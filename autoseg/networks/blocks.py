@@ -173,6 +173,10 @@ class ResidualBlock(nn.Module):
         activated: Tensor = self.activation(add_shortcut(residual, self.shortcut(features)))
         return activated
 
+    def start_as_shortcut(self) -> None:
+        """Sets the last normalization to 0 (Goyal et al. 2017, arXiv:1706.02677)."""
+        nn.init.zeros_(self.second.norm.weight)
+
 
 def add_shortcut(residual: Tensor, shortcut: Tensor) -> Tensor:
     """Adds the shortcut, in place where the residual is no view that is differentiated.

@@ -1,17 +1,25 @@
 """Initialization of the weights of a network."""
 
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Final, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from autoseg.errors import RunError
-from autoseg.networks.blocks import NEGATIVE_SLOPE, InstanceNormalization, ResidualBlock
+from autoseg.networks.blocks import NEGATIVE_SLOPE, InstanceNormalization
 
 CONVOLUTION_KINDS: Final = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 INTERPOLATIONS: Final = {3: "linear", 4: "bilinear", 5: "trilinear"}  # by axes of a weight, channels included
+
+
+@runtime_checkable
+class Additive(Protocol):
+    """A module that adds what it computes to its input or to an enlargement of it."""
+
+    def start_as_shortcut(self) -> None:
+        """Sets weights to 0 so that nothing is added before training."""
 
 
 def initialize_weights(network: nn.Module, generator: torch.Generator | None = None) -> None:
@@ -19,8 +27,8 @@ def initialize_weights(network: nn.Module, generator: torch.Generator | None = N
 
     Variance 2 / ((1 + a^2) fan_in) with a the slope of the leaky ReLU (He et al. 2015, arXiv:1502.01852); torch takes
     as fan_in of a transposed convolution its **output** channels times the kernel's voxels, and so does the reference
-    implementation. Biases are 0. The last normalization of a residual block starts at 0, so that every block starts
-    as its shortcut (Goyal et al. 2017, arXiv:1706.02677).
+    implementation. Biases are 0. Residual blocks, and attention whose result is added to its input, start as their
+    shortcut.
 
     Args:
         generator: Source of the random numbers; None is torch's global one.
@@ -33,8 +41,8 @@ def initialize_weights(network: nn.Module, generator: torch.Generator | None = N
             _fill(module.weight, 1.0)
             _fill(module.bias, 0.0)
     for module in network.modules():
-        if isinstance(module, ResidualBlock):
-            _fill(module.second.norm.weight, 0.0)
+        if isinstance(module, Additive):
+            module.start_as_shortcut()
 
 
 def initialize_outputs(layers: Sequence[nn.Module], probabilities: Sequence[float], *, has_regions: bool) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from autoseg.networks import build_network
 from autoseg.networks.cost import META, measure_module_cost
 from autoseg.networks.families.u_shaped import Bottleneck
+from autoseg.networks.initialization import initialize_weights
 from autoseg.networks.parts.contexts import build_context
 from autoseg.networks.parts.contexts.context import Context, ContextSite
 from autoseg.networks.parts.contexts.dual_attention import ChannelAttention, LearntScale, PositionAttention
@@ -108,6 +109,14 @@ def test_attention_to_all_voxels_knows_nothing_of_their_order(name: str, fields:
     features, order = torch.randn(2, 4, 16, generator=generator), torch.randperm(16, generator=generator)
     given = module(features.view(2, 4, 4, 4)).flatten(2)
     torch.testing.assert_close(module(features[..., order].view(2, 4, 4, 4)).flatten(2), given[..., order])
+
+
+@torch.no_grad()
+def test_attention_adds_nothing_before_training() -> None:
+    module, features = build("non_local", 16, heads=2, tokens_limit=8), torch.randn(1, 16, 4, 4)
+    assert not torch.equal(module(features), features)
+    initialize_weights(module)
+    assert torch.equal(module(features), features)
 
 
 def test_the_cost_of_attention_has_the_map_of_voxels_by_tokens() -> None:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from autoseg.networks.cost import measure_module_cost
+from autoseg.networks.initialization import initialize_weights
 from autoseg.networks.parts.resampling import NonLocalUpsampling, UpsamplingStep
 from autoseg.plan.network.contexts import NonLocalPlan
 from autoseg.plan.network.layers import LayerPlan
@@ -59,3 +60,10 @@ def test_the_map_of_all_pairs_is_not_kept_and_tokens_are_limited() -> None:
         assert cost.kept_bytes < 128 * 128 * 4096  # a hundredth of one map of 16384 x 4096 numbers would be more
         assert cost.matrix_multiply_adds == 2 * 2 * 128 * 128 * limit * 2
     assert kept[64] < kept[4096]
+
+
+@torch.no_grad()
+def test_attention_adds_nothing_before_training() -> None:
+    module, features = build((2, 2)), torch.randn(1, 6, 4, 4)
+    initialize_weights(module)
+    assert torch.equal(module(features), module.step(features))
