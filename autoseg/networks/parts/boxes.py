@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from math import log
-from typing import Final
+from typing import Any, Final
 
 import torch
 from jaxtyping import Bool, Float
@@ -81,7 +81,8 @@ def _keep_nothing_known(conflicts: Tensor) -> Tensor:
     return conflicts.new_empty(conflicts.shape[:2])
 
 
-OPERATIONS: Final = torch.library.Library("autoseg", "DEF")
+BUILD_LIBRARY: Final[Any] = torch.library.Library  # which torch leaves without annotations
+OPERATIONS: Final = BUILD_LIBRARY("autoseg", "DEF")
 """Operations that a compiler calls: it would unroll the loop over the boxes, which takes it a minute for 200."""
 OPERATIONS.define("keep_boxes(Tensor conflicts) -> Tensor")
 OPERATIONS.impl("keep_boxes", keep_one_by_one, "CompositeExplicitAutograd")
