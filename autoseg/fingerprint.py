@@ -142,6 +142,18 @@ class Fingerprint(Document):
     mirror_overlaps: tuple[MirrorOverlap, ...] = ()
 
 
+class TimedSteps(Part):
+    """Training steps of the network that is planned by single layers, timed as training would execute them.
+
+    Attributes:
+        configuration: Name of the configuration.
+        seconds: Duration of a step with one patch, then with two where these fit into the memory.
+    """
+
+    configuration: str
+    seconds: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1, max_length=2)]
+
+
 class DeviceThroughput(Part):
     """Measured training throughput of the device that will train.
 
@@ -157,6 +169,7 @@ class DeviceThroughput(Part):
         layer_seconds: Time of a layer, forward and backward together, however small its feature maps are: on a GPU the
             launches of its kernels.
         received_share: Fraction of the time of the cores that the measurement got: below 1 if other programs ran.
+        steps: Steps by which the other values are to be corrected; None: layers run in training as they were measured.
     """
 
     device: str = CPU_NAME
@@ -167,6 +180,7 @@ class DeviceThroughput(Part):
     elementwise_rate: Annotated[float, Field(gt=0)]
     layer_seconds: Annotated[float, Field(ge=0)] = 0.0
     received_share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    steps: TimedSteps | None = None
 
     @property
     def is_cpu(self) -> bool:

@@ -14,6 +14,11 @@ def record(subject: str, decision: Decision[Value], value: str) -> Reason:
     return Reason(subject=subject, value=value, because=decision.because)
 
 
+def record_offer(subject: str, because: str) -> Reason:
+    """Offers what is planned on request alone, where the data speak for it."""
+    return record(subject, Decision(None, because), "offered, not planned")
+
+
 def format_extents(values: Iterable[float]) -> str:
     """Formats values per axis as in "128 x 128 x 40.5"; integers without a point, others with six digits."""
     return " x ".join(f"{value:.6g}" if value < 1e6 else f"{value:.0f}" for value in values)

@@ -22,6 +22,8 @@ SECONDS_PER_LAYER: Final = 0.0015  # calls, whatever the size of its feature map
 SECONDS_PER_PARAMETER: Final = 5e-9  # changing the weights
 SECONDS_PER_PATCH: Final = 0.0025  # reading and changing it on one core
 SECONDS_PER_PATCH_ELEMENT: Final = 1.1e-7
+SMALLEST_PATCH_SHARE: Final = 0.02
+"""Of a step, the least that a second patch adds to it (guess): timings of the same step differ by about as much."""
 
 
 def estimate_step_seconds(cost: NetworkCost, throughput: DeviceThroughput) -> float:
@@ -44,6 +46,36 @@ def estimate_step_seconds(cost: NetworkCost, throughput: DeviceThroughput) -> fl
 def estimate_fixed_seconds(cost: NetworkCost, throughput: DeviceThroughput) -> float:
     """Estimates the part of a step that does not grow with the batch."""
     return throughput.layer_seconds * len(cost.convolutions)
+
+
+def correct_throughput(throughput: DeviceThroughput, cost: NetworkCost) -> DeviceThroughput:
+    """Returns the throughput by which the estimates of the timed steps are their durations.
+
+    Layers are measured one after the other; training captures or compiles its steps, and fuses layers. Unchanged where
+    no steps were timed.
+
+    Args:
+        throughput: Measured throughput.
+        cost: Cost of the timed network with one patch.
+    """
+    if throughput.steps is None:
+        return throughput
+    fixed = estimate_fixed_seconds(cost, throughput)
+    patch = estimate_step_seconds(cost, throughput) - fixed
+    single, *more = throughput.steps.seconds
+    if more:
+        timed_patch = max(more[0] - single, SMALLEST_PATCH_SHARE * single)
+        timed_fixed = max(0.0, single - timed_patch)
+    else:
+        timed_patch, timed_fixed = (single * part / (fixed + patch) for part in (patch, fixed))
+    ratio = timed_patch / patch
+    return throughput.model_copy(
+        update={
+            "convolution_flops": {width: rate / ratio for width, rate in throughput.convolution_flops.items()},
+            "elementwise_rate": throughput.elementwise_rate / ratio,
+            "layer_seconds": timed_fixed / len(cost.convolutions),
+        }
+    )
 
 
 def estimate_cost(configuration: ConfigurationPlan, host: DeviceThroughput, cost: NetworkCost) -> StepCost:

@@ -61,28 +61,29 @@ class InstanceNormalization(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, features: Float[Tensor, "batch channel *space"]) -> Float[Tensor, "batch channel *space"]:
-        """Normalizes over space."""
+        """Normalizes over space; the result may be overwritten."""
         if is_on_cpu(features):
             return functional.group_norm(features, len(self.weight), self.weight, self.bias, NORM_EPSILON)
         if self.is_fused:
             return self._compute_fused(features, slope=1.0)
-        return self._normalize(features).view(features.shape)
+        return self._normalize(features)
 
     def activate(
         self, features: Float[Tensor, "batch channel *space"], *, slope: float
     ) -> Float[Tensor, "batch channel *space"]:
-        """Normalizes over space, then multiplies negative values by the slope; for a GPU.
-
-        The result is a view of what is activated: to overwrite a view would copy all gradients in the backward pass.
-        """
+        """Normalizes over space, then multiplies negative values by the slope; for a GPU."""
         if self.is_fused:
             return self._compute_fused(features, slope=slope)
-        return functional.leaky_relu_(self._normalize(features), slope).view(features.shape)
+        return functional.leaky_relu_(self._normalize(features), slope)
 
-    def _normalize(self, features: Tensor) -> Float[Tensor, "1 sample_channel *space"]:
-        """Normalizes as `torch.nn.functional.instance_norm` does, and returns what that returns a view of."""
+    def _normalize(self, features: Tensor) -> Tensor:
+        """Normalizes as `torch.nn.functional.instance_norm` does, but returns no view.
+
+        To overwrite a view would copy all gradients in the backward pass. Nobody else keeps what it would be a view of,
+        as a normalization keeps its input, so autograd need not know that they share memory.
+        """
         samples = len(features)
-        return functional.batch_norm(
+        normalized = functional.batch_norm(
             features.contiguous().view(1, samples * len(self.weight), *features.shape[2:]),
             running_mean=None,
             running_var=None,
@@ -91,6 +92,8 @@ class InstanceNormalization(nn.Module):
             training=True,
             eps=NORM_EPSILON,
         )
+        result: Tensor = torch.ops.aten._unsafe_view(normalized, features.shape)
+        return result
 
     def _compute_fused(self, features: Tensor, *, slope: float) -> Tensor:
         from autoseg.networks.fused_normalization import normalize_and_activate  # needs Triton
@@ -170,22 +173,12 @@ class ResidualBlock(nn.Module):
     def forward(self, features: Float[Tensor, "batch channels_in *space"]) -> Float[Tensor, "batch channels_out ..."]:
         """Adds the shortcut to the result of both convolutions, then activates."""
         residual: Tensor = self.second(self.first(features))
-        activated: Tensor = self.activation(add_shortcut(residual, self.shortcut(features)))
+        activated: Tensor = self.activation(residual.add_(self.shortcut(features)))
         return activated
 
     def start_as_shortcut(self) -> None:
         """Sets the last normalization to 0 (Goyal et al. 2017, arXiv:1706.02677)."""
         nn.init.zeros_(self.second.norm.weight)
-
-
-def add_shortcut(residual: Tensor, shortcut: Tensor) -> Tensor:
-    """Adds the shortcut, in place where the residual is no view that is differentiated.
-
-    Normalization on a GPU returns a view, whose gradients would be copied if it were overwritten.
-    """
-    if is_on_cpu(residual) or not torch.is_grad_enabled():
-        return residual.add_(shortcut)
-    return residual + shortcut
 
 
 class AveragePool3d(nn.AvgPool3d):

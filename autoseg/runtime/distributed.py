@@ -106,13 +106,13 @@ class ProcessGroup:
         dist.broadcast(content, src=0)
         return type(part).model_validate_json(bytes(content.tolist()))
 
-    def is_any(self, *, own: bool) -> bool:
-        """Reduces a flag over all processes: true if it is true in any."""
+    def are_any(self, *own: bool) -> list[bool]:
+        """Reduces flags over all processes, together: each is true if it is true in any."""
         if self.size == 1:
-            return own
-        count = torch.tensor(float(own))
-        dist.all_reduce(count)
-        return bool(count > 0)
+            return list(own)
+        counts = torch.tensor(own, dtype=torch.float32)
+        dist.all_reduce(counts)
+        return [count > 0 for count in counts.tolist()]
 
     @contextmanager
     def main_process_first(self) -> Iterator[None]:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NoReturn
 
@@ -34,19 +34,25 @@ from autoseg.training.monitoring.events import EpochDone, Event, IterationDone
 from autoseg.training.monitoring.history import EpochRecord, PartialEpoch, write_training_log
 from autoseg.training.monitoring.history_files import HistoryFiles
 from autoseg.training.monitoring.late_losses import LateLosses
-from autoseg.training.monitoring.pseudo_dice import compute_mean_dice, compute_pseudo_dice, update_moving_average
+from autoseg.training.monitoring.pseudo_dice import (
+    OverlapCounts,
+    compute_mean_dice,
+    compute_pseudo_dice,
+    update_moving_average,
+)
 from autoseg.training.monitoring.timer import Timer
 from autoseg.training.optimization.schedule import compute_learning_rate
 from autoseg.training.options import TrainingOptions
-from autoseg.training.step import ValidationOutcome, launch_training_step, run_validation_step
+from autoseg.training.step import launch_training_step, launch_validation_step
 from autoseg.validation_conditions import is_hopeless
 
 # Half precision overflows now and then; the scaler then skips the step. More in a row than it needs to find its range
 # (65536 = 2**16 halvings) mean that the weights themselves are lost.
 TOLERATED_OVERFLOWS: Final = 20
 EPOCHS_BETWEEN_CHECKPOINTS: Final = 50  # at most; as in the reference implementation
-LOSSES_READ_TOGETHER: Final = 4
-"""On a CUDA device. A loss is known at most twice as many steps later, as many batches are in use."""
+STEPS_OF_A_BLOCK: Final[Mapping[str, int]] = {"cuda": 4}
+"""By type of device, else 1. The losses of a block are read together, and processes that train together agree once a
+block. A loss is known at most twice as many steps later, as many batches are in use."""
 WHAT_A_STOP_WAITS_FOR: Final = "this iteration is over and the state of the training is saved"
 
 
@@ -232,17 +238,17 @@ class TrainingLoop:
         train_losses = yield from self._run_training(epoch, batches, timer, earlier)
         seconds_per_iteration = timer.seconds / self.state.schedule.iterations_per_epoch
         trained = timer.describe(train_losses)
-        outcomes = yield from self._run_validation(epoch, batches, timer)
+        losses, counts = yield from self._run_validation(epoch, batches, timer)
         volume_dice = self._measure_volume_dice(epoch)
         if self._is_asked_to_stop():
             self._stop(trained)
-        dice = compute_pseudo_dice([outcome.counts for outcome in outcomes])
+        dice = compute_pseudo_dice(counts, self.state.learner.part)
         mean, history = compute_mean_dice(dice), self.state.history
         return EpochRecord(
             epoch=epoch,
             learning_rate=self._compute_rate(epoch, 0),
             train_loss=_compute_finite_mean(train_losses),
-            validation_loss=_compute_finite_mean([outcome.loss for outcome in outcomes]),
+            validation_loss=_compute_finite_mean(losses),
             pseudo_dice=dice,
             mean_pseudo_dice=mean,
             moving_average=update_moving_average(history[-1].moving_average if history else None, mean),
@@ -270,7 +276,15 @@ class TrainingLoop:
 
     def _is_asked_to_stop(self) -> bool:
         """Returns the same for all processes of the group, so that they stop in the same iteration."""
-        return self.options.process_group.is_any(own=self.options.stop.is_requested)
+        return self.options.process_group.are_any(self.options.stop.is_requested)[0]
+
+    def _ends_block(self, iteration: int, end: int) -> bool:
+        """Returns whether processes that train together wait for each other after this step; one alone never waits."""
+        return self.options.process_group.size == 1 or iteration + 1 == end or (iteration + 1) % self._block_steps == 0
+
+    @property
+    def _block_steps(self) -> int:
+        return STEPS_OF_A_BLOCK.get(self.state.learner.device.type, 1)
 
     def _stop(self, reached: PartialEpoch) -> NoReturn:
         self._save_latest(reached)
@@ -282,7 +296,7 @@ class TrainingLoop:
         """Runs the rest of an epoch after the iterations of the given losses; returns the losses of all iterations."""
         self.state.learner.train()
         losses = [math.nan if loss is None else loss for loss in earlier]
-        launched, told = self._build_late_losses(), len(losses)
+        launched, told = LateLosses(read_together=self._block_steps), len(losses)
         end = self.state.schedule.iterations_per_epoch
         for iteration in range(len(losses), end):
             self.state.learner.set_learning_rate(self._compute_rate(epoch, iteration))
@@ -291,22 +305,25 @@ class TrainingLoop:
             torch.manual_seed(derive_network_seed(self.options.seed, epoch=epoch, iteration=iteration, rank=rank))
             arrived = launched.add(launch_training_step(self.state.learner, batch))
             self._keep_losses(losses, arrived if iteration + 1 < end else [*arrived, *launched.read_all()], epoch)
-            if self._is_partial_saving_due():
-                self._keep_losses(losses, launched.read_all(), epoch)  # before a lost state replaces a good one
-                with timer.paused():
-                    self._save_latest(timer.describe(losses))
-            if self._is_asked_to_stop():
-                self._keep_losses(losses, launched.read_all(), epoch)
-                self._stop(timer.describe(losses))
+            if self._ends_block(iteration, end):
+                self._save_or_stop(losses, launched, epoch, timer=timer)
             for done in range(told, len(losses)):
                 yield IterationDone(epoch=epoch, stream="training", iteration=done, loss=losses[done])
             told = len(losses)
         return losses
 
-    def _build_late_losses(self) -> LateLosses:
-        """Processes that train together read every loss at once, so that they notice a lost one in the same step."""
-        is_late = self.state.learner.device.type == "cuda" and self.options.process_group.size == 1
-        return LateLosses(read_together=LOSSES_READ_TOGETHER if is_late else 1)
+    def _save_or_stop(self, losses: list[float], launched: LateLosses, epoch: int, *, timer: Timer) -> None:
+        """Saves the state within an epoch if that is due, and stops if that was asked for: in all processes alike."""
+        stop = self.options.stop
+        is_asked, is_due = self.options.process_group.are_any(stop.is_requested, self._is_partial_saving_due())
+        if is_asked or is_due:
+            self._keep_losses(losses, launched.read_all(), epoch)  # before a lost state replaces a good one
+        if is_due:
+            with timer.paused():
+                self._save_latest(timer.describe(losses))
+            is_asked = self._is_asked_to_stop()
+        if is_asked:
+            self._stop(timer.describe(losses))
 
     def _keep_losses(self, losses: list[float], arrived: Sequence[float], epoch: int) -> None:
         for loss in arrived:
@@ -321,18 +338,24 @@ class TrainingLoop:
 
     def _run_validation(
         self, epoch: int, batches: Iterator[Batch], timer: Timer
-    ) -> Generator[IterationDone, None, list[ValidationOutcome]]:
-        """Runs the validation of an epoch; returns fewer outcomes on a stop, after which all are repeated."""
+    ) -> Generator[IterationDone, None, tuple[list[float], list[OverlapCounts]]]:
+        """Runs the validation of an epoch; returns less on a stop, after which all of it is repeated."""
         self.state.learner.train(is_training=False)
         self._set_progress(epoch, self.state.schedule.iterations_per_epoch)
-        outcomes = []
+        losses: list[float] = []
+        counts: list[OverlapCounts] = []
+        launched, end = LateLosses(read_together=self._block_steps), self.state.schedule.validation_iterations_per_epoch
         with self.state.learner.averaged_weights():
-            for iteration in range(self.state.schedule.validation_iterations_per_epoch):
-                outcomes.append(run_validation_step(self.state.learner, timer.take(batches)))
-                if self._is_asked_to_stop():
+            for iteration in range(end):
+                loss, of_batch = launch_validation_step(self.state.learner, timer.take(batches))
+                counts.append(of_batch)
+                arrived = launched.add(loss)
+                if self._ends_block(iteration, end) and self._is_asked_to_stop():
                     break
-                yield IterationDone(epoch=epoch, stream="validation", iteration=iteration, loss=outcomes[-1].loss)
-        return outcomes
+                for read in arrived if iteration + 1 < end else [*arrived, *launched.read_all()]:
+                    losses.append(read)
+                    yield IterationDone(epoch=epoch, stream="validation", iteration=len(losses) - 1, loss=read)
+        return losses, counts
 
     def _set_progress(self, epoch: int, iterations_done: int) -> None:
         schedule = self.state.schedule

@@ -232,10 +232,18 @@ def _sum_own_gradients(learner: Learner) -> None:
         parameter.grad = learner.part.add_up(own)  # called alike by every process, whether it has a gradient or not
 
 
-@torch.inference_mode()
 def run_validation_step(learner: Learner, batch: Batch) -> ValidationOutcome:
-    """Computes loss and overlap of a batch. The learner must be in evaluation mode."""
+    """Computes loss and overlap of a batch; waits for the device. The learner must be in evaluation mode."""
+    loss, counts = launch_validation_step(learner, batch)
+    return ValidationOutcome(loss=loss.item(), counts=counts.add_up(learner.part))
+
+
+@torch.inference_mode()
+def launch_validation_step(learner: Learner, batch: Batch) -> tuple[Tensor, OverlapCounts]:
+    """Computes the loss of a batch, and the overlap in the part that this process sees, on the device.
+
+    The device is not waited for. The learner must be in evaluation mode.
+    """
     on_device = batch.move_to(learner.device)
     loss, logits = learner.compute_loss(on_device)
-    counts = count_overlaps(logits, on_device.label_map[: len(logits)], learner.labels)
-    return ValidationOutcome(loss=loss.item(), counts=counts.add_up(learner.part))
+    return loss, count_overlaps(logits, on_device.label_map[: len(logits)], learner.labels)

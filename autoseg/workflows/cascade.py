@@ -8,7 +8,8 @@ import numpy as np
 
 from autoseg.dataset.folds import Splits
 from autoseg.errors import TrainingError
-from autoseg.inference.model import check_stages_compatible, load_model, read_common_plan
+from autoseg.inference.held_out import load_held_out_model
+from autoseg.inference.model import check_stages_compatible, read_common_plan
 from autoseg.plan.document import Plan
 from autoseg.processes.case_pool import Failure
 from autoseg.processes.fold_lock import wait_for_lock
@@ -133,13 +134,8 @@ def _predict_outdated(
     for fold in link.folds:
         cases = [case for case in outdated if sources[case].fold == fold]
         if cases:
-            model = load_model(
-                link.run,
-                configuration=link.previous,
-                folds=(fold,),
-                device=device,
-                execution="eager",
-                with_previous=False,  # what it gets itself is stored
+            model = load_held_out_model(
+                link.run, configuration=link.previous, fold=fold, device=device, images=len(cases)
             )
             yield from predict_preprocessed_cases(
                 link.run, [model], cases, finish=convert, write=write, progress=progress

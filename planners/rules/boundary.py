@@ -8,7 +8,7 @@ from autoseg.plan.document import ConfigurationPlan
 from autoseg.plan.network import PointRendPlan
 from autoseg.plan.stages import BoundaryOfPreviousStage
 from planners.profile import ChooseNetwork
-from planners.reasons import format_extents, record
+from planners.reasons import format_extents, record, record_offer
 from planners.rules.augmentation import ChooseAugmentation, choose_augmentation
 from planners.rules.foreground import Share
 from planners.rules.topology import Topology
@@ -116,10 +116,9 @@ def offer_boundary(base: ConfigurationPlan, *, name: str, surface: Share | None)
     is_possible = base.training.objective.name == "segmentation" and not any(base.network.margin_voxels)
     if not is_possible or surface is None or surface.value < SMALLEST_SURFACE_FRACTION:
         return ()
-    offer = Decision(
-        None,
+    because = (
         f"{surface.value * 100:.3g} % of the foreground touch another label ({surface.source}), where at least "
         f"{SMALLEST_SURFACE_FRACTION * 100:g} % make boundaries decide the scores (guess): a network that corrects "
-        f"{name} there is planned with --configuration {BOUNDARY}",
+        f"{name} there is planned with --configuration {BOUNDARY}"
     )
-    return (record(BOUNDARY, offer, "offered, not planned"),)
+    return (record_offer(BOUNDARY, because),)

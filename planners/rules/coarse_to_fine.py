@@ -9,7 +9,7 @@ import numpy as np
 from autoseg.plan.decisions import Decision, Reason
 from autoseg.plan.document import ConfigurationPlan
 from autoseg.plan.stages import BoxOfPreviousStage
-from planners.reasons import format_count, format_extents, format_lengths, record
+from planners.reasons import format_count, format_extents, format_lengths, record, record_offer
 from planners.rules.cascade import FULL_RESOLUTION, LOW_RESOLUTION
 from planners.rules.foreground import Share
 from planners.rules.low_resolution import ChoosePatch, coarsen, compute_coarser
@@ -132,11 +132,10 @@ def offer_roi(configurations: dict[str, ConfigurationPlan], box: Share | None) -
         return ()
     full = configurations[FULL_RESOLUTION]
     covered = math.prod(full.patch_voxels) / math.prod(full.median_shape_voxels)
-    offer = Decision(
-        None,
+    because = (
         f"a patch of {FULL_RESOLUTION} covers {covered * 100:.3g} % of the median case, so prediction takes many "
         f"windows, and the box of the foreground has {box.value * 100:.3g} % of an image ({box.source}), where at most "
         f"{LARGEST_BOX_FRACTION * 100:g} % pays (guess): one that predicts only around what {LOW_RESOLUTION} finds is "
-        f"planned with --configuration {ROI}",
+        f"planned with --configuration {ROI}"
     )
-    return (record(ROI, offer, "offered, not planned"),)
+    return (record_offer(ROI, because),)

@@ -5,7 +5,7 @@ from typing import Final
 from autoseg.plan.decisions import Decision, Reason
 from autoseg.plan.document import ConfigurationPlan
 from autoseg.plan.reference import FLAT_PATCH_RATIO
-from planners.reasons import format_amount, format_lengths, record
+from planners.reasons import format_amount, format_lengths, record, record_offer
 from planners.rules.augmentation import ChooseAugmentation, choose_augmentation, describe_rotation
 from planners.rules.median_shape import ResampledDataset
 
@@ -83,12 +83,11 @@ def offer_context(dataset: ResampledDataset) -> tuple[Reason, ...]:
     factor = compute_slice_distance(dataset)
     if factor <= DISTANT_FACTOR:
         return ()
-    offer = Decision(
-        None,
+    because = (
         f"slices are {factor:.3g} times as far apart as pixels, where 3D networks gain little: a 2D network that also "
-        f"sees the neighbouring slices is planned with --configuration {CONTEXT}",
+        f"sees the neighbouring slices is planned with --configuration {CONTEXT}"
     )
-    return (record(CONTEXT, offer, "offered, not planned"),)
+    return (record_offer(CONTEXT, because),)
 
 
 def _explain(

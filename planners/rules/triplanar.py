@@ -7,7 +7,7 @@ from typing import Final
 from autoseg.geometry import list_plane_order
 from autoseg.plan.decisions import Decision, Reason
 from autoseg.plan.document import ConfigurationPlan
-from planners.reasons import format_lengths, record
+from planners.reasons import format_lengths, record, record_offer
 from planners.rules.cascade import FULL_RESOLUTION
 from planners.rules.context_slices import SLICES
 from planners.rules.median_shape import ResampledDataset
@@ -102,13 +102,12 @@ def offer_triplanar(dataset: ResampledDataset, *, has_volumes: bool) -> tuple[Re
     factor = max(dataset.spacing_mm) / min(dataset.spacing_mm)
     if not has_volumes or factor > LARGEST_CUBE_FACTOR:
         return ()
-    offer = Decision(
-        None,
+    because = (
         f"voxels are {format_lengths(dataset.spacing_mm, dataset.distance_unit)}, the longest side {factor:.3g} times "
         f"the shortest, where at most {LARGEST_CUBE_FACTOR:g} times counts as a cube (guess): a 2D network that sees "
-        f"slices across every axis, and averages, is planned with --configuration {TRIPLANAR}",
+        f"slices across every axis, and averages, is planned with --configuration {TRIPLANAR}"
     )
-    return (record(TRIPLANAR, offer, "offered, not planned"),)
+    return (record_offer(TRIPLANAR, because),)
 
 
 def _compute_stretch(dataset: ResampledDataset, axis: int) -> float:

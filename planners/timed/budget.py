@@ -40,9 +40,23 @@ def explain_budget(machine: Machine, throughput: DeviceThroughput) -> Reason:
     )
     if throughput.layer_seconds > 0:
         because += f", {throughput.layer_seconds * 1e3:.2g} ms for each layer, however small"
-    because += warn_of_disturbance(throughput)
+    because += explain_correction(throughput) + warn_of_disturbance(throughput)
     return Reason(
         subject="budget", value=f"{TRAINING_SHARE * find_budget(machine) / 60:.3g} minutes of training", because=because
+    )
+
+
+def explain_correction(throughput: DeviceThroughput) -> str:
+    """Returns that the rates were corrected, and by which steps; nothing where they were not."""
+    if throughput.steps is None:
+        return ""
+    counts = ("one patch", "two")
+    timed = " and ".join(
+        f"{seconds * 1e3:.3g} ms with {count}" for seconds, count in zip(throughput.steps.seconds, counts, strict=False)
+    )
+    return (
+        f". All are corrected by steps of {throughput.steps.configuration} that were timed as training would execute "
+        f"them: {timed}"
     )
 
 

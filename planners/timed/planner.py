@@ -21,8 +21,9 @@ from planners.rules.dimensionality import choose_dimensionality
 from planners.rules.median_shape import ResampledDataset
 from planners.rules.memory import CountObjective
 from planners.rules.topology import UNET_TOPOLOGY, TopologyRule
+from planners.step_time import correct_throughput
 from planners.timed.budget import TRAINING_SHARE, explain_budget, explain_needed_iterations, find_budget
-from planners.timed.candidates import Situation, choose_candidate, choose_small_unet, warn_of_smallest
+from planners.timed.candidates import Candidate, Situation, choose_candidate, choose_small_unet, warn_of_smallest
 from planners.timed.configuration import build_configuration
 from planners.timed.rules import TimedRules
 
@@ -113,19 +114,13 @@ class TimedPlanner:
             head=self.head,
             count_objective=self.count_objective,
         )
-        name, dataset = _choose_dimensions(common, situation.topology)
-        missing = explain_missing_pooling(dataset, situation.topology)
-        if missing is not None:
-            msg = f"the images are too small for a network: {missing}; pad the images or resample them to a finer grid"
-            raise PlanError(msg)
-        self._check_slices(name)
-        candidate = choose_candidate(dataset, situation)
-        if name == FULL_RESOLUTION and candidate.value.topology.patch_voxels[0] == 1:
-            name, dataset = SLICES, dataset.in_plane  # a patch of one slice sees no more than a 2D network
-            self._check_slices(name)
-            candidate = choose_candidate(dataset, situation)
-        if candidate.value.dataset != dataset and name == FULL_RESOLUTION:
-            name = LOW_RESOLUTION
+        name, dataset, candidate = self._choose(common, situation)
+        if throughput.steps is not None:
+            timed = candidate.value
+            cost = measure_cost(timed.network, timed.topology.patch_voxels, 1)
+            throughput = correct_throughput(throughput, cost)
+            situation = replace(situation, throughput=throughput)
+            name, dataset, candidate = self._choose(common, situation)
         chosen, seconds = candidate.value, situation.training_seconds
         needed = explain_needed_iterations(chosen.iterations, chosen.step_seconds, seconds)
         configuration, reasons = build_configuration(name, candidate, situation)
@@ -141,6 +136,29 @@ class TimedPlanner:
             reasons=(explain_budget(machine, throughput), needed, *smallest, *reasons, *own),
             budget_seconds=find_budget(machine),
         )
+
+    def _choose(
+        self, common: CommonDecisions, situation: Situation
+    ) -> tuple[str, ResampledDataset, Decision[Candidate]]:
+        """Chooses name, data and network of the configuration.
+
+        Raises:
+            PlanError: The images are too small.
+        """
+        name, dataset = _choose_dimensions(common, situation.topology)
+        missing = explain_missing_pooling(dataset, situation.topology)
+        if missing is not None:
+            msg = f"the images are too small for a network: {missing}; pad the images or resample them to a finer grid"
+            raise PlanError(msg)
+        self._check_slices(name)
+        candidate = choose_candidate(dataset, situation)
+        if name == FULL_RESOLUTION and candidate.value.topology.patch_voxels[0] == 1:
+            name, dataset = SLICES, dataset.in_plane  # a patch of one slice sees no more than a 2D network
+            self._check_slices(name)
+            candidate = choose_candidate(dataset, situation)
+        if candidate.value.dataset != dataset and name == FULL_RESOLUTION:
+            name = LOW_RESOLUTION
+        return name, dataset, candidate
 
     def _check_slices(self, name: str) -> None:
         reason = None if self.architecture is None else self.architecture.without_slices

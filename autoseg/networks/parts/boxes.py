@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from math import log
-from typing import Final
+from typing import Any, Final
 
 import torch
 from jaxtyping import Bool, Float
@@ -49,11 +49,45 @@ def suppress_boxes(boxes: Float[Tensor, "batch box 2 axes"], largest_overlap: fl
     A box does not remain whose intersection over union with one that remains is larger than `largest_overlap`.
     """
     conflicts = compute_pairwise_overlaps(boxes, boxes) > largest_overlap
-    kept = torch.ones((boxes.shape[0], 0), dtype=torch.bool, device=boxes.device)
-    for box in range(boxes.shape[1]):
+    if torch.compiler.is_exporting():  # to where there is no such operation
+        return keep_one_by_one(conflicts)
+    kept: Tensor = torch.ops.autoseg.keep_boxes(conflicts)
+    return kept
+
+
+def keep_one_by_one(conflicts: Bool[Tensor, "batch box other"]) -> Bool[Tensor, "batch box"]:
+    """Keeps every box that has no conflict with one before it that is kept; waits for no device."""
+    kept = torch.ones((conflicts.shape[0], 0), dtype=torch.bool, device=conflicts.device)
+    for box in range(conflicts.shape[1]):
         is_suppressed = (kept & conflicts[:, :box, box]).any(dim=1, keepdim=True)
         kept = torch.cat((kept, ~is_suppressed), dim=1)
     return kept
+
+
+def keep_until_settled(conflicts: Bool[Tensor, "batch box other"]) -> Bool[Tensor, "batch box"]:
+    """Computes the same from guesses for all boxes at once.
+
+    Each guess is right for one box more than the one before, the first box being kept: so the only guess that does not
+    change is the result, and in most images a few suffice.
+    """
+    before = conflicts.triu(diagonal=1)
+    kept, former = torch.ones(conflicts.shape[:2], dtype=torch.bool, device=conflicts.device), None
+    while former is None or not torch.equal(kept, former):
+        kept, former = ~(kept[..., None] & before).any(dim=1), kept
+    return kept
+
+
+def _keep_nothing_known(conflicts: Tensor) -> Tensor:
+    return conflicts.new_empty(conflicts.shape[:2])
+
+
+BUILD_LIBRARY: Final[Any] = torch.library.Library  # which torch leaves without annotations
+OPERATIONS: Final = BUILD_LIBRARY("autoseg", "DEF")
+"""Operations that a compiler calls: it would unroll the loop over the boxes, which takes it a minute for 200."""
+OPERATIONS.define("keep_boxes(Tensor conflicts) -> Tensor")
+OPERATIONS.impl("keep_boxes", keep_one_by_one, "CompositeExplicitAutograd")
+OPERATIONS.impl("keep_boxes", keep_until_settled, "CPU")
+OPERATIONS.impl("keep_boxes", _keep_nothing_known, "Meta")
 
 
 def decode_boxes(

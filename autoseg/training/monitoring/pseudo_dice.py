@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int16, Int64
 from torch import Tensor
 
 from autoseg.labels import LabelScheme
-from autoseg.runtime.distributed import BatchPart
+from autoseg.runtime.distributed import WHOLE_BATCH, BatchPart
 from autoseg.training.losses.targets import build_class_masks, crop_label_map, find_valid_voxels
 
 OLD_WEIGHT: Final = 0.9  # of the moving average, as in the reference implementation
@@ -59,12 +59,17 @@ def predict_class_masks(
     return torch.stack([winners == label for label in labels.foreground_labels], dim=1)
 
 
-def compute_pseudo_dice(batches: Sequence[OverlapCounts]) -> tuple[float | None, ...]:
-    """Computes 2TP / (2TP + FP + FN) per class from the summed counts; None for a class without any voxel."""
+def compute_pseudo_dice(batches: Sequence[OverlapCounts], part: BatchPart = WHOLE_BATCH) -> tuple[float | None, ...]:
+    """Computes 2TP / (2TP + FP + FN) per class from the summed counts; None for a class without any voxel.
+
+    Args:
+        batches: The counts of each batch.
+        part: The part of every batch that was counted; the counts of all batches are summed over the parts at once.
+    """
     twice = 2 * torch.stack([counts.true_positive for counts in batches]).sum(0)
     wrong = torch.stack([counts.false_positive + counts.false_negative for counts in batches]).sum(0)
-    pairs = zip(twice.tolist(), (twice + wrong).tolist(), strict=True)
-    return tuple(hits / total if total else None for hits, total in pairs)
+    hits, voxels = part.add_up(torch.stack((twice, twice + wrong))).tolist()
+    return tuple(hit / total if total else None for hit, total in zip(hits, voxels, strict=True))
 
 
 def compute_mean_dice(dice: Sequence[float | None]) -> float | None:

@@ -12,7 +12,8 @@ from autoseg.document import Document, read_document, write_document
 from autoseg.errors import DocumentError
 from autoseg.evaluation.summary import SUMMARY_JSON, EvaluationSummary
 from autoseg.geometry import Grid
-from autoseg.inference.model import SegmentationModel, load_model
+from autoseg.inference.held_out import load_held_out_model
+from autoseg.inference.model import SegmentationModel, read_common_plan
 from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions
 from autoseg.networks.network import SegmentationNetwork
 from autoseg.plan.document import Plan
@@ -80,14 +81,13 @@ def validate_fold(
     if finished is not None:
         return finished
     _discard_unlike(folder, chosen.options)
-    # What previous stages predict for these cases is stored.
-    model = load_model(
-        run, configuration=configuration, folds=(fold,), device=device, execution="eager", with_previous=False
-    )
-    check_preprocessed(run, model.plan, model.configuration_plan.data_of, chosen.cases)
-    ending = label_map_ending(model.plan.file_ending)
+    ending = label_map_ending(read_common_plan([folder], configuration).file_ending)
     outputs = {case: folder.validation / f"{case}{ending}" for case in chosen.cases}
     waiting = [case for case in chosen.cases if not outputs[case].is_file()]
+    model = load_held_out_model(
+        run, configuration=configuration, fold=fold, device=device, images=len(waiting), options=chosen.options
+    )
+    check_preprocessed(run, model.plan, model.configuration_plan.data_of, chosen.cases)
     _predict_cases(run, model, waiting, outputs=outputs, options=chosen.options, progress=progress)
     jobs = [
         EvaluationJob(

@@ -15,9 +15,11 @@ import torch
 from jaxtyping import Int64
 
 from autoseg.files.temporary_files import make_temporary_folder
+from autoseg.inference.execution.choice import PreparedNetworks, Setting, prepare_networks
 from autoseg.inference.execution.preparation import prepare_network
+from autoseg.inference.held_out import find_held_out_execution
 from autoseg.inference.model import SegmentationModel
-from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions
+from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions, Workload
 from autoseg.inference.sliding_window.prediction import compute_inference_batch_size
 from autoseg.inference.sliding_window.windows import count_views, count_windows
 from autoseg.networks.families import build_network
@@ -142,7 +144,7 @@ def measure_validation_cost(
     Raises:
         RunError: A preprocessed case or reference is missing.
     """
-    model = _build_untrained_model(plan, configuration, device)
+    model = _build_untrained_model(plan, configuration, device, images=len(cases))
     open_one = partial(open_training_case, run, plan, configuration)
     rough = ValidationCost(
         shapes_voxels={case: open_one(case).label_map.shape for case in cases},
@@ -156,25 +158,33 @@ def measure_validation_cost(
     return _measure(model, open_one(name), name, options, run=run, rough=rough)
 
 
-def _build_untrained_model(plan: Plan, configuration: str, device: torch.device) -> SegmentationModel:
-    dtype = find_dtype(device, "auto")
-    network = build_network(plan.configurations[configuration].network)
+def _build_untrained_model(plan: Plan, configuration: str, device: torch.device, *, images: int) -> SegmentationModel:
+    dtype, chosen = find_dtype(device, "auto"), plan.configurations[configuration]
+    network = build_network(chosen.network)
     network.set_deep_supervision(enabled=False)
-    prepared = prepare_network(network.eval(), device=device, dtype=dtype)
+    choice = find_held_out_execution(device)
+    if choice == "eager":
+        prepared = prepare_network(network.eval(), device=device, dtype=dtype)
+        ready = PreparedNetworks(networks=(prepared.eval(),), execution="eager", inference_batch_size=None)
+    else:
+        setting = Setting(configuration=chosen, device=device, dtype=dtype)
+        ready = prepare_networks([network.eval()], setting, choice=choice, workload=Workload(images=images))
     return SegmentationModel(
         plan=plan,
         configuration=configuration,
         folds=("",),  # of no fold of the run
-        networks=(prepared.eval(),),
+        networks=ready.networks,
         device=device,
         dtype=dtype,
+        execution=ready.execution,
+        inference_batch_size=ready.inference_batch_size,
     )
 
 
 def _time_window(model: SegmentationModel) -> float:
     """Measures the seconds for a patch in a second call; the first call selects kernels."""
     configuration = model.configuration_plan
-    patches = compute_inference_batch_size(configuration, model.device)
+    patches = model.inference_batch_size or compute_inference_batch_size(configuration, model.device)
     shape = (patches, configuration.network.input_channels, *configuration.patch_voxels)
     seconds = 0.0
     with torch.inference_mode():

@@ -1,6 +1,7 @@
 """Surveys what training the configurations of a plan costs on this computer: time and memory."""
 
 import ctypes
+import logging
 import platform
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import autoseg
 from autoseg.document import Document, Part
 from autoseg.errors import AutosegError
-from autoseg.fingerprint import DeviceThroughput
+from autoseg.fingerprint import DeviceThroughput, TimedSteps
 from autoseg.labels import LabelScheme
 from autoseg.network_cost import MeasureCost, NetworkCost, StepCost
 from autoseg.plan.document import ConfigurationPlan, Plan
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 CostEstimate = Callable[[ConfigurationPlan, DeviceThroughput, NetworkCost], StepCost]
 CUDA_LIBRARIES: Final = {"linux": "libcuda.so.1", "win32": "nvcuda.dll"}
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,6 +221,34 @@ def time_on_gpu(plan: Plan, gpu: Gpu, name: str) -> StepCost:
     cost = time_network(configuration, circumstances.labels, device=gpu.device, dtype=dtype)
     write_measurement(path, TimingRecord(circumstances=circumstances, cost=cost), what="the time of a step on the GPU")
     return cost
+
+
+def time_planned_steps(plan: Plan) -> TimedSteps | None:
+    """Times steps of the first configuration with one patch and with two, as training would execute them.
+
+    Returns None where no CUDA device trains, or none of the steps runs, which the log tells.
+    """
+    gpu = find_gpu()
+    if gpu is None or gpu.device.type != "cuda":
+        return None
+    name, configuration = next(iter(plan.configurations.items()))
+    seconds: list[float] = []
+    for batch_size in (1, 2):
+        training = configuration.training.model_copy(update={"batch_size": batch_size})
+        timed = {name: configuration.model_copy(update={"training": training})}
+        try:
+            cost = time_on_gpu(plan.model_copy(update={"configurations": timed}), gpu, name)
+        except RuntimeError as error:  # too little memory, or a failing driver
+            logger.warning(
+                "a step of %s with a batch of %d could not be timed on %s (%s): planning without it",
+                name,
+                batch_size,
+                gpu.name,
+                _get_first_line(error),
+            )
+            break
+        seconds.append(cost.iteration_seconds)
+    return TimedSteps(configuration=name, seconds=tuple(seconds)) if seconds else None
 
 
 def find_gpu() -> Gpu | None:

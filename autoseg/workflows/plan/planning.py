@@ -20,7 +20,7 @@ from autoseg.document import read_document, write_document
 from autoseg.errors import RunError
 from autoseg.exchange.nnunet_limits import describe_export_limits
 from autoseg.files.temporary_files import remove_leftovers
-from autoseg.fingerprint import DeviceThroughput, Fingerprint, Machine
+from autoseg.fingerprint import DeviceThroughput, Fingerprint, Machine, TimedSteps
 from autoseg.network_cost import MeasureCost, NetworkCost
 from autoseg.places.local import ThisComputer
 from autoseg.places.place import Place
@@ -42,7 +42,7 @@ from autoseg.workflows.plan.class_counts import (
 from autoseg.workflows.plan.class_losses import find_crop_losses, find_resampling_losses, warn_of_losses
 from autoseg.workflows.plan.header_survey import survey_headers
 from autoseg.workflows.plan.host_speed import find_host_speed
-from autoseg.workflows.plan.machine_survey import find_gpu, may_have_gpu
+from autoseg.workflows.plan.machine_survey import find_gpu, may_have_gpu, time_planned_steps
 from autoseg.workflows.plan.measuring import measure_dataset
 from autoseg.workflows.plan.planner import CheckLabels, PlannerLike, PlanRule
 from autoseg.workflows.plan.preprocessing import (
@@ -92,19 +92,30 @@ def build_plan_rule(
     *,
     measure: Callable[[], DeviceThroughput] = measure_device,
     measure_cost: MeasureCost = find_network_cost,
+    time_steps: Callable[[Plan], TimedSteps | None] = time_planned_steps,
 ) -> PlanRule:
     """Builds a planning function that measures the device first if the planner needs it.
+
+    A GPU executes the steps of a training in other ways than single layers. So steps of what is planned by layers are
+    timed, and the final plan is made with them.
 
     Args:
         planner: Decides.
         measure: Measures the speed of the device that will train.
         measure_cost: Counts what a network costs.
+        time_steps: Times steps of a plan on a GPU.
     """
 
     def rule(fingerprint: Fingerprint, machine: Machine) -> Plan:
-        if planner.measures_throughput:
-            machine = machine.model_copy(update={"throughput": measure()})
-        return planner.plan(fingerprint, machine, measure_cost=measure_cost)
+        decide = partial(planner.plan, fingerprint, measure_cost=measure_cost)
+        if not planner.measures_throughput:
+            return decide(machine)
+        throughput = measure()
+        plan = decide(machine.model_copy(update={"throughput": throughput}))
+        steps = None if throughput.is_cpu else time_steps(plan)
+        if steps is None:
+            return plan
+        return decide(machine.model_copy(update={"throughput": throughput.model_copy(update={"steps": steps})}))
 
     return rule
 

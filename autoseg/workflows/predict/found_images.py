@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -104,6 +104,7 @@ class SeriesImages:
         series: Series of every case, one for each channel.
         formats: Formats of DICOM in which results are written besides NIfTI.
         segments: Classes, as these formats name them.
+        ending: Ending of the label maps.
     """
 
     cases: tuple[Case, ...]
@@ -112,6 +113,15 @@ class SeriesImages:
     formats: tuple[DicomFormat, ...]
     segments: tuple[Segment, ...]
     source: str = DICOM_SOURCE
+    ending: str = SERIES_ENDING
+
+    def select(self, case: Case) -> "SeriesImages":
+        """Returns one case alone, without the problems of others."""
+        return replace(self, cases=(case,), problems=(), series={case.name: self.series[case.name]})
+
+    def find_folder(self) -> Path:
+        """Finds the folder of the first slice."""
+        return self.series[self.cases[0].name][0].slices[0].path.parent
 
     def describe(self, case: Case) -> str:
         """Returns the UID of the first series."""

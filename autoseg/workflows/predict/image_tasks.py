@@ -11,6 +11,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Final
 
+from autoseg.dataset import Case
 from autoseg.document import read_document
 from autoseg.errors import OptionError, Problem, VolumeError
 from autoseg.files.checksums import FileVersion, find_version
@@ -60,7 +61,7 @@ def predict_images_in_tasks(
     """Writes one label map per image, as `predict_images` does, by a task per image.
 
     Raises:
-        OptionError: The images are series of DICOM, there is a budget, or the device of a job is named by its number.
+        OptionError: Jobs would get series of DICOM, there is a budget, or the device of a job is named by its number.
         RunError: The run does not exist.
         PredictionError: There is no trained model, or there are no images for it, or `out` is their folder.
         CasesFailedError: Some images failed, or lack channels; the others are written.
@@ -81,8 +82,11 @@ def predict_images_in_tasks(
     found = find_predicted_images(
         images, run, series=request.series, formats=request.formats, terms=request.terms, progress=progress
     )
-    if isinstance(found, SeriesImages):
-        msg = "--on works on image files, and DICOM series are read from many; predict them without --on"
+    if isinstance(found, SeriesImages) and place.is_detached:
+        msg = (
+            "jobs read below the run which files they work on, and those of DICOM series may name patients; predict "
+            "them without --on or with --on dask, or convert them to NIfTI"
+        )
         raise OptionError(msg)
     count, uses_gpu = len(found.cases), request.device != CPU
     sizes = {}
@@ -95,7 +99,7 @@ def predict_images_in_tasks(
         )
     outcome = place.run_over_cases(
         partial(predict_image, run_root=run_root, out=out, request=request, count=count),
-        [(case.name, case.image_paths[0]) for case in found.cases],
+        [(case.name, _select_image(found, case)) for case in found.cases],
         workers=compute_worker_count(requested=None, case_count=count, bytes_per_case=BYTES_PER_WORKER),
         label="Predicting",
         progress=progress,
@@ -117,6 +121,11 @@ def predict_images_in_tasks(
     return PredictionOutcome(written=written, kept=len(outcome.results) - written)
 
 
+def _select_image(found: ImageFiles | SeriesImages, case: Case) -> Path | SeriesImages:
+    """Returns what a worker is told of an image: a file, or the headers of series, which many files hold."""
+    return found.select(case) if isinstance(found, SeriesImages) else case.image_paths[0]
+
+
 def _read_grids(found: ImageFiles | SeriesImages) -> dict[str, Grid]:
     """Reads the headers of images that lie here; those that cannot be read are left to the tasks, which report them."""
     grids = {}
@@ -128,7 +137,7 @@ def _read_grids(found: ImageFiles | SeriesImages) -> dict[str, Grid]:
 
 
 def predict_image(
-    image: Path, *, run_root: Path, out: Path, request: PredictionRequest, count: int
+    image: Path | SeriesImages, *, run_root: Path, out: Path, request: PredictionRequest, count: int
 ) -> tuple[bool, tuple[str, ...]]:
     """Predicts one image, with the model that this process has loaded for an earlier one, if it is the same.
 
@@ -136,7 +145,7 @@ def predict_image(
         Whether it was written now, and notes.
 
     Args:
-        image: File of the first channel.
+        image: File of the first channel, or the series of the image.
         run_root: Run with the models.
         out: Folder for the label maps.
         request: The request for the whole folder.
@@ -146,8 +155,15 @@ def predict_image(
         AutosegError: As for `predict_images`.
     """
     heard = _KeptNotes()
+    is_file = isinstance(image, Path)
     outcome = predict_images(
-        run_root, image, out, request=request, progress=heard, load=partial(load_kept_ensemble, count=count)
+        run_root,
+        image if is_file else image.find_folder(),
+        out,
+        request=request,
+        progress=heard,
+        load=partial(load_kept_ensemble, count=count),
+        found=None if is_file else image,
     )
     notes = tuple(line for line in heard.lines if not line.startswith(QUALITY_NOTE))  # of the images so far
     return outcome.written > 0, notes

@@ -140,6 +140,7 @@ def predict_images(
     request: PredictionRequest,
     progress: Progress,
     load: LoadEnsemble | None = None,
+    found: FoundImages | None = None,
 ) -> PredictionOutcome:
     """Writes one label map per image, on the image's own grid, with the ending of the dataset.
 
@@ -152,6 +153,7 @@ def predict_images(
         request: The request of the user.
         progress: Receives the progress.
         load: Loads the models, with the arguments of `load_ensemble`, which is the default.
+        found: The images, where they were found before.
 
     Raises:
         RunError: The run does not exist, or `out` holds results of another model or other options.
@@ -162,11 +164,20 @@ def predict_images(
     run = open_run(run_root)
     check_other_folder(images, out)
     with adaptive_cpu_threads(find_device(request.device), announce=progress.note):
-        return _predict_images(run, images, out, request=request, progress=progress, load=load or load_ensemble)
+        return _predict_images(
+            run, images, out, request=request, progress=progress, load=load or load_ensemble, found=found
+        )
 
 
 def _predict_images(
-    run: RunFolder, images: Path, out: Path, *, request: PredictionRequest, progress: Progress, load: LoadEnsemble
+    run: RunFolder,
+    images: Path,
+    out: Path,
+    *,
+    request: PredictionRequest,
+    progress: Progress,
+    load: LoadEnsemble,
+    found: FoundImages | None,
 ) -> PredictionOutcome:
     choice = resolve_models(
         run,
@@ -176,7 +187,7 @@ def _predict_images(
         progress=progress,
     )
     _check_maps(run, choice, out, request)
-    found = find_predicted_images(
+    found = found or find_predicted_images(
         images, run, series=request.series, formats=request.formats, terms=request.terms, progress=progress
     )
     way, weights = _choose_way(run, choice, found, request=request, load=load, progress=progress)

@@ -212,7 +212,7 @@ def _find_in_cases(
     )
     events = (
         event
-        for models, cases in job.load_models(job.cases)
+        for models, cases in job.load_models(job.cases, logits_options)
         for event in predict_preprocessed_cases(
             job.run, models, cases, finish=find, write=keep, progress=progress, options=logits_options
         )

@@ -14,7 +14,8 @@ import numpy as np
 
 from autoseg.geometry import Grid
 from autoseg.inference.ensemble import Ensemble, check_members_compatible
-from autoseg.inference.model import SegmentationModel, load_model
+from autoseg.inference.held_out import load_held_out_model
+from autoseg.inference.model import SegmentationModel
 from autoseg.processes.case_pool import Failure
 from autoseg.processes.progress import Progress
 from autoseg.run_folder import RunFolder
@@ -116,9 +117,10 @@ def _predict_waiting(
     models: dict[str, SegmentationModel] = {}
     ordered = sorted(waiting, key=lambda case: [entry.holders[case] for entry in job.held_out])
     for folds, cases in groupby(ordered, key=lambda case: _find_folds(job, waiting[case], case)):
-        models = _load_models(job, folds, loaded=models)
+        names = list(cases)
+        models = _load_models(job, folds, loaded=models, images=len(names))
         yield from predict_preprocessed_cases(
-            job.run, list(models.values()), list(cases), finish=restore, write=write, progress=progress
+            job.run, list(models.values()), names, finish=restore, write=write, progress=progress
         )
 
 
@@ -129,16 +131,17 @@ def _find_folds(job: PairJob, pairs: Sequence[Pair], case: str) -> dict[str, str
 
 
 def _load_models(
-    job: PairJob, folds: Mapping[str, str], *, loaded: Mapping[str, SegmentationModel]
+    job: PairJob, folds: Mapping[str, str], *, loaded: Mapping[str, SegmentationModel], images: int
 ) -> dict[str, SegmentationModel]:
     """Loads a fold of each configuration; models that are loaded already are kept, others are dropped."""
     kept = {name: model for name, model in loaded.items() if model.folds == (folds.get(name),)}
-    return {name: kept.get(name) or _load(job, name, fold) for name, fold in folds.items()}
+    return {name: kept.get(name) or _load(job, name, fold, images=images) for name, fold in folds.items()}
 
 
-def _load(job: PairJob, configuration: str, fold: str) -> SegmentationModel:
-    """Loads a model without previous stages, whose predictions for these cases are stored."""
-    return load_model(job.run, configuration=configuration, folds=(fold,), device=job.device, with_previous=False)
+def _load(job: PairJob, configuration: str, fold: str, *, images: int) -> SegmentationModel:
+    return load_held_out_model(
+        job.run, configuration=configuration, fold=fold, device=job.device, images=images, elsewhere="auto"
+    )
 
 
 def _restore_mean(outputs: Sequence[CaseOutput]) -> np.ndarray:

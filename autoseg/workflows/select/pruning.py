@@ -10,7 +10,7 @@ import numpy as np
 
 from autoseg.evaluation.gain import LARGEST_DICE_LOSS
 from autoseg.geometry import Grid
-from autoseg.inference.model import SegmentationModel, load_model
+from autoseg.inference.held_out import load_held_out_model
 from autoseg.network_cost import NetworkCost
 from autoseg.networks.cost import measure_cost
 from autoseg.plan.document import ConfigurationPlan
@@ -121,20 +121,16 @@ def _predict_waiting(
         return job.member.holders[case], waiting[case]
 
     for (fold, depths), cases in groupby(sorted(waiting, key=find_networks), key=find_networks):
-        models = [_load(job, fold, depth) for depth in depths]
-        yield from predict_preprocessed_cases(
-            job.run, models, list(cases), finish=restore, write=write, progress=progress
-        )
-
-
-def _load(job: PruningJob, fold: str, depth: int) -> SegmentationModel:
-    """Loads a model as for a validation: what previous stages predict for these cases is stored."""
-    return load_model(
-        job.run,
-        configuration=job.member.configuration,
-        folds=(fold,),
-        device=job.device,
-        execution="eager",
-        with_previous=False,
-        pruned_depth=depth,
-    )
+        names = list(cases)
+        models = [
+            load_held_out_model(
+                job.run,
+                configuration=job.member.configuration,
+                fold=fold,
+                device=job.device,
+                images=len(names),
+                pruned_depth=depth,
+            )
+            for depth in depths
+        ]
+        yield from predict_preprocessed_cases(job.run, models, names, finish=restore, write=write, progress=progress)

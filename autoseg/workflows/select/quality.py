@@ -205,7 +205,7 @@ def _predict_waiting(
     def write(case: str, features: NetworkFeatures) -> None:
         part.write_features(_find_folder(part, options, case), case, features)
 
-    for models, cases in part.load_models(waiting):
+    for models, cases in part.load_models(waiting, options):
         yield from predict_preprocessed_cases(
             part.run, models, cases, finish=measure, write=write, progress=progress, options=options
         )

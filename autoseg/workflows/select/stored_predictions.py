@@ -17,7 +17,8 @@ from autoseg.errors import DocumentError
 from autoseg.file_endings import label_map_ending
 from autoseg.geometry import Grid, IntTriple
 from autoseg.inference.ensemble import check_members_compatible
-from autoseg.inference.model import SegmentationModel, load_model
+from autoseg.inference.held_out import load_held_out_model
+from autoseg.inference.model import SegmentationModel
 from autoseg.inference.options import PredictionOptions
 from autoseg.inference.sliding_window.windows import count_passes
 from autoseg.plan.document import ConfigurationPlan
@@ -166,27 +167,30 @@ class VariantJob:
         sources = list_sources(self.run, self.members, case)
         write_features(folder, case, StoredFeatures(sources=sources, pruned_depth=self.pruned_depth, features=features))
 
-    def load_models(self, cases: Sequence[str]) -> Iterator[tuple[list[SegmentationModel], list[str]]]:
+    def load_models(
+        self, cases: Sequence[str], options: PredictionOptions
+    ) -> Iterator[tuple[list[SegmentationModel], list[str]]]:
         """Loads models as for a validation; yields those of the same folds with the cases that these held out."""
 
         def find_folds(case: str) -> tuple[str, ...]:
             return tuple(member.holders[case] for member in self.members)
 
-        for folds, names in groupby(sorted(cases, key=find_folds), key=find_folds):
-            models = [self._load(member, fold) for member, fold in zip(self.members, folds, strict=True)]
+        for folds, group in groupby(sorted(cases, key=find_folds), key=find_folds):
+            names = list(group)
+            models = [
+                load_held_out_model(
+                    self.run,
+                    configuration=member.configuration,
+                    fold=fold,
+                    device=self.device,
+                    images=len(names),
+                    options=options,
+                    pruned_depth=self.pruned_depth,
+                )
+                for member, fold in zip(self.members, folds, strict=True)
+            ]
             check_members_compatible(models)
-            yield models, list(names)
-
-    def _load(self, member: HeldOut, fold: str) -> SegmentationModel:
-        return load_model(
-            self.run,
-            configuration=member.configuration,
-            folds=(fold,),
-            device=self.device,
-            execution="eager",
-            with_previous=False,
-            pruned_depth=self.pruned_depth,
-        )
+            yield models, names
 
     def is_waiting(self, options: PredictionOptions, case: str) -> bool:
         """Returns whether a case still has to be predicted."""

@@ -280,7 +280,7 @@ def _predict_waiting(
         for options, label_map in zip(waiting[case], label_maps, strict=True):
             write_prediction(job.run, job.find_folder(options), job.members, case, label_map=label_map, grid=grid)
 
-    for models, cases in job.load_models(list(waiting)):
+    for models, cases in job.load_models(list(waiting), logits_options):
         yield from predict_preprocessed_cases(
             job.run, models, cases, finish=restore, write=write, progress=progress, options=logits_options
         )

@@ -3,7 +3,10 @@
 import gzip
 import json
 import logging
+import pickle
 import shutil
+from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,12 +22,14 @@ from autoseg.errors import AutosegError, CasesFailedError, DocumentError, Option
 from autoseg.inference.options import PredictionOptions
 from autoseg.labels import ClassTerms, CodedTerm
 from autoseg.plan.document import Plan
+from autoseg.processes.case_pool import PoolOutcome
 from autoseg.volume_io import check_same_grid, read_label_map
 from autoseg.volume_io.dicom import segmentation
 from autoseg.workflows.evaluate.evaluation import pair_label_maps
 from autoseg.workflows.exchange.exporting import export_model
 from autoseg.workflows.exchange.importing import import_model
 from autoseg.workflows.exchange.request import ExportRequest
+from autoseg.workflows.predict.image_tasks import predict_images_in_tasks
 from autoseg.workflows.predict.prediction import PredictionRequest, predict_images
 
 OPTIONS = PredictionOptions(mirroring=False)
@@ -155,6 +160,56 @@ def test_nothing_that_a_prediction_writes_tells_the_patient(run, tmp_path, caplo
             assert secret.encode() not in known, path
     assert "the values of PatientSex have not the form that DICOM demands" in caplog.text
     assert not [secret for secret in ("quakenbush", "female", BIRTH_DATE) if secret in caplog.text.lower()]
+
+
+def open_place(*, is_detached):
+    """A place with workers elsewhere: what they get has been packed."""
+
+    def run_over_cases(work, jobs, **options):
+        results = [pickle.loads(pickle.dumps(work))(pickle.loads(pickle.dumps(job))) for _, job in jobs]
+        return PoolOutcome(results=tuple(results), failures=())
+
+    return SimpleNamespace(is_detached=is_detached, run_over_cases=run_over_cases, run_tasks=None, describe_tasks=None)
+
+
+def test_series_are_predicted_by_workers_one_by_one_as_they_are_here(run, tmp_path):
+    for number in (1, 2):
+        write_series(tmp_path / "scans" / PATIENT, VOXELS[::number], number=number)
+    (tmp_path / "scans" / "IM9.dcm").write_bytes(b"junk" * 100)
+    request = PredictionRequest(options=OPTIONS, device="cpu", precision="float32", save_probabilities=True)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    for out, predict_there in (
+        (tmp_path / "here", predict_images),
+        (tmp_path / "there", partial(predict_images_in_tasks, place=open_place(is_detached=False))),
+    ):
+        with pytest.raises(CasesFailedError, match=r"1 of 3 images failed.*\n.*1 DICOM files cannot be read"):
+            predict_there(run, tmp_path / "scans", out, request=request, progress=Notes())
+    here, there = (
+        {path.relative_to(out): path for path in out.rglob("*") if path.is_file()}
+        for out in (tmp_path / "here", tmp_path / "there")
+    )
+    assert here.keys() == there.keys()
+    assert len([path for path in here if path.suffix in (".gz", ".b2nd")]) == 4
+    for name, path in here.items():
+        if path.suffix in (".gz", ".b2nd"):
+            assert path.read_bytes() == there[name].read_bytes()
+        assert PATIENT.encode() not in there[name].read_bytes()
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_jobs_that_would_keep_the_files_of_series_below_the_run_are_refused(run, tmp_path):
+    write_series(tmp_path / "scans", VOXELS)
+    request = PredictionRequest(options=OPTIONS, device="cpu", precision="float32")
+    with pytest.raises(OptionError, match=r"those of DICOM series may name patients.*--on dask"):
+        predict_images_in_tasks(
+            run,
+            tmp_path / "scans",
+            tmp_path / "out",
+            request=request,
+            place=open_place(is_detached=True),
+            progress=Notes(),
+        )
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_result_that_is_refused_keeps_no_other_away(run, tmp_path, monkeypatch):

@@ -3,12 +3,15 @@
 from itertools import product
 
 import torch
+from builders.operations import record_operations
 from torch import Tensor
 
 from autoseg.networks.parts.boxes import (
     compute_pairwise_overlaps,
     decode_boxes,
     draw_boxes,
+    keep_one_by_one,
+    keep_until_settled,
     list_cells,
     suppress_boxes,
 )
@@ -16,8 +19,8 @@ from autoseg.networks.parts.boxes import (
 CPU = torch.device("cpu")
 
 
-def draw_random_boxes(count: int, axes: int) -> Tensor:
-    corners = torch.rand(count, 2, axes, generator=torch.Generator().manual_seed(axes)) * 10
+def draw_random_boxes(count: int, axes: int, *, seed: int = 0) -> Tensor:
+    corners = torch.rand(count, 2, axes, generator=torch.Generator().manual_seed(axes + 10 * seed)) * 10
     return corners.sort(dim=1).values
 
 
@@ -57,6 +60,30 @@ def test_a_box_is_suppressed_by_a_better_one_that_remains() -> None:
 def test_a_suppressed_box_suppresses_none() -> None:
     row = torch.tensor([[[0.0, 0.0], [4.0, 1.0]], [[1.5, 0.0], [5.5, 1.0]], [[3.0, 0.0], [7.0, 1.0]]])
     assert suppress_boxes(row[None], 0.4).tolist() == [[True, False, True]]
+
+
+def test_boxes_that_are_kept_at_once_are_those_that_are_kept_one_by_one() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for count, share in ((1, 0.5), (7, 0.5), (40, 0.02), (40, 0.1), (40, 0.9)):
+        for _ in range(5):
+            conflicts = torch.rand((3, count, count), generator=generator) < share
+            assert torch.equal(keep_until_settled(conflicts), keep_one_by_one(conflicts))
+    row = torch.eye(60, dtype=torch.bool).roll(1, 1)[None]  # each has a conflict with the next alone
+    assert keep_until_settled(row)[0].tolist() == [True, False] * 30
+    assert keep_until_settled(row[:, :0, :0]).shape == (1, 0)
+    for axes in (2, 3):
+        boxes = torch.stack([draw_random_boxes(50, axes, seed=seed) for seed in range(4)])
+        conflicts = compute_pairwise_overlaps(boxes, boxes) > 0.05
+        assert torch.equal(suppress_boxes(boxes, 0.05), keep_one_by_one(conflicts))
+
+
+def test_a_compiler_sees_as_many_operations_for_many_boxes_as_for_few() -> None:
+    def trace(count: int) -> list[str]:
+        boxes = draw_random_boxes(count, 2)[None]
+        return [name for name, _ in record_operations(lambda: suppress_boxes(boxes, 0.05))]
+
+    assert trace(40) == trace(4)
+    assert trace(4)[-1] == "autoseg.keep_boxes"
 
 
 def test_cells_lie_in_the_order_of_features_and_distances_count_strides() -> None:

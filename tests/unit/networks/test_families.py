@@ -6,7 +6,7 @@ from typing import Final
 
 import pytest
 import torch
-from builders.networks import COMBINATIONS, SMALL_NETWORKS
+from builders.networks import COMBINATIONS, SMALL_NETWORKS, build_small_network_plan
 from torch import Tensor, nn
 
 from autoseg.inference.execution.openvino_network import convert_network, find_openvino_version
@@ -295,3 +295,26 @@ def test_parts_that_no_paper_combines_make_a_network_with_gradients_and_the_coun
     with torch.inference_mode():
         network.eval()
         assert equals_up_to_rounding(network(image[:1])[0], network(image)[0][:1], 0.01)
+
+
+def count_overwritten_views(outputs: tuple[Tensor, ...]) -> int:
+    """Counts the places of a graph where a view was overwritten, which copies gradients in the backward pass."""
+    seen, waiting, count = set(), [output.grad_fn for output in outputs], 0
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            count += node.name() == "CopySlices"
+            waiting += [before for before, _ in node.next_functions]
+    return count
+
+
+@each_network
+def test_no_view_is_overwritten_on_a_gpu_and_no_gradient_copied(name: str) -> None:
+    dimensions = 3 if name == "hybrid_2d_3d" else 2
+    plan = build_small_network_plan(name, dimensions)
+    image = draw_image(plan).to("meta")  # where networks normalize in the form that a GPU takes
+    with image.device:
+        outputs = build_network(plan).train()(image)
+    assert any(output.requires_grad for output in outputs)
+    assert count_overwritten_views(outputs) == 0

@@ -1,21 +1,28 @@
 """One process of a test of distributed training: `python rank.py FOLDER`; what to train lies there as JSON."""
 
 import json
+import math
 import signal
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from autoseg.dataset.folds import Fold
 from autoseg.document import parse_part
+from autoseg.errors import TrainingError
 from autoseg.labels import LabelScheme
 from autoseg.plan import ChannelPlan, ConfigurationPlan
 from autoseg.processes.signals import StopRequest
 from autoseg.run_folder import FoldFolder
-from autoseg.runtime.distributed import join_process_group
+from autoseg.runtime.distributed import ProcessGroup, join_process_group
+from autoseg.training import loop
+from autoseg.training.data.batch import Batch
 from autoseg.training.data.training_data import TrainingData
+from autoseg.training.learner import Learner
 from autoseg.training.monitoring.events import Event, IterationDone
 from autoseg.training.options import TrainingOptions
 from autoseg.training.trainer import train
@@ -30,14 +37,42 @@ def pass_on(events: Iterator[Event], asked: list[int] | None, *, rank: int) -> I
         yield event
 
 
+class Watch:
+    """Makes trainings on the CPU late, as those on a GPU are, loses a loss, and counts steps and agreements."""
+
+    def __init__(self, *, block: int | None, lost: int | None) -> None:
+        self.steps = self.agreements = 0
+        self.block, self.lost = block, lost
+
+    @contextmanager
+    def watch(self) -> Iterator[None]:
+        launch, agree = loop.launch_training_step, ProcessGroup.are_any
+        blocks = loop.STEPS_OF_A_BLOCK
+
+        def launch_counted(learner: Learner, batch: Batch) -> Tensor:
+            self.steps += 1
+            return launch(learner, batch) * (math.nan if self.steps - 1 == self.lost else 1.0)
+
+        def agree_counted(process_group: ProcessGroup, *own: bool) -> list[bool]:
+            self.agreements += 1
+            return agree(process_group, *own)
+
+        loop.launch_training_step, ProcessGroup.are_any = launch_counted, agree_counted
+        loop.STEPS_OF_A_BLOCK = {} if self.block is None else {"cpu": self.block}
+        try:
+            yield
+        finally:
+            loop.launch_training_step, ProcessGroup.are_any, loop.STEPS_OF_A_BLOCK = launch, agree, blocks
+
+
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     content = read_json(folder / "trainings.json")
     device = torch.device("cpu")
     with join_process_group(device) as process_group:
-        losses, ends = {}, {}
+        losses, ends, counts = {}, {}, {}
         for name, (plan, labels) in content["trainings"].items():
-            stop = StopRequest()
+            stop, watch = StopRequest(), Watch(block=content["blocks"].get(name), lost=content["lost"].get(name))
             events = train(
                 parse_part(plan, ConfigurationPlan, where=name),
                 TrainingData(
@@ -52,18 +87,24 @@ def main(folder: Path) -> None:
                     seed=0,
                     workers=0,
                     seconds_between_checkpoints=0.0,
+                    seconds_between_partial_checkpoints=0.0 if name in content["lost"] else 1e9,
                     largest_saving_share=1.0,
                     process_group=process_group,
                     stop=stop,
                 ),
             )
             try:
-                with stop.handle_signals():
+                with watch.watch(), stop.handle_signals():
                     asked = pass_on(events, content["asked"].get(name), rank=process_group.rank)
                     losses[name] = [event.loss for event in asked]
             except KeyboardInterrupt as interruption:
                 ends[name] = type(interruption).__name__
-        (folder / f"told_{process_group.rank}.json").write_text(json.dumps({"losses": losses, "ends": ends}))
+            except TrainingError as error:
+                ends[name] = str(error)
+            counts[name] = {"steps": watch.steps, "agreements": watch.agreements}
+        (folder / f"told_{process_group.rank}.json").write_text(
+            json.dumps({"losses": losses, "ends": ends, "counts": counts})
+        )
 
 
 if __name__ == "__main__":

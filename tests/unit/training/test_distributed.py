@@ -106,7 +106,10 @@ def together(outcome, variants, channels, fold, *, data_folder, partly_annotated
     if not outcome:
         plan, labels = variants["batch_dice"]
         longer = plan.model_copy(update={"training": plan.training.model_copy(update={"iterations_per_epoch": 4})})
+        long = {"iterations_per_epoch": 8, "validation_iterations_per_epoch": 3}
+        longest = plan.model_copy(update={"training": plan.training.model_copy(update=long)})
         trainings = variants | dict.fromkeys(("asked 0", "asked 1"), (longer, labels))
+        trainings |= dict.fromkeys(("at once", "late", "late, asked", "late, lost"), (longest, labels))
         content = {
             "trainings": {
                 name: (plan.model_dump(mode="json"), labels.model_dump(mode="json"))
@@ -115,7 +118,9 @@ def together(outcome, variants, channels, fold, *, data_folder, partly_annotated
             "channels": [channel.model_dump(mode="json") for channel in channels],
             "data": {name: str(partly_annotated if name in PARTLY else data_folder) for name in trainings},
             "fold": fold.model_dump(mode="json"),
-            "asked": {"asked 0": [0, 1], "asked 1": [1, 1]},
+            "asked": {"asked 0": [0, 1], "asked 1": [1, 1], "late, asked": [1, 1]},
+            "blocks": dict.fromkeys(("late", "late, asked", "late, lost"), 2),
+            "lost": {"late, lost": 4},
         }
         (tmp_path / "trainings.json").write_text(json.dumps(content))
         outcome |= {"folder": tmp_path, "told": run_ranks(tmp_path, 2), "data": content["data"]}
@@ -150,6 +155,46 @@ def test_when_one_of_two_processes_is_asked_to_end_both_end_in_the_same_iteratio
     ends = [told["ends"][name] for told in together.told]
     assert ends == ["StopSignal" if other == rank else "KeyboardInterrupt" for other in (0, 1)]
     assert read_checkpoint(FoldFolder(together.folder / name).latest_checkpoint).description.reached == (0, 3)
+
+
+TIMES = {"seconds", "seconds_per_iteration", "data_wait_seconds"}
+
+
+def read_log(output):
+    records = [json.loads(line) for line in output.training_log.read_text().splitlines()]
+    return [{key: value for key, value in record.items() if key not in TIMES} for record in records]
+
+
+def test_two_processes_that_agree_once_a_block_of_steps_learn_the_same_to_the_bit(together):
+    outputs = [FoldFolder(together.folder / name) for name in ("at once", "late")]
+    expected, found = (read_checkpoint(output.final_checkpoint).tensors for output in outputs)
+    assert set(expected) == set(found)
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
+    logs = [read_log(output) for output in outputs]
+    assert len(logs[0]) == 2
+    assert logs[0] == logs[1]
+    for told in together.told:
+        assert len(told["losses"]["late"]) == 2 * (8 + 3)
+        assert told["losses"]["late"] == told["losses"]["at once"]
+        # an epoch: one for each of 8 steps and 3 of validation, or for 4 blocks and 2, and one at the end
+        assert told["counts"]["at once"] == {"steps": 16, "agreements": 2 * (8 + 3 + 1)}
+        assert told["counts"]["late"] == {"steps": 16, "agreements": 2 * (4 + 2 + 1)}
+
+
+def test_when_losses_are_read_late_both_processes_end_in_the_same_iteration(together):
+    # Iterations 0 and 1 are told after iteration 3; the next time that both agree is after iteration 5.
+    assert [told["ends"]["late, asked"] for told in together.told] == ["KeyboardInterrupt", "StopSignal"]
+    assert [told["counts"]["late, asked"]["steps"] for told in together.told] == [6, 6]
+    latest = FoldFolder(together.folder / "late, asked").latest_checkpoint
+    assert read_checkpoint(latest).description.reached == (0, 6)
+
+
+def test_a_loss_that_is_lost_is_named_by_its_step_in_both_processes_and_never_saved(together):
+    for told in together.told:
+        assert "the loss is nan in epoch 0, iteration 4:" in told["ends"]["late, lost"]
+        assert told["counts"]["late, lost"]["steps"] == 6
+    latest = FoldFolder(together.folder / "late, lost").latest_checkpoint
+    assert read_checkpoint(latest).description.reached == (0, 4)
 
 
 @pytest.mark.parametrize(

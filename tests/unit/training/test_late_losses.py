@@ -9,8 +9,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from autoseg.training.data.batch import Batch
 from autoseg.training.monitoring.late_losses import LateLosses
+from autoseg.training.monitoring.pseudo_dice import compute_pseudo_dice
 from autoseg.training.optimization import optimizer
-from autoseg.training.step import build_learner, launch_training_step, run_training_step
+from autoseg.training.step import (
+    build_learner,
+    launch_training_step,
+    launch_validation_step,
+    run_training_step,
+    run_validation_step,
+)
 
 CPU = torch.device("cpu")
 
@@ -63,6 +70,20 @@ def test_no_step_reads_a_value_from_the_device(build, on_gpu, name, scale):
     assert operations.counts["convolution"] > 0
     assert operations.counts["_local_scalar_dense"] == 0
     assert len(losses.read_all()) == 7
+
+
+def test_no_step_of_validation_reads_a_value_from_the_device(build):
+    learner, losses = build(), LateLosses(read_together=4)
+    learner.train(is_training=False)
+    with OperationCount() as operations:
+        for _ in range(3):
+            loss, counts = launch_validation_step(learner, make_batch())
+            losses.add(loss)
+    assert operations.counts["conv2d"] > 0  # in inference mode operations are seen before they are divided
+    assert not {"item", "_local_scalar_dense", "is_nonzero"}.intersection(operations.counts)
+    outcome = run_validation_step(learner, make_batch())
+    assert losses.read_all() == [outcome.loss] * 3
+    assert compute_pseudo_dice([counts]) == compute_pseudo_dice([outcome.counts])
 
 
 def test_rmsprop_reads_no_value_either(build, on_gpu):

@@ -22,10 +22,8 @@ from autoseg.training.budget.pace import Budget, Forecast, StepTimes
 from autoseg.training.budget.plateau import EPOCHS_BETWEEN_MEASUREMENTS, PATIENCE
 from autoseg.training.checkpoint import read_checkpoint
 from autoseg.training.execution import TrainingExecution
-from autoseg.training.loop import TrainingLoop
 from autoseg.training.monitoring import history_files
 from autoseg.training.monitoring.events import EpochDone, IterationDone
-from autoseg.training.monitoring.late_losses import LateLosses
 from autoseg.training.monitoring.progress_picture import write_progress_picture
 from autoseg.training.optimization.schedule import Schedule
 from autoseg.training.options import Length, TrainingOptions
@@ -422,7 +420,7 @@ def test_a_lost_loss_ends_the_training_and_keeps_the_checkpoint(start, tmp_path,
 
 
 def read_losses_late(monkeypatch, *, read_together):
-    monkeypatch.setattr(TrainingLoop, "_build_late_losses", lambda self: LateLosses(read_together=read_together))
+    monkeypatch.setattr(loop, "STEPS_OF_A_BLOCK", {"cpu": read_together})
 
 
 def test_losses_that_are_read_late_change_neither_weights_nor_log_and_are_all_told(start, tmp_path, monkeypatch):
@@ -499,7 +497,7 @@ def test_the_network_knows_when_it_is_validated(start, tmp_path, monkeypatch):
         return run
 
     monkeypatch.setattr(loop, "launch_training_step", watch(loop.launch_training_step))
-    monkeypatch.setattr(loop, "run_validation_step", watch(loop.run_validation_step))
+    monkeypatch.setattr(loop, "launch_validation_step", watch(loop.launch_validation_step))
     list(start(tmp_path / "fold", epochs=2, seconds_between_checkpoints=NEVER))
     assert modes == [True, True, True, False, False] * 2
 

@@ -19,6 +19,7 @@ from autoseg.document import write_document
 from autoseg.errors import PredictionError, RunError, TrainingError
 from autoseg.files import checksums
 from autoseg.geometry import Grid
+from autoseg.inference import held_out
 from autoseg.inference.ensemble import Ensemble
 from autoseg.inference.model import load_model
 from autoseg.networks import NETWORK_PREFIX, build_network
@@ -31,7 +32,6 @@ from autoseg.stages.out_of_fold import StageLink, find_holders
 from autoseg.stages.training_cases import open_training_case, read_network_input
 from autoseg.workflows import cascade
 from autoseg.workflows.cascade import find_link, list_stale_folds, prepare_stage_input
-from autoseg.workflows.evaluate import validation
 from autoseg.workflows.evaluate.validation import validate_fold
 from autoseg.workflows.plan.preprocessing import check_preprocessed, extract_recipe
 from autoseg.workflows.select.model_choice import hash_ensemble, list_weights
@@ -137,8 +137,7 @@ def test_held_out_cases_are_no_occasion_to_try_executions(run, plan, monkeypatch
         chosen.append(choices["execution"])
         return load_model(*arguments, **choices)
 
-    for module in (cascade, validation):
-        monkeypatch.setattr(module, "load_model", load)
+    monkeypatch.setattr(held_out, "load_model", load)
     predict(run, plan)
     assert chosen == ["eager"] * 3
     chosen.clear()

@@ -1,12 +1,17 @@
+import shutil
+
 import pytest
 import torch
 from builders.hosts import HOST, build_host
 
 from autoseg.document import read_document
 from autoseg.errors import DeviceError
+from autoseg.fingerprint import TimedSteps
 from autoseg.network_cost import StepCost
 from autoseg.plan import Plan
 from autoseg.processes.progress import SilentProgress
+from autoseg.runtime.measurement_cache import find_measurement_cache
+from autoseg.workflows.plan import machine_survey
 from autoseg.workflows.plan.machine_survey import (
     Gpu,
     find_available_ram,
@@ -14,6 +19,7 @@ from autoseg.workflows.plan.machine_survey import (
     survey_cpu,
     survey_gpu,
     time_on_gpu,
+    time_planned_steps,
 )
 from autoseg.workflows.plan.planning import find_network_cost
 
@@ -76,6 +82,36 @@ def test_steps_are_timed_on_a_gpu_once(plan, monkeypatch):
     assert time_on_gpu(plan, GPU, "3d_lowres") == COST
     other = Gpu(device=GPU.device, name="another GPU", memory_bytes=GPU.memory_bytes)
     assert time_on_gpu(plan, other, "2d") == COST
+
+
+def test_steps_of_a_plan_are_timed_with_one_patch_and_with_two(plan, monkeypatch, caplog):
+    gpu = Gpu(device=torch.device("cuda"), name="a GPU", memory_bytes=8 * 10**9)
+    (name, first), *_ = plan.configurations.items()
+    seconds = {1: 0.25, 2: 0.375}
+
+    def time(configuration, labels, *, device, dtype):
+        assert (device.type, configuration.network) == ("cuda", first.network)
+        if configuration.training.batch_size not in seconds:
+            msg = "CUDA out of memory\nmore"
+            raise torch.OutOfMemoryError(msg)
+        return COST.model_copy(update={"iteration_seconds": seconds[configuration.training.batch_size]})
+
+    monkeypatch.setattr("autoseg.training.network_timing.time_network", time)
+    monkeypatch.setattr("autoseg.runtime.precision.find_dtype", lambda device, precision: "bfloat16")
+    for found in (None, Gpu(device=torch.device("mps"), name="another", memory_bytes=1)):
+        monkeypatch.setattr(machine_survey, "find_gpu", lambda found=found: found)
+        assert time_planned_steps(plan) is None
+    monkeypatch.setattr(machine_survey, "find_gpu", lambda: gpu)
+    assert time_planned_steps(plan) == TimedSteps(configuration=name, seconds=(0.25, 0.375))
+    shutil.rmtree(find_measurement_cache("gpu_steps"))
+    del seconds[2]
+    assert time_planned_steps(plan) == TimedSteps(configuration=name, seconds=(0.25,))
+    assert (
+        f"a step of {name} with a batch of 2 could not be timed on a GPU (CUDA out of memory): planning" in caplog.text
+    )
+    shutil.rmtree(find_measurement_cache("gpu_steps"))
+    seconds.clear()
+    assert time_planned_steps(plan) is None
 
 
 def test_a_configuration_too_large_for_the_gpu_leaves_the_others_their_times():

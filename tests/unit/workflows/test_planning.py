@@ -12,7 +12,7 @@ from builders.hosts import GPU
 
 from autoseg.dataset import DatasetRecord
 from autoseg.document import read_document
-from autoseg.fingerprint import DeviceThroughput, Fingerprint, Machine
+from autoseg.fingerprint import DeviceThroughput, Fingerprint, Machine, TimedSteps
 from autoseg.networks import throughput
 from autoseg.networks.cost import measure_cost
 from autoseg.networks.families import FAMILIES
@@ -59,6 +59,21 @@ def test_a_planner_gets_what_networks_cost_and_if_it_wants_the_speed_of_the_cpu(
     machine = MACHINE.model_copy(update={"throughput": HOST}) if measures_throughput else MACHINE
     ((_, given_machine, measure),) = planner.given
     assert (given_machine, measure) == (machine, find_network_cost)
+
+
+STEPS = TimedSteps(configuration="3d_fullres", seconds=(0.01, 0.012))
+
+
+@pytest.mark.parametrize(("device", "steps", "count"), [(GPU, STEPS, 2), (GPU, None, 1), (HOST, STEPS, 1)])
+def test_steps_of_what_is_planned_by_layers_are_timed_on_a_gpu_alone(run, device, steps, count):
+    plan, planner = (
+        read_document(run.plan, Plan),
+        NotingPlanner(answer=read_document(run.plan, Plan), measures_throughput=True),
+    )
+    rule = build_plan_rule(planner, measure=lambda: device, time_steps=lambda planned: planned == plan and steps)
+    assert rule(Fingerprint.model_construct(dataset_name="a"), MACHINE) == plan
+    throughputs = [machine.throughput for _, machine, _ in planner.given]
+    assert throughputs == [device, device.model_copy(update={"steps": STEPS})][:count]
 
 
 @pytest.fixture

@@ -78,7 +78,7 @@ def list_features(run):
 
 
 def test_features_that_validations_stored_are_used_without_any_prediction(run, monkeypatch):
-    monkeypatch.setattr(stored_predictions, "load_model", None)
+    monkeypatch.setattr(stored_predictions, "load_held_out_model", None)
     calibration, text = select(run)
     assert [path.name for path in list_features(run)] == [f"{fold}{n}.features.json" for fold in "ab" for n in range(3)]
     assert (calibration.cases, calibration.distribution.cases) == (6, 6)
@@ -93,7 +93,7 @@ def test_features_that_are_missing_or_of_other_weights_are_measured_once_more(ru
     found, text = select(run)
     assert "features of 2 held-out cases are not stored; these cases are predicted once more" in text
     assert found == expected
-    monkeypatch.setattr(stored_predictions, "load_model", None)
+    monkeypatch.setattr(stored_predictions, "load_held_out_model", None)
     assert select(run)[0] == expected
 
 

@@ -126,7 +126,7 @@ def test_one_case_is_open_while_the_sizes_of_all_are_measured(monkeypatch, tmp_p
     monkeypatch.setattr(
         validation_cost,
         "_build_untrained_model",
-        lambda *arguments: SimpleNamespace(configuration_plan=build_configuration((64, 64))),
+        lambda *arguments, **named: SimpleNamespace(configuration_plan=build_configuration((64, 64))),
     )
     monkeypatch.setattr(validation_cost, "_time_window", lambda model: 0.1)
     monkeypatch.setattr(validation_cost, "_measure", lambda model, case, *arguments, rough, **options: rough)

@@ -270,7 +270,7 @@ def test_features_are_measured_while_variants_are_predicted_and_those_that_are_m
     assert "predicted once more" not in notes.text
     assert {path.parent for path in (run.root / "variants").rglob("*.features.json")} == {folder}
     with monkeypatch.context() as patch:
-        patch.setattr(stored_predictions, "load_model", None)
+        patch.setattr(stored_predictions, "load_held_out_model", None)
         select(run)
     assert read_calibration(run) == expected
     for case in ("b", "e"):
@@ -337,7 +337,7 @@ def test_a_pair_is_measured_as_one_beside_its_members_alone(tmp_path: Path, monk
         tuple(Member(configuration=name, folds=("0",), weights_sha256=("",)) for name in names), ()
     )
     selected = selected.model_copy(update={"prediction": choice.model_copy(update={"mirroring": False})})
-    monkeypatch.setattr(stored_predictions, "load_model", None)
+    monkeypatch.setattr(stored_predictions, "load_held_out_model", None)
     scored = score_held_out(run, job.members, job.list_jobs(PLAIN), selected, device="cpu", progress=SilentProgress())
     assert scored["d"].features.network == average_features(features)
 

@@ -6,12 +6,12 @@ from builders.fingerprints import build_fingerprint
 from builders.hosts import GPU, HOST, build_host
 
 from autoseg.errors import PlanError
-from autoseg.fingerprint import Machine
+from autoseg.fingerprint import Machine, TimedSteps
 from autoseg.networks.cost import measure_cost
 from autoseg.workflows.plan.planning import find_network_cost
 from planners import PLANNERS
 from planners.rules.topology import compute_topology
-from planners.step_time import estimate_step_seconds
+from planners.step_time import correct_throughput, estimate_step_seconds
 from planners.timed.budget import SUFFICIENT_ITERATIONS
 from planners.timed.candidates import (
     ENOUGH_PATCHES,
@@ -343,6 +343,45 @@ def test_a_second_patch_that_costs_no_second_launch_of_the_layers_comes_with_the
     (because,) = (reason.because for reason in plan.reasons if reason.subject.endswith(": batch"))
     told = "launches of kernels take most of it" in because
     assert told == (batch == 2)
+
+
+def time_steps(*seconds):
+    return GPU.model_copy(update={"steps": TimedSteps(configuration="3d_fullres", seconds=seconds)})
+
+
+@pytest.mark.parametrize("seconds", [(0.008, 0.010), (0.008,), (0.008, 0.02), (0.008, 0.007)])
+def test_estimates_that_are_corrected_are_the_steps_that_were_timed(seconds):
+    network = choose_small_unet(
+        compute_topology((1.0, 1.0, 1.0), (40, 56, 40)), input_channels=1, output_channels=3, width=32
+    )[0]
+    costs = [find_network_cost(network, (40, 56, 40), batch) for batch in (1, 2)]
+    found = correct_throughput(time_steps(*seconds), costs[0])
+    single, double = (estimate_step_seconds(cost, found) for cost in costs)
+    if seconds == (0.008, 0.02):  # more than twice as long: nothing is left for launches
+        assert (single, found.layer_seconds) == (pytest.approx(0.012), 0.0)
+    else:
+        assert single == pytest.approx(seconds[0])
+    expected = {(0.008, 0.010): 0.010, (0.008, 0.02): 0.024, (0.008, 0.007): 0.008 * 1.02}.get(seconds)
+    assert expected is None or double == pytest.approx(expected)
+    assert correct_throughput(GPU, costs[0]) is GPU
+
+
+def test_a_gpu_that_trains_faster_than_its_layers_let_expect_gets_a_larger_network():
+    fingerprint = build_fingerprint(*CT, count=50)
+    by_layers = make_plan(fingerprint, minutes=8.0, throughput=GPU)
+    (before,) = by_layers.configurations.values()
+    single, double = (estimate(before, GPU, batch_size=batch) for batch in (1, 2))
+    same, faster = (
+        make_plan(fingerprint, minutes=8.0, throughput=time_steps(factor * single, factor * double))
+        for factor in (1.0, 0.25)
+    )
+    assert same.configurations == by_layers.configurations
+    (after,) = faster.configurations.values()
+    assert math.prod(after.patch_voxels) > math.prod(before.patch_voxels)
+    (budget,) = (reason.because for reason in faster.reasons if reason.subject == "budget")
+    timed = f"{250 * single:.3g} ms with one patch and "
+    assert f"corrected by steps of 3d_fullres that were timed as training would execute them: {timed}" in budget
+    assert all("corrected" not in reason.because for reason in by_layers.reasons)
 
 
 def test_the_memory_that_is_stated_for_a_gpu_limits_the_patch():
