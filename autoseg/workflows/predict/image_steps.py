@@ -126,7 +126,9 @@ class ImageSteps:
             label_map, record.postprocessing, labels=self.model.plan.labels, spacing_mm=grid.spacing_mm
         )
         names, refused = self.found.list_outputs(case), []
-        add_quality(self.out, self.estimator.estimate(case.name, names[0], finished, grid=grid, network=features))
+        rows = None if objects is None else objects[2]
+        quality = self.estimator.estimate(case.name, names[0], finished, grid=grid, network=features, objects=rows)
+        add_quality(self.out, quality)
         if self.finder is not None and objects is not None:
             finished = self.finder.write(names[0], objects, grid)
         made_by = SegmentedBy(version=record.autoseg_version, model=record.model, weights=record.weights_sha256[0])
