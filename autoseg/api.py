@@ -62,6 +62,7 @@ def plan_dataset(
     budget_seconds: float | None = None,
     configurations: Sequence[str] = (),
     border_fraction: float | None = None,
+    centre_steps: int = 0,
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> Plan:
@@ -77,6 +78,8 @@ def plan_dataset(
         configurations: Configurations to preprocess; empty for all planned ones.
         border_fraction: Width of the border by which the objects of instancesTr are told apart, as a fraction of their
             radius (`autoseg plan --task instances` takes 0.25); None: they are not told apart.
+        centre_steps: Steps of the distance from the centre that is learned of these objects, too (`autoseg plan --task
+            instances --targets centre_distance` takes 4); 0: it is not learned.
         workers: Number of processes; None chooses it from cores and free memory. With more than one, scripts need
             `if __name__ == "__main__":`.
         progress: Receives notes and progress; None discards them.
@@ -93,6 +96,7 @@ def plan_dataset(
             machine=Machine(accelerator_memory_gb=memory_gb, budget_seconds=budget_seconds),
             configurations=tuple(configurations),
             border_fraction=border_fraction,
+            centre_steps=centre_steps,
             check_labels=find_label_check(planner),
             workers=workers,
         ),

@@ -6,18 +6,19 @@ may be any integers and are mapped on reading and restored on writing.
 
 import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import Field, model_serializer, model_validator
 
 from autoseg.document import Part
 from autoseg.errors import shorten_names
 
 LARGEST_TABLE: Final = 2**20  # entries of a look-up table (2 MiB)
+MOST_CENTRE_STEPS: Final = 16  # Bai and Urtasun 2017, for the objects of streets
 
 NonEmptyValues = Annotated[tuple[int, ...], Field(min_length=1)]
 
@@ -227,45 +228,68 @@ class InstanceTargets(Part):
         labels: Labels of the dataset, none of which is a region.
         border_fraction: Width of the border as a fraction of the largest distance of a voxel of the object from its
             surface; the border is at least one voxel wide.
+        centre_steps: Steps of the centre distance, which rises from 0 in the border to 1 at the centre of an object:
+            the core is divided into so many labels. 0: the core is one label, and the distance is not learned.
     """
 
     labels: LabelScheme
     border_fraction: Annotated[float, Field(gt=0, lt=1)]
+    centre_steps: Annotated[int, Field(ge=0, le=MOST_CENTRE_STEPS)] = 0
 
     @model_validator(mode="after")
     def _check(self) -> "InstanceTargets":
         if self.labels.has_regions:
             msg = "labels must exclude each other where objects are told apart, found regions"
             raise ValueError(msg)
+        if self.centre_steps == 1:
+            msg = f"centre_steps must be 0 or 2 to {MOST_CENTRE_STEPS}: one step is the core itself (got 1)"
+            raise ValueError(msg)
         return self
+
+    @model_serializer(mode="wrap")
+    def _omit_unused(self, write: Callable[[Part], dict[str, Any]]) -> dict[str, Any]:
+        return {key: value for key, value in write(self).items() if (key, value) != ("centre_steps", 0)}
 
     @property
     def class_count(self) -> int:
-        """Number of classes: label i is a core, label i + class_count its border, for i from 1 to class_count."""
+        """Number of classes: label i + k * class_count is part k of class i, for i from 1 to class_count."""
         return len(self.labels.foreground_labels)
+
+    @property
+    def part_count(self) -> int:
+        """Labels of every class: 0 is its core (or the first step of it), 1 its border, k the step k of its core."""
+        return max(2, 1 + self.centre_steps)
+
+    @property
+    def part_distances(self) -> tuple[float, ...]:
+        """Centre distance of every part of a class; none where it is not learned."""
+        steps = self.centre_steps
+        return (1 / steps, 0.0, *(step / steps for step in range(2, 1 + steps))) if steps else ()
 
     @cached_property
     def target_labels(self) -> LabelScheme:
-        """The labels of the network: a core has the file value of its class, a border one that was not used."""
-        names = self.labels.class_names
+        """The labels of the network: a core has the file value of its class, other parts values that were not used."""
+        parts = ("core", "border", *(f"centre_{step}" for step in range(2, self.part_count)))
+        names = [f"{name}_{part}" for part in parts for name in self.labels.class_names]
         values = self.labels.file_values[1 : 1 + self.class_count]
         highest = max(0, *(value for value in self.labels.file_values if value != self.labels.ignore_value))
-        further = range(highest + 1, highest + 2 + self.class_count)  # one more, as one may mean what is ignored
+        added = self.class_count * (self.part_count - 1)
+        further = range(highest + 1, highest + 2 + added)  # one more, as one may mean what is ignored
         free = [value for value in further if value != self.labels.ignore_value]
-        cores = [LabelClass(name=f"{name}_core", values=(value,)) for name, value in zip(names, values, strict=True)]
-        borders = [LabelClass(name=f"{name}_border", values=(value,)) for name, value in zip(names, free, strict=False)]
         return LabelScheme(
-            classes=(*cores, *borders),
+            classes=tuple(
+                LabelClass(name=name, values=(value,)) for name, value in zip(names, (*values, *free), strict=False)
+            ),
             ignore_value=self.labels.ignore_value,
             region_write_values=None,
-            declared_count=self.labels.declared_count + self.class_count,
+            declared_count=self.labels.declared_count + added,
         )
 
     def merge(self, label_map: NDArray[np.integer]) -> NDArray[np.int16]:
-        """Turns labels of the network into those of the dataset: a border belongs to its class."""
-        classes = range(self.class_count + 1)
+        """Turns labels of the network into those of the dataset: all parts belong to their class."""
+        classes = [*range(1, 1 + self.class_count)]
         ignored = () if self.labels.ignore_label is None else (self.labels.ignore_label,)
-        table = np.array([*classes, *classes[1:], *ignored], np.int16)
+        table = np.array([0, *classes * self.part_count, *ignored], np.int16)
         merged: NDArray[np.int16] = table[label_map]
         return merged
 

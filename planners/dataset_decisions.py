@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from autoseg import __version__
-from autoseg.errors import PlanError
 from autoseg.fingerprint import Fingerprint
 from autoseg.geometry import FloatTriple, IntTriple
 from autoseg.labels import InstanceTargets
@@ -11,11 +10,11 @@ from autoseg.plan.decisions import Decision, Reason
 from autoseg.plan.document import ConfigurationPlan, Plan
 from autoseg.plan.network import LatentDiffusionPlan
 from autoseg.plan.preprocessing import ChannelPlan
-from planners.architectures.mask_rcnn import NEEDS_INSTANCES
+from planners.architectures.mask_rcnn import check_targets
 from planners.reasons import AXIS_NAMES, record
 from planners.rules.axes import choose_axis_permutation
 from planners.rules.ignored_voxels import choose_ignored_voxels
-from planners.rules.instances import choose_border_fraction
+from planners.rules.instances import choose_border_fraction, choose_centre_loss, choose_centre_steps
 from planners.rules.median_shape import ResampledDataset, compute_resampled_dataset
 from planners.rules.network_data import adapt_network
 from planners.rules.normalization import choose_normalization
@@ -75,7 +74,7 @@ class CommonDecisions:
             reasons=(
                 record("memory target", memory, f"{memory.value:g} GB"),
                 _explain_orientation(fingerprint),
-                *(() if fingerprint.targets is None else (_explain_instances(fingerprint.targets),)),
+                *(() if fingerprint.targets is None else _explain_instances(fingerprint.targets)),
                 record(
                     "target spacing",
                     self.spacing,
@@ -92,17 +91,23 @@ class CommonDecisions:
         )
 
     def _adapt(self, name: str, configuration: ConfigurationPlan) -> tuple[ConfigurationPlan, tuple[Reason, ...]]:
-        if configuration.network.finds_objects and self.fingerprint.targets is None:
-            raise PlanError(NEEDS_INSTANCES)
+        targets = self.fingerprint.targets
+        if configuration.network.finds_objects:
+            check_targets(targets)
         channels = tuple(decision.value for decision in self.channels)
-        network, reasons = adapt_network(
-            configuration.network, configuration.choose_network_labels(self.fingerprint.labels), channels
-        )
+        labels = configuration.choose_network_labels(self.fingerprint.labels)
+        network, reasons = adapt_network(configuration.network, labels, channels)
         if isinstance(network, LatentDiffusionPlan) and self.fingerprint.labels.ignore_label is not None:
             filled = choose_ignored_voxels(self.fingerprint)
             reasons = (*reasons, record("ignored voxels", filled, filled.value))
+        training = configuration.training
+        is_compared = labels == self.fingerprint.labels and not configuration.network.finds_boxes
+        if targets is not None and targets.centre_steps and is_compared:
+            term = choose_centre_loss(targets)
+            training = training.model_copy(update={"losses": (*training.losses, term.value)})
+            reasons = (*reasons, record("centre distance", term, term.value.name))
         named = tuple(reason.model_copy(update={"subject": f"{name}: {reason.subject}"}) for reason in reasons)
-        return configuration.model_copy(update={"network": network}), named
+        return configuration.model_copy(update={"network": network, "training": training}), named
 
 
 def choose_common(fingerprint: Fingerprint) -> CommonDecisions:
@@ -124,11 +129,13 @@ def choose_common(fingerprint: Fingerprint) -> CommonDecisions:
     )
 
 
-def _explain_instances(targets: InstanceTargets) -> Reason:
-    because = choose_border_fraction().because
-    return record(
-        "instances", Decision(targets, because), f"core and border, of {targets.border_fraction:g} of the radius"
-    )
+def _explain_instances(targets: InstanceTargets) -> tuple[Reason, ...]:
+    border, steps = choose_border_fraction(), choose_centre_steps()
+    found = f"core and border, of {targets.border_fraction:g} of the radius"
+    reason = record("instances", Decision(targets, border.because), found)
+    if not targets.centre_steps:
+        return (reason,)
+    return reason, record("centre distance", steps, f"{targets.centre_steps} steps")
 
 
 def _explain_orientation(fingerprint: Fingerprint) -> Reason:

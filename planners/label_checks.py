@@ -5,7 +5,7 @@ from typing import Final
 
 from autoseg.errors import PlanError
 from autoseg.labels import InstanceTargets, LabelScheme
-from planners.architectures.mask_rcnn import NEEDS_INSTANCES
+from planners.architectures.mask_rcnn import check_targets
 from planners.heads import Head
 from planners.profile import ChooseNetwork
 from planners.rules.network_data import adapt_network
@@ -66,8 +66,8 @@ def _check_for_topology(
     targets: InstanceTargets | None,
 ) -> None:
     network, _ = choose_network(topology, input_channels=1, output_channels=labels.output_channel_count)
-    if network.finds_objects and targets is None:
-        raise PlanError(NEEDS_INSTANCES)
+    if network.finds_objects:
+        check_targets(targets)
     if head is not None:
         network = head.choose(network)
     adapt_network(network, labels, ())

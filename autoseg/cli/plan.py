@@ -82,6 +82,10 @@ def plan(
         Literal["segmentation", "instances"],
         typer.Option(help="Predict classes, or also tell apart the objects that instancesTr numbers."),
     ] = "segmentation",
+    targets: Annotated[
+        Literal["core_border", "centre_distance"],
+        typer.Option(help="What is learned of objects: core and border, or the distance from their centre, too."),
+    ] = "core_border",
     memory_gb: Annotated[
         float | None, typer.Option(min=0.1, help="Accelerator memory to plan for.  [default: the planner's own]")
     ] = None,
@@ -150,6 +154,7 @@ def plan(
         fix_geometry=fix_geometry,
         additions=list_additions(refine or ()),
         border_fraction=find_border_fraction(task),
+        centre_steps=find_centre_steps(targets),
         check_labels=find_label_check(chosen),
         call=list_given_options(plan, given),
     )
@@ -184,6 +189,13 @@ def find_border_fraction(task: str) -> float | None:
     from planners.rules.instances import choose_border_fraction
 
     return choose_border_fraction().value if task == "instances" else None
+
+
+def find_centre_steps(targets: str) -> int:
+    """Finds the steps of the centre distance; 0: it is not learned."""
+    from planners.rules.instances import choose_centre_steps
+
+    return choose_centre_steps().value if targets == "centre_distance" else 0
 
 
 def plan_and_print(

@@ -107,12 +107,13 @@ def allow_geometry_fixes(dataset: Dataset) -> Dataset:
     return replace(dataset, cases=tuple(replace(case, fix_geometry=True) for case in dataset.cases))
 
 
-def tell_instances_apart(dataset: Dataset, border_fraction: float) -> Dataset:
+def tell_instances_apart(dataset: Dataset, border_fraction: float, *, centre_steps: int = 0) -> Dataset:
     """Returns the dataset with core and border of numbered objects as its labels.
 
     Args:
         dataset: A dataset with plain labels.
         border_fraction: Width of the border as a fraction of the largest distance of the object from its surface.
+        centre_steps: Steps of the centre distance; 0: it is not learned.
 
     Raises:
         DatasetError: Cases have no file that numbers their objects, or the labels are regions.
@@ -133,7 +134,7 @@ def tell_instances_apart(dataset: Dataset, border_fraction: float) -> Dataset:
     if problems:
         heading = f"{dataset.name}: objects cannot be told apart; correct this, or plan without --task instances:"
         raise DatasetError(heading, group_problems(problems))
-    targets = InstanceTargets(labels=dataset.labels, border_fraction=border_fraction)
+    targets = InstanceTargets(labels=dataset.labels, border_fraction=border_fraction, centre_steps=centre_steps)
     return learn_targets(dataset, targets)
 
 

@@ -26,11 +26,13 @@ class Matches:
         predicted_voxels: Voxels of every predicted object.
         ious: IoU of every predicted object with its match; 0 without one.
         reference_voxels: Voxels of every object of the reference.
+        probabilities: Mean probability of the class in every predicted object; None where it is not known.
     """
 
     predicted_voxels: Int64[np.ndarray, " predicted"]
     ious: Float64[np.ndarray, " predicted"]
     reference_voxels: Int64[np.ndarray, " reference"]
+    probabilities: Float64[np.ndarray, " predicted"] | None = None
 
     def keep(self, is_kept: Bool[np.ndarray, " predicted"]) -> "Matches":
         """Returns the matches of some of the predicted objects."""
@@ -38,6 +40,7 @@ class Matches:
             predicted_voxels=self.predicted_voxels[is_kept],
             ious=self.ious[is_kept],
             reference_voxels=self.reference_voxels,
+            probabilities=None if self.probabilities is None else self.probabilities[is_kept],
         )
 
 

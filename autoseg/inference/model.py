@@ -28,7 +28,7 @@ from autoseg.inference.restoring.restore_grid import (
     restore_probabilities,
 )
 from autoseg.inference.sliding_window.boundary_patches import refine_boundaries
-from autoseg.inference.sliding_window.box import predict_in_box
+from autoseg.inference.sliding_window.box import compute_scores, predict_in_box
 from autoseg.inference.sliding_window.mirroring import find_channel_exchange
 from autoseg.inference.sliding_window.planes import predict_planes
 from autoseg.inference.sliding_window.prediction import MEMORY_ADVICE, OnWindow, compute_inference_batch_size
@@ -150,9 +150,10 @@ class SegmentationModel:
 
     def build_stage_prediction(self, logits: Float32[Tensor, "class z y x"], geometry: CaseGeometry) -> StagePrediction:
         """Builds the input of the next stage from logits of this one."""
-        labels, resampling = self.plan.labels, self.configuration_plan.resampling
-        restore = partial(restore_label_map, logits, labels=labels, resampling=resampling)
-        return StagePrediction(geometry=geometry, restore_label_map=restore)
+        labels, part = self.plan.labels, self.configuration_plan
+        restore = partial(restore_label_map, logits, labels=labels, resampling=part.resampling)
+        scores = partial(compute_scores, logits=logits, labels=labels, network=part.network)
+        return StagePrediction(geometry=geometry, restore_label_map=restore, compute_scores=scores)
 
     def predict_preprocessed(
         self,
@@ -288,12 +289,11 @@ def load_model(
         pruned_depth=pruned_depth,
         label_autoencoders=(*prepared.label_autoencoders, *load_label_autoencoders(trainings, chosen)),
     )
-    previous_stage = chosen.previous_configuration
-    if previous_stage is None or not with_previous:
+    if chosen.previous_configuration is None or not with_previous:
         return model
     previous = load_model(
         folder,
-        configuration=previous_stage,
+        configuration=chosen.previous_configuration,
         folds=select_previous_folds(folds),
         device=device,
         precision=precision,

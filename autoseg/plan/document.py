@@ -315,6 +315,12 @@ class Plan(Document):
                 f"objects, where these are not told apart; plan again with --task instances"
             )
             raise ValueError(msg)
+        if self.instances is not None and self.instances.centre_steps and chosen.network.finds_objects:
+            msg = (
+                f"configurations.{name}.network must not be of the family {chosen.network.family}, which draws cores "
+                f"and borders alone, where centre distances are learned; plan again without --targets centre_distance"
+            )
+            raise ValueError(msg)
         if self.instances is not None and chosen.separates_objects:
             msg = (
                 f"configurations.{name}.training.losses must tell objects apart by components: cores and borders leave "

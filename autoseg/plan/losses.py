@@ -238,6 +238,24 @@ class CenterlineDiceTerm(LossTerm):
         return () if labels.ignore_label is None else ("works only for data without an ignore label",)
 
 
+class CentreDistanceTerm(LossTerm):
+    """Mean absolute error of the centre distance that is expected of the probabilities of the parts of objects.
+
+    Attributes:
+        part_distances: Centre distance of every part of a class, as `InstanceTargets` has them.
+    """
+
+    name: Literal["centre_distance"] = "centre_distance"
+    part_distances: Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], Field(min_length=2)]
+
+    def find_problems(self, labels: LabelScheme) -> tuple[str, ...]:
+        """Finds labels that are not the parts of classes."""
+        count, parts = len(labels.foreground_labels), len(self.part_distances)
+        if labels.has_regions or count % parts:
+            return (f"needs {parts} labels for every class, as --targets centre_distance plans them (got {count})",)
+        return ()
+
+
 LOSS_TERMS: Final[dict[str, type[LossTerm]]] = {
     "dice": DiceTerm,
     "cross_entropy": CrossEntropyTerm,
@@ -250,6 +268,7 @@ LOSS_TERMS: Final[dict[str, type[LossTerm]]] = {
     "exponential_logarithmic": ExponentialLogarithmicTerm,
     "boundary": BoundaryTerm,
     "cldice": CenterlineDiceTerm,
+    "centre_distance": CentreDistanceTerm,
 }
 
 

@@ -1,12 +1,15 @@
-"""Objects from core and border: cores are seeds, and a watershed floods the class from them."""
+"""Objects from core and border: cores are seeds, and a watershed floods the class from them.
+
+Where the centre distance is learned, too, its peaks may be the seeds, and the watershed descends from them.
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 import cc3d
 import numpy as np
-from jaxtyping import Bool, Float32, Int16, Int32, Int64, Integer
+from jaxtyping import Bool, Float, Float32, Int16, Int32, Int64, Integer
 from pydantic import Field
 from scipy import ndimage
 from skimage.segmentation import watershed
@@ -19,6 +22,7 @@ from autoseg.postprocessing.rules import UNIT_NAMES, SizeUnit
 
 NEIGHBOURS: Final = 26  # faces, edges and corners; in a volume of one slice the 8 neighbours in the plane
 USUAL_THRESHOLD: Final = 0.5
+SEED_NAMES: Final = {"cores": "cores", "centres": "centre distances"}
 
 
 class ObjectRule(Part):
@@ -27,13 +31,17 @@ class ObjectRule(Part):
     Attributes:
         name: Name of the class.
         value: Its value in the label files.
-        seed_threshold: Share of the core in the probability of the class above which a voxel is a seed.
+        seeds: Origin of the seeds, and with it the order in which the class is flooded from them. "cores": a share of
+            the core in the probability of the class, the nearest voxels first. "centres": a centre distance, from the
+            highest to the lowest.
+        seed_threshold: Share of the core, or centre distance, from which on a voxel is a seed.
         minimum_mm3: Smallest object that is kept; an area or a number of pixels as in `MinimumSize`. 0 keeps all.
         unit: Unit of the minimum.
     """
 
     name: str
     value: int
+    seeds: Literal["cores", "centres"] = "cores"
     seed_threshold: Annotated[float, Field(gt=0, lt=1)] = USUAL_THRESHOLD
     minimum_mm3: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     unit: SizeUnit = "mm3"
@@ -41,7 +49,7 @@ class ObjectRule(Part):
     def describe(self) -> str:
         """Describes the rule."""
         kept = f", of at least {self.minimum_mm3:g} {UNIT_NAMES[self.unit]}" if self.minimum_mm3 else ""
-        return f"objects of {self.name} grow from cores of at least {self.seed_threshold:g}{kept}"
+        return f"objects of {self.name} grow from {SEED_NAMES[self.seeds]} of at least {self.seed_threshold:g}{kept}"
 
 
 def build_usual_rules(labels: LabelScheme) -> tuple[ObjectRule, ...]:
@@ -58,11 +66,13 @@ class CoreMaps:
         classes: The most probable class, core and border together; 0 for background.
         probabilities: Probability of that class.
         cores: Share of the core in it.
+        centres: Centre distance that is expected of a voxel of it; None where that is not learned.
     """
 
     classes: Int16[np.ndarray, "z y x"]
     probabilities: Float32[np.ndarray, "z y x"]
     cores: Float32[np.ndarray, "z y x"]
+    centres: Float32[np.ndarray, "z y x"] | None = None
 
 
 def build_core_maps(
@@ -73,23 +83,41 @@ def build_core_maps(
     """Summarizes the probabilities of the labels of the network, slab by slab, so that not all are in memory.
 
     Args:
-        parts: Probabilities of background, cores and borders, with their location.
+        parts: Probabilities of background and of all parts of the classes, with their location.
         shape: Shape of the image.
         targets: Labels of the network.
     """
+    distances = np.array(targets.part_distances, np.float32)
     maps = CoreMaps(
-        classes=np.zeros(shape, np.int16), probabilities=np.zeros(shape, np.float32), cores=np.zeros(shape, np.float32)
+        classes=np.zeros(shape, np.int16),
+        probabilities=np.zeros(shape, np.float32),
+        cores=np.zeros(shape, np.float32),
+        centres=np.zeros(shape, np.float32) if distances.size else None,
     )
-    count = targets.class_count
     for place, slab in parts:
-        cores = slab[1 : 1 + count]
-        sums = np.concatenate([slab[:1], cores + slab[1 + count : 1 + 2 * count]])
+        of_parts = slab[1:].reshape(targets.part_count, targets.class_count, *slab.shape[1:])
+        cores = sum(of_parts[2:], start=of_parts[0])
+        sums = np.concatenate([slab[:1], cores + of_parts[1]])
         classes = sums.argmax(axis=0)
         highest = np.take_along_axis(sums, classes[None], axis=0)[0]
-        core = np.take_along_axis(cores, np.maximum(classes - 1, 0)[None], axis=0)[0]
         maps.classes[place], maps.probabilities[place] = classes, highest
-        maps.cores[place] = np.where(classes > 0, core / np.maximum(highest, np.finfo(np.float32).tiny), 0)
+        maps.cores[place] = _find_share(cores, classes, highest)
+        if maps.centres is not None:
+            maps.centres[place] = _find_share(np.tensordot(distances, of_parts, axes=1), classes, highest)
     return maps
+
+
+def _find_share(
+    values: Float32[np.ndarray, "class slab_z slab_y slab_x"],
+    classes: Int64[np.ndarray, "slab_z slab_y slab_x"],
+    highest: Float32[np.ndarray, "slab_z slab_y slab_x"],
+) -> Float32[np.ndarray, "slab_z slab_y slab_x"]:
+    """Divides the value of the most probable class by its probability; 0 for background."""
+    own = np.take_along_axis(values, np.maximum(classes - 1, 0)[None], axis=0)[0]
+    share: Float32[np.ndarray, "slab_z slab_y slab_x"] = np.where(
+        classes > 0, own / np.maximum(highest, np.finfo(np.float32).tiny), np.float32(0)
+    )
+    return share
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -115,9 +143,7 @@ def find_objects(maps: CoreMaps, rules: Sequence[ObjectRule], *, grid: Grid) -> 
     numbers = np.zeros(maps.classes.shape, np.int32)
     classes, total = [], 0
     for label, rule in enumerate(rules, start=1):
-        is_class = maps.classes == label
-        found = grow_objects(is_class, is_class & (maps.cores >= rule.seed_threshold), spacing_mm=grid.spacing_mm)
-        found = remove_small(found, rule, grid)
+        found = remove_small(grow_by_rule(maps, label, rule, spacing_mm=grid.spacing_mm), rule, grid)
         count = int(found.max(initial=0))
         numbers += np.where(found > 0, found + np.int32(total), np.int32(0))
         classes += [label] * count
@@ -126,24 +152,47 @@ def find_objects(maps: CoreMaps, rules: Sequence[ObjectRule], *, grid: Grid) -> 
     return FoundObjects(numbers=numbers, classes=np.array(classes, np.int64), voxels=voxels.astype(np.int64))
 
 
-def grow_objects(
-    is_class: Bool[np.ndarray, "z y x"], is_seed: Bool[np.ndarray, "z y x"], *, spacing_mm: FloatTriple
+def grow_by_rule(
+    maps: CoreMaps, label: int, rule: ObjectRule, *, spacing_mm: FloatTriple
 ) -> Int32[np.ndarray, "z y x"]:
-    """Floods a class from the components of its seeds, in the order of the distance from the nearest seed."""
+    """Grows the objects of a class from the seeds of a rule, whatever their size."""
+    is_class = maps.classes == label
+    if rule.seeds == "cores":
+        return grow_objects(is_class, is_class & (maps.cores >= rule.seed_threshold), spacing_mm=spacing_mm)
+    assert maps.centres is not None, "rules are checked before"
+    is_seed = is_class & (maps.centres >= rule.seed_threshold)
+    return grow_objects(is_class, is_seed, spacing_mm=spacing_mm, heights=maps.centres)
+
+
+def grow_objects(
+    is_class: Bool[np.ndarray, "z y x"],
+    is_seed: Bool[np.ndarray, "z y x"],
+    *,
+    spacing_mm: FloatTriple,
+    heights: Float32[np.ndarray, "z y x"] | None = None,
+) -> Int32[np.ndarray, "z y x"]:
+    """Floods a class from the components of its seeds.
+
+    Args:
+        is_class: Voxels of the class.
+        is_seed: Those that are seeds.
+        spacing_mm: Spacing of both.
+        heights: The highest voxels are flooded first; None: those that are nearest to a seed.
+    """
     if not is_seed.any():
         return number_components(is_class)
     (box,) = ndimage.find_objects(is_class.astype(np.int8))
+    depths = ndimage.distance_transform_edt(~is_seed[box], sampling=spacing_mm) if heights is None else -heights[box]
     objects = np.zeros(is_class.shape, np.int32)
-    objects[box] = _grow_in_box(is_class[box], is_seed[box], spacing_mm)
+    objects[box] = _grow_in_box(is_class[box], is_seed[box], depths)
     return objects
 
 
 def _grow_in_box(
-    is_class: Bool[np.ndarray, "z y x"], is_seed: Bool[np.ndarray, "z y x"], spacing_mm: FloatTriple
+    is_class: Bool[np.ndarray, "z y x"], is_seed: Bool[np.ndarray, "z y x"], depths: Float[np.ndarray, "z y x"]
 ) -> Int32[np.ndarray, "z y x"]:
     seeds = number_components(is_seed)
-    distances_mm = ndimage.distance_transform_edt(~is_seed, sampling=spacing_mm)
-    grown = watershed(distances_mm, seeds, mask=is_class, connectivity=np.ones((3, 3, 3)))
+    grown = watershed(depths, seeds, mask=is_class, connectivity=np.ones((3, 3, 3)))
     rest = number_components(is_class & (grown == 0))
     objects: Int32[np.ndarray, "z y x"] = np.where(rest > 0, rest + seeds.max(), grown).astype(np.int32)
     return objects

@@ -27,24 +27,32 @@ def build_core_and_border(
     image is no surface. Parts of an object that are not connected have cores of their own. Foreground without a number
     is taken apart into its connected components.
 
+    With centre steps the core is divided by the centre distance: (d / D - f) / (1 - f), where d is the distance of a
+    voxel from the surface of its object in mm, D the largest one in it, and f the fraction that is border. It is
+    rounded up to the next step. d / D is the distance of StarDist (Schmidt et al. 2018, arXiv:1806.03535), steps as
+    labels are those of the deep watershed transform (Bai and Urtasun 2017, arXiv:1611.08303).
+
     Args:
         label_map: Labels of the dataset.
         objects: Number of the object at every voxel; 0 for none.
         spacing_mm: Spacing of both.
-        targets: Labels, and width of the border.
+        targets: Labels, width of the border, and centre steps.
     """
     count = targets.class_count
     classes = np.where((label_map > 0) & (label_map <= count), label_map, np.int16(0))
     parts = _number_parts(classes, objects, count)
-    is_core = _find_cores(parts, spacing_mm, targets.border_fraction)
+    steps = _find_steps(parts, spacing_mm, targets)
+    is_core = steps > 0
     is_parted = is_core & ~find_contacts(classes, parts, dimensions=3)
     vanishing = np.setdiff1d(np.unique(parts[is_core]), np.unique(parts[is_parted]))
     if vanishing.size:
         is_parted |= is_core & np.isin(parts, vanishing)
-    built = classes + np.where((classes > 0) & ~is_parted, np.int16(count), np.int16(0))
+    further = np.where(is_parted & (steps > 1), steps, np.int16(0))
+    built = classes + np.int16(count) * np.where((classes > 0) & ~is_parted, np.int16(1), further)
+    found: Int16[np.ndarray, "z y x"] = built.astype(np.int16, copy=False)
     if targets.labels.ignore_label is not None:
-        built[label_map == targets.labels.ignore_label] = targets.target_labels.ignore_label
-    return built
+        found[label_map == targets.labels.ignore_label] = targets.target_labels.ignore_label
+    return found
 
 
 def _number_parts(
@@ -58,30 +66,35 @@ def _number_parts(
     return parts
 
 
-def _find_cores(
-    parts: Int32[np.ndarray, "z y x"], spacing_mm: FloatTriple, border_fraction: float
-) -> Bool[np.ndarray, "z y x"]:
+def _find_steps(
+    parts: Int32[np.ndarray, "z y x"], spacing_mm: FloatTriple, targets: InstanceTargets
+) -> Int16[np.ndarray, "z y x"]:
+    """Finds the centre step of every voxel of a core, from 1; 1 for all where there are none, 0 outside of cores."""
     from scipy import ndimage  # imported here because it takes 0.3 s
 
-    is_core = np.zeros(parts.shape, dtype=bool)
+    steps = np.zeros(parts.shape, np.int16)
     across = [mm for mm, extent in zip(spacing_mm, parts.shape, strict=True) if extent > 1]  # a slice has no depth
     least_mm = min(across or spacing_mm)
     for index, box in enumerate(ndimage.find_objects(parts)):
         around = tuple(slice(max(0, place.start - 1), place.stop + 1) for place in box)
         is_part = parts[around] == index + 1
-        is_core[around] |= (
-            is_part if is_part.all() else _find_core(is_part, spacing_mm, border_fraction, least_mm=least_mm)
-        )
-    return is_core
+        found = _find_part_steps(is_part, spacing_mm, targets, least_mm=least_mm)
+        steps[around] = np.where(is_part, found, steps[around])
+    return steps
 
 
-def _find_core(
-    is_part: Bool[np.ndarray, "z y x"], spacing_mm: FloatTriple, border_fraction: float, *, least_mm: float
-) -> Bool[np.ndarray, "z y x"]:
+def _find_part_steps(
+    is_part: Bool[np.ndarray, "z y x"], spacing_mm: FloatTriple, targets: InstanceTargets, *, least_mm: float
+) -> Int16[np.ndarray, "z y x"]:
     from scipy import ndimage  # imported here because it takes 0.3 s
 
+    most = max(1, targets.centre_steps)
+    if is_part.all():
+        return np.full(is_part.shape, most, np.int16)
     distances_mm = ndimage.distance_transform_edt(is_part, sampling=spacing_mm)
-    largest_mm = distances_mm.max()
-    width_mm = max(border_fraction * largest_mm, least_mm)
-    core: Bool[np.ndarray, "z y x"] = distances_mm > width_mm if largest_mm > width_mm else distances_mm == largest_mm
-    return core
+    largest_mm, fraction = distances_mm.max(), targets.border_fraction
+    width_mm = max(fraction * largest_mm, least_mm)
+    is_core = distances_mm > width_mm if largest_mm > width_mm else distances_mm == largest_mm
+    steps = np.ceil(targets.centre_steps * (distances_mm / largest_mm - fraction) / (1 - fraction)).clip(1, most)
+    found: Int16[np.ndarray, "z y x"] = np.where(is_core, steps, 0).astype(np.int16)
+    return found

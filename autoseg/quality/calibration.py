@@ -2,28 +2,27 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import numpy as np
 from jaxtyping import Int64
-from pydantic import Field
+from pydantic import Field, model_serializer
 
 from autoseg.document import Document, Part
 from autoseg.quality.distribution import Distribution, learn_distribution
 from autoseg.quality.features import CaseFeatures, ChannelFeatures, compute_log, compute_logit
+from autoseg.quality.objects import ObjectCalibration
 from autoseg.quality.regression import (
     FEWEST_CASES,
+    CalibratedScore,
     FitQuality,
-    Regression,
+    Score,
     find_conformal_quantiles,
-    fit_regression,
-    judge_fit,
+    fit_score,
 )
 
 CALIBRATION_NAME: Final = "quality_calibration.json"
 """File in a run; `autoseg select` writes it."""
-
-Score = float | None
 
 
 class ScoredCase(Part):
@@ -46,13 +45,6 @@ class VolumeErrors(Part):
 
     low: float
     high: float
-
-
-class CalibratedScore(Part):
-    """The regression of one score of one class, and how well it does on cases that it was not fitted to."""
-
-    regression: Regression
-    quality: FitQuality
 
 
 class ClassCalibration(Part):
@@ -82,6 +74,7 @@ class QualityCalibration(Document):
         class_names: Names of the classes.
         classes: Calibration of each class.
         distribution: Typical features of the held-out cases.
+        objects: Calibration of the objects of each class; None, and not written, where they are not told apart.
     """
 
     schema_version: Literal[1] = 1
@@ -95,23 +88,37 @@ class QualityCalibration(Document):
     class_names: tuple[str, ...]
     classes: tuple[ClassCalibration, ...]
     distribution: Distribution
+    objects: dict[str, ObjectCalibration] | None = None
+
+    @model_serializer(mode="wrap")
+    def _omit_missing(self, write: Callable[[Document], dict[str, Any]]) -> dict[str, Any]:
+        return {key: value for key, value in write(self).items() if (key, value) != ("objects", None)}
 
     def describe(self) -> str:
         """Describes the calibration in one sentence."""
         if self.cases < FEWEST_CASES:
+            scores = "Dice" if self.objects is None else "Dice, F1 or PQ"
             return (
-                f"no Dice is estimated: {self.cases} held-out cases are too few to calibrate it, fewer than "
+                f"no {scores} is estimated: {self.cases} held-out cases are too few to calibrate it, fewer than "
                 f"{FEWEST_CASES}"
             )
         known = [entry.dice.quality for entry in self.classes if entry.dice is not None]
-        if not known:
+        of_objects = [entry.f1.quality for entry in (self.objects or {}).values() if entry.f1 is not None]
+        lines = [
+            *_describe_errors("estimates of Dice", known),
+            *_describe_errors("those of the F1 of objects" if known else "estimates of the F1 of objects", of_objects),
+        ]
+        if not lines:
             return f"no Dice is estimated: no class occurs in {FEWEST_CASES} of {self.cases} held-out cases"
-        error = float(np.mean([entry.mean_error for entry in known]))
-        coverage = float(np.mean([entry.coverage for entry in known]))
-        return (
-            f"calibrated on {self.cases} held-out cases: estimates of Dice were off by {error:.3f} on average, and "
-            f"{coverage:.0%} of the intervals held the true one, each case judged without its fold"
-        )
+        return f"calibrated on {self.cases} held-out cases: {', '.join(lines)}, each case judged without its fold"
+
+
+def _describe_errors(name: str, known: Sequence[FitQuality]) -> tuple[str, ...]:
+    if not known:
+        return ()
+    error = float(np.mean([entry.mean_error for entry in known]))
+    coverage = float(np.mean([entry.coverage for entry in known]))
+    return (f"{name} were off by {error:.3f} on average, and {coverage:.0%} of the intervals held the true one",)
 
 
 def fit_calibration(
@@ -178,16 +185,8 @@ def _fit_score(
     index: int,
     get: Callable[[ScoredCase], Score],
 ) -> CalibratedScore | None:
-    rows = [
-        (regressors, score, block)
-        for entry, block in zip(cases, blocks, strict=True)
-        if (regressors := list_regressors(entry.features, index)) is not None and (score := get(entry)) is not None
-    ]
-    if len(rows) < FEWEST_CASES or len({block for _, _, block in rows}) < 2:
-        return None
-    features, scores = np.array([row[0] for row in rows]), np.array([row[1] for row in rows], np.float64)
-    own = np.array([row[2] for row in rows], np.int64)
-    return CalibratedScore(regression=fit_regression(features, scores, own), quality=judge_fit(features, scores, own))
+    regressors = [list_regressors(entry.features, index) for entry in cases]
+    return fit_score(regressors, [get(entry) for entry in cases], blocks)
 
 
 def _fit_volume(cases: Sequence[ScoredCase], index: int) -> VolumeErrors | None:

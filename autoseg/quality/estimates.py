@@ -9,6 +9,7 @@ from autoseg.plan.values import Fraction
 from autoseg.quality.calibration import ClassCalibration, list_regressors
 from autoseg.quality.distribution import Distribution, Flag, list_values
 from autoseg.quality.features import CaseFeatures, PlausiblePart
+from autoseg.quality.objects import ObjectQuality
 from autoseg.quality.regression import Estimate
 
 NO_FLAGS: Final = "nor are there any flags"
@@ -47,6 +48,7 @@ class CaseQuality(PlausiblePart):
         classes: Quality by name of the class.
         plausibility: Mean Dice with which the label autoencoders of the networks reconstruct the label map; None, and
             not written, where there is none.
+        objects: Quality of the objects by name of their class; None, and not written, where they are not told apart.
     """
 
     name: str
@@ -54,6 +56,7 @@ class CaseQuality(PlausiblePart):
     flags: tuple[Flag, ...]
     classes: dict[str, ClassQuality]
     plausibility: Fraction | None = None
+    objects: dict[str, ObjectQuality] | None = None
 
     @property
     def expected_dice(self) -> float | None:

@@ -19,11 +19,12 @@ MM3_PER_ML: Final = 1000.0
 
 
 class PlausiblePart(Part):
-    """A part with a field `plausibility`, which is not written where it is None, as for most networks."""
+    """A part whose fields `plausibility` and `objects` are not written where they are None, as for most networks."""
 
     @model_serializer(mode="wrap")
     def _omit_missing(self, write: Callable[[Part], dict[str, Any]]) -> dict[str, Any]:
-        return {key: value for key, value in write(self).items() if (key, value) != ("plausibility", None)}
+        rare = ("plausibility", "objects")
+        return {key: value for key, value in write(self).items() if value is not None or key not in rare}
 
 
 class ClassProbabilities(Part):

@@ -28,6 +28,7 @@ SMALLEST: Final = 1e-6
 LARGEST_LOGIT: Final = 30.0
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Score = float | None
 
 
 class Estimate(Part):
@@ -86,6 +87,13 @@ class Regression(Part):
         )
 
 
+class CalibratedScore(Part):
+    """The regression of one score of one class, and how well it does on cases that it was not fitted to."""
+
+    regression: Regression
+    quality: FitQuality
+
+
 LARGEST: Final = 4.0
 """Standard deviations beyond which a feature counts no further: nothing is known of what lies there."""
 
@@ -107,6 +115,28 @@ def fit_regression(
     residuals = logits - _predict_left_out(features, logits, blocks)
     low, high = find_conformal_quantiles(residuals)
     return _fit(features, logits).model_copy(update={"low": low, "high": high})
+
+
+def fit_score(
+    regressors: Sequence[list[float] | None], scores: Sequence[Score], blocks: Int64[np.ndarray, " case"]
+) -> CalibratedScore | None:
+    """Fits and judges the regression of a score; None with too few cases that have features and a score.
+
+    Args:
+        regressors: Features of each case; None where there are none.
+        scores: Scores from 0 to 1; None where they are not defined.
+        blocks: Number of the block of each case.
+    """
+    rows = [
+        (features, score, block)
+        for features, score, block in zip(regressors, scores, blocks, strict=True)
+        if features is not None and score is not None
+    ]
+    if len(rows) < FEWEST_CASES or len({block for _, _, block in rows}) < 2:
+        return None
+    features, known = np.array([row[0] for row in rows]), np.array([row[1] for row in rows], np.float64)
+    own = np.array([row[2] for row in rows], np.int64)
+    return CalibratedScore(regression=fit_regression(features, known, own), quality=judge_fit(features, known, own))
 
 
 def judge_fit(

@@ -10,9 +10,9 @@ DASH = "-"
 class Bounded:
     """A number with the ends of its interval, which are shown behind it."""
 
-    value: float
-    low: float
-    high: float
+    value: int | float
+    low: int | float
+    high: int | float
 
     def format(self, kind: str) -> str:
         """Formats it for people."""

@@ -11,6 +11,7 @@ from autoseg.plan.document import Plan
 from autoseg.stages.boundary import BoundaryInput
 from autoseg.stages.box import BoxInput
 from autoseg.stages.clicks import ClickInput
+from autoseg.stages.found_boxes import list_boxes
 from autoseg.stages.masks import MaskInput
 from autoseg.stages.previous_input import PreviousStageInput, StagePrediction
 from autoseg.stages.staged_case import StagedCase
@@ -37,7 +38,7 @@ def apply_prediction(
 ) -> tuple[Float32[np.ndarray, "channel z y x"], Box | None]:
     """Appends the channels from the previous stage to the image of a case that is to be segmented.
 
-    Returns the image, and the box in which it is to be predicted; None for all of it.
+    Returns the image, and the box in which it is to be predicted; None for all of it. The case keeps what was found.
 
     Args:
         case: Preprocessed for the configuration.
@@ -52,4 +53,7 @@ def apply_prediction(
     fallback = previous.explain_fallback(stage_map)
     if fallback is not None:
         logger.warning("%s: %s", configuration, fallback)
-    return previous.append_to(case.image, stage_map), previous.find_box(stage_map)
+    box = previous.find_box(stage_map)
+    if isinstance(previous, BoxInput):
+        case.boxes[:] = list_boxes(prediction, box, case.geometry, plan=plan, configuration=configuration)
+    return previous.append_to(case.image, stage_map), box

@@ -31,10 +31,12 @@ class StagePrediction:
     Attributes:
         geometry: Geometry of the case, preprocessed for the previous stage.
         restore_label_map: Interpolates the logits back along a geometry; returns internal labels on its grid.
+        compute_scores: Computes the probabilities of the classes in a part of its grid; None where they are not known.
     """
 
     geometry: CaseGeometry
     restore_label_map: Callable[[CaseGeometry], Int16[np.ndarray, "z y x"]]
+    compute_scores: Callable[[tuple[slice, slice, slice]], Float32[np.ndarray, "class z y x"]] | None = None
 
     def restore_on(self, shape_voxels: IntTriple) -> Int16[np.ndarray, "z y x"]:
         """Interpolates the logits to a grid of any shape in plan axes that covers the same space; returns labels."""

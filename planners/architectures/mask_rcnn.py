@@ -6,6 +6,7 @@ from math import prod
 from typing import Final
 
 from autoseg.errors import PlanError
+from autoseg.labels import InstanceTargets
 from autoseg.plan.decisions import Decision, Reason
 from autoseg.plan.network import EncoderUPlan, MaskRcnnPlan
 from autoseg.plan.network.base import PretrainedPlan
@@ -122,6 +123,18 @@ class MaskRcnnProfile:
         return self.encoder.build_published()
 
 
+def check_targets(targets: InstanceTargets | None) -> None:
+    """Checks that objects are told apart by what Mask R-CNN draws.
+
+    Raises:
+        PlanError: They are not.
+    """
+    if targets is None:
+        raise PlanError(NEEDS_INSTANCES)
+    if targets.centre_steps:
+        raise PlanError(FINDS_NO_DISTANCES)
+
+
 def choose_objects(patch_voxels: Sequence[int]) -> Decision[int]:
     """Chooses how many objects of a patch are drawn."""
     dimensions = len(patch_voxels)
@@ -136,6 +149,10 @@ def choose_objects(patch_voxels: Sequence[int]) -> Decision[int]:
 NEEDS_INSTANCES: Final = (
     "mask_rcnn finds separate objects: expected core and border of every class as labels, found classes alone; plan "
     "with --task instances, for which the dataset needs instancesTr, or choose another --architecture"
+)
+FINDS_NO_DISTANCES: Final = (
+    "mask_rcnn draws cores and borders of the objects that it finds: expected these as labels, found centre distances, "
+    "too; leave out --targets centre_distance, or choose another --architecture"
 )
 PUBLISHED_CLASSES: Final = 90
 _PROFILE: Final = MaskRcnnProfile()

@@ -11,7 +11,7 @@ from autoseg.labels import InstanceTargets, LabelScheme
 from autoseg.network_cost import MeasureCost
 from autoseg.plan.decisions import Decision, Reason
 from autoseg.plan.document import ConfigurationPlan, Plan
-from autoseg.plan.losses import list_loss_problems
+from autoseg.plan.losses import CentreDistanceTerm, list_loss_problems
 from planners.losses.rule import LossRule, Terms
 from planners.losses.table import LOSS_RULES
 from planners.reasons import record
@@ -89,7 +89,7 @@ class LossPlanner:
         plan = planner.plan(fingerprint, machine, measure_cost=measure_cost)
         chosen = {name: self._choose(fingerprint, name, part) for name, part in plan.configurations.items()}
         configurations = {
-            name: self._change_objective(_change_training(part, losses=chosen[name].value))
+            name: self._change_objective(_change_training(part, losses=(*chosen[name].value, *_keep_terms(part))))
             for name, part in plan.configurations.items()
         }
         reasons = (
@@ -155,6 +155,11 @@ class LossPlanner:
                     raise PlanError(msg)
                 configuration = _change_training(configuration, objective=objective)
         return configuration
+
+
+def _keep_terms(configuration: ConfigurationPlan) -> Terms:
+    """Keeps the terms that no loss replaces: those of further outputs."""
+    return tuple(term for term in configuration.training.losses if isinstance(term, CentreDistanceTerm))
 
 
 def _change_training(configuration: ConfigurationPlan, **changes: object) -> ConfigurationPlan:

@@ -15,6 +15,8 @@ from builders.volumes import save_nifti
 CELLS = InstanceTargets(labels=build_labels({"cell": (1,)}), border_fraction=0.25)
 TWO_CLASSES = InstanceTargets(labels=build_labels({"cell": (3,), "gland": (7,)}, ignore_value=9), border_fraction=0.25)
 
+CENTRED = CELLS.model_copy(update={"centre_steps": 3})
+
 
 def draw_balls(shape: tuple[int, ...], balls: dict[int, tuple[tuple[float, ...], float]]) -> np.ndarray:
     """Numbers of balls (centre and radius by number) at the voxels (z, y, x) of a volume; each keeps its nearest."""
@@ -37,7 +39,8 @@ def answer_perfectly(
 ) -> CoreMaps:
     """Maps of a network that is sure of the right labels."""
     built = build_core_and_border(label_map.astype(np.int16), numbers, spacing_mm=spacing_mm, targets=targets)
-    probabilities = np.stack([built == label for label in range(1 + 2 * targets.class_count)]).astype(np.float32)
+    labels = range(1 + targets.part_count * targets.class_count)
+    probabilities = np.stack([built == label for label in labels]).astype(np.float32)
     whole = (slice(None), slice(None), slice(None))
     return build_core_maps([(whole, probabilities)], numbers.shape, targets)
 

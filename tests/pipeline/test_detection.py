@@ -1,5 +1,6 @@
 """Detect, then segment, from the plan to predictions: the detector is trained first, in every fold."""
 
+import csv
 import json
 import logging
 from pathlib import Path
@@ -97,6 +98,19 @@ def test_the_model_file_predicts_as_the_run_and_an_image_without_objects_is_anno
     assert found[0].shape == label_map.shape
     assert np.array_equal(*found)
     assert f"{DETECT}: {DETECTOR} predicts no foreground, so there is no box" in caplog.text
+    assert (tmp_path / "own" / "boxes.csv").read_text() == (tmp_path / "shared" / "boxes.csv").read_text()
+    rows = list(csv.DictReader((tmp_path / "own" / "boxes.csv").read_text().splitlines()))
+    ball, (none,) = ([row for row in rows if row["case"] == name] for name in ("ball", "none"))
+    *objects, used = ball
+    assert [(row["configuration"], row["class_name"]) for row in (none, used)] == [(DETECT, "")] * 2
+    assert {(row["configuration"], row["class_name"]) for row in objects} == {(DETECTOR, "bright")}
+    scores = [float(row["score"]) for row in objects]
+    assert scores == sorted(scores, reverse=True)
+    inside = np.nonzero(label_map == 2)  # axes x, y, z, as written
+    for axis, places in zip("xyz", inside, strict=True):
+        assert any(int(row[f"first_{axis}"]) <= np.median(places) <= int(row[f"last_{axis}"]) for row in objects)
+        assert min(int(row[f"first_{axis}"]) for row in objects) >= int(used[f"first_{axis}"])
+        assert int(none[f"last_{axis}"]) == image.shape["xyz".index(axis)] - 1
 
 
 def test_the_detector_is_not_selected_and_nnunet_has_none(run: Path, tmp_path: Path) -> None:

@@ -1,20 +1,27 @@
 """The code blocks of the documentation run as they stand."""
 
+import itertools
 import json
 import re
 import shlex
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
+import typer.main
 from builders.balls import make_case, save
 from builders.command_line import run_autoseg
 from builders.dicom_series import STUDY, write_series
 from builders.plans import shorten
 
+from autoseg.cli.app import app
 from autoseg.cli.view import view
 from autoseg.labels import ClassTerms
+from autoseg.plan.document import PREFERRED_CONFIGURATIONS
+from planners import ARCHITECTURES, HEADS, PLANNERS
+from planners.refinement import ENDING
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ("README.md", "docs/how-to/python.md", "docs/how-to/stages.md")
@@ -163,6 +170,30 @@ def test_the_page_about_quality_runs(place: Path, capsys: pytest.CaptureFixture[
     (snippet,) = list_blocks("docs/how-to/quality.md", "python")
     exec(compile(snippet, "docs/how-to/quality.md", "exec"), {})
     assert "held-out cases are too few to calibrate it" in capsys.readouterr().out
+
+
+def test_every_command_that_a_page_shows_can_be_given() -> None:
+    """Also those that are not run: their options exist, and what they name is in the table that it is taken from."""
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    named = {
+        "--configuration": PREFERRED_CONFIGURATIONS,
+        "--architecture": ARCHITECTURES,
+        "--planner": PLANNERS,
+        "--head": HEADS,
+    }
+    pages = ["README.md", *(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))]
+    counts = Counter[str]()
+    for page in pages:
+        blocks = [block for language in ("sh", "text") for block in list_blocks(page, language)]
+        for line in (line for block in blocks for line in block.splitlines() if re.match("autoseg [a-z]", line)):
+            _, name, *arguments = shlex.split(line, comments=True)
+            commands[name].make_context(name, list(arguments))
+            for option, value in itertools.pairwise(arguments):
+                known = named.get(option)
+                assert known is None or value.removesuffix(ENDING) in known, f"{page}: {line}"
+            counts[page] += 1
+    assert counts["docs/how-to/stages.md"] >= 10
+    assert counts["docs/how-to/instances.md"] >= 7
 
 
 def test_the_demonstration_takes_the_commands_of_the_page() -> None:

@@ -347,6 +347,33 @@ def test_objects_in_python_are_those_that_the_command_writes(run: Path, dataset:
         autoseg.predict_objects(plain, images / "case0_0000.nii.gz")
 
 
+def test_centre_distances_are_learned_and_selected_and_objects_have_estimates(dataset: Path, tmp_path: Path) -> None:
+    run, out = tmp_path / "centres.autoseg", tmp_path / "out"
+    planner = PLANNERS["default"]
+    plan = autoseg.plan_dataset(dataset, run, planner=planner, border_fraction=FRACTION, centre_steps=2, workers=1)
+    assert plan.labels.class_names == ("cell_core", "cell_border", "cell_centre_2")
+    assert [term.name for term in plan.configurations["2d"].training.losses][-1] == "centre_distance"
+    names = [case.name for case in read_dataset(dataset).cases]
+    folds = {"schema_version": 1, "folds": [{"training": names[:4], "validation": names[4:]}]}
+    (run / "splits.json").write_text(json.dumps(folds))
+    shorten(run, "2d", epochs=1, iterations=2)
+    autoseg.train_run(run, TrainingRequest(folds=("0",), device="cpu", workers=0))
+    selection = autoseg.select_models(run, SelectionRequest(device="cpu", variants=False))
+    assert selection.objects is not None
+    rules = tuple(rule.model_copy(update={"seeds": "centres"}) for rule in selection.objects.rules)
+    objects = selection.objects.model_copy(update={"rules": rules})
+    write_document(RunFolder(run).selection, selection.model_copy(update={"objects": objects}))
+    assert autoseg.predict_images(run, dataset / "imagesTr", out, CPU).written == 6
+    quality = json.loads((out / "quality.json").read_text())
+    assert "no Dice, F1 or PQ is estimated: 2 held-out cases are too few" in quality["calibration"]
+    rows = list(csv.DictReader((out / "objects.csv").read_text().splitlines()))
+    for case in quality["cases"]:
+        count = sum(row["case"] == case["name"] for row in rows)
+        assert case["objects"] == {
+            "cell": {"count": {"value": count, "low": None, "high": None}, "f1": None, "pq": None}
+        }
+
+
 def test_the_page_runs(run: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its commands but those that train and select, which the fixture did by the same functions, and its Python."""
     page = Path(__file__).parents[2] / "docs" / "how-to" / "instances.md"

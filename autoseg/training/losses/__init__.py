@@ -8,6 +8,7 @@ from torch import Tensor
 from autoseg.runtime.distributed import BatchPart
 from autoseg.training.losses.border_weighted_cross_entropy import compute_border_weighted_cross_entropy
 from autoseg.training.losses.boundary import compute_boundary
+from autoseg.training.losses.centre_distance import compute_centre_distance
 from autoseg.training.losses.cldice import compute_cldice
 from autoseg.training.losses.cross_entropy import compute_cross_entropy
 from autoseg.training.losses.dice import compute_dice, compute_squared_dice
@@ -34,5 +35,6 @@ LOSSES: Final[dict[str, LossFunction]] = {
     "exponential_logarithmic": compute_exponential_logarithmic,
     "boundary": compute_boundary,
     "cldice": compute_cldice,
+    "centre_distance": compute_centre_distance,
 }
 """By the names of `autoseg.plan.LOSS_TERMS`."""

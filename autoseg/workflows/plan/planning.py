@@ -17,7 +17,7 @@ from autoseg.dataset import (
 )
 from autoseg.dataset.folds import Splits
 from autoseg.document import read_document, write_document
-from autoseg.errors import RunError
+from autoseg.errors import OptionError, RunError
 from autoseg.exchange.nnunet_limits import describe_export_limits
 from autoseg.files.temporary_files import remove_leftovers
 from autoseg.fingerprint import DeviceThroughput, Fingerprint, Machine, TimedSteps
@@ -134,6 +134,7 @@ class PlanRequest:
         split: Source of the folds.
         fix_geometry: Resample files on another grid than their case's first channel instead of refusing them.
         border_fraction: Width of the border by which objects are told apart (`InstanceTargets`); None: they are not.
+        centre_steps: Steps of the centre distance that is learned of them, too; 0: it is not.
         check_labels: Checks the labels of dataset.json before any image is read; None: the planner alone does, later.
         place: Measures and preprocesses the cases.
         additions: Add configurations to the plan, also to that of a run which is continued.
@@ -149,6 +150,7 @@ class PlanRequest:
     split: SplitRequest = field(default_factory=SplitRequest)
     fix_geometry: bool = False
     border_fraction: float | None = None
+    centre_steps: int = 0
     check_labels: CheckLabels | None = None
     place: Place = field(default_factory=ThisComputer)
     additions: tuple[Callable[[Plan], Plan], ...] = ()
@@ -194,6 +196,7 @@ def plan_dataset(
 
     Raises:
         DatasetError: Everything that is wrong with the dataset.
+        OptionError: Centre distances are asked for, and objects are not told apart.
         PlanError: No plan exists, also for no labels like these, or it lacks a requested configuration.
         TrainingError: Folds or groups do not fit the cases.
         RunError: The run exists and was planned differently.
@@ -233,7 +236,10 @@ def _read_dataset(folder: Path, request: PlanRequest) -> Dataset:
     if request.fix_geometry:
         dataset = allow_geometry_fixes(dataset)
     if request.border_fraction is not None:
-        dataset = tell_instances_apart(dataset, request.border_fraction)
+        dataset = tell_instances_apart(dataset, request.border_fraction, centre_steps=request.centre_steps)
+    elif request.centre_steps:
+        msg = "centre distances are learned of objects that are told apart; give --task instances, too"
+        raise OptionError(msg)
     if request.check_labels is not None:
         request.check_labels(dataset.labels, dataset.targets, dataset.name)
     return dataset
@@ -330,7 +336,8 @@ def _can_continue(run: RunFolder, dataset: Dataset, request: PlanRequest) -> boo
     reason = (
         rules
         if same_dataset
-        else "from other data (cases, labels, place, files changed since) or with another --fix-geometry or --task"
+        else "from other data (cases, labels, place, files changed since) or with another --fix-geometry, --task or "
+        "--targets"
     )
     msg = (
         f"{run.root} was planned {reason}; choose another folder with --run, "

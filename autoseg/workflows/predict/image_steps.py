@@ -1,6 +1,6 @@
 """The steps of the prediction of an image: it is read, predicted, restored and written."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from autoseg.volume_io.dicom import SegmentedBy
 from autoseg.workflows.cases.loop import predict_each
 from autoseg.workflows.cases.network_features import measure_network_features
 from autoseg.workflows.predict.attention_maps import MapRecorder
+from autoseg.workflows.predict.boxes import find_boxes_file, finds_boxes, write_boxes
 from autoseg.workflows.predict.found_images import FoundImages
 from autoseg.workflows.predict.objects import ObjectFinder, PredictedObjects
 from autoseg.workflows.predict.prediction_folder import PredictionRecord, write_recorded
@@ -83,6 +84,14 @@ class ImageSteps:
             device=self.model.members[0].device,
         )
 
+    def is_finished(self, case: Case, outputs: Iterable[Path]) -> bool:
+        """Returns whether an image has all its files: these outputs, and maps and tables beside them."""
+        name = self.found.list_outputs(case)[0]
+        maps = () if self.recorder is None else self.recorder.find_paths(case.name)
+        objects = () if self.finder is None else self.finder.find_paths(name)
+        boxes = (find_boxes_file(self.out, name),) if finds_boxes(self.model) else ()
+        return all(path.is_file() for path in (*outputs, *maps, *objects, *boxes))
+
     def _read(self, case: Case) -> tuple[StagedCase, ...]:
         volume = self.found.read(case)
         try:
@@ -108,6 +117,8 @@ class ImageSteps:
             shape = (len(logits[0]), *grid.shape_voxels)
             with write_recorded(path, self.record) as temporary:
                 write_probabilities(temporary, shape, self.model.iterate_probabilities(logits, geometries))
+        if finds_boxes(self.model):
+            write_boxes(self.out, self.found.list_outputs(case)[0], case=case.name, members=read, grid=grid)
         images = [member.image for member in read]
         plan, models = self.estimator.plan, self.model.members
         features = measure_network_features(images, logits, geometries[0], plan, models=models)
@@ -126,7 +137,9 @@ class ImageSteps:
             label_map, record.postprocessing, labels=self.model.plan.labels, spacing_mm=grid.spacing_mm
         )
         names, refused = self.found.list_outputs(case), []
-        add_quality(self.out, self.estimator.estimate(case.name, names[0], finished, grid=grid, network=features))
+        rows = None if objects is None else objects[2]
+        quality = self.estimator.estimate(case.name, names[0], finished, grid=grid, network=features, objects=rows)
+        add_quality(self.out, quality)
         if self.finder is not None and objects is not None:
             finished = self.finder.write(names[0], objects, grid)
         made_by = SegmentedBy(version=record.autoseg_version, model=record.model, weights=record.weights_sha256[0])

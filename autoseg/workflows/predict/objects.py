@@ -108,6 +108,7 @@ def predict_objects(
     if found != expected:
         msg = f"rules: expected one for each class, {', '.join(expected)}, found {', '.join(found) or 'none'}"
         raise PredictionError(msg)
+    check_rules(chosen, targets, where="rules")
     ensemble = Ensemble(members=(model,))
     cases = ensemble.preprocess(image.array, image.grid)
     logits = ensemble.predict_case(cases, options=options)
@@ -122,7 +123,7 @@ def build_object_finder(
     """Builds what finds objects, by the rules of the selection if there is one; None where they are not told apart.
 
     Raises:
-        PredictionError: Results in DICOM are wanted, too.
+        PredictionError: Results in DICOM are wanted, too, or a rule needs what the model does not learn.
     """
     if plan.instances is None:
         return None
@@ -134,7 +135,23 @@ def build_object_finder(
         raise PredictionError(msg)
     learned = None if selection is None else selection.objects
     rules = build_usual_rules(plan.instances.labels) if learned is None else learned.rules
+    check_rules(rules, plan.instances, where="objects.rules of selection.json")
     return ObjectFinder(out=out, targets=plan.instances, rules=rules)
+
+
+def check_rules(rules: Sequence[ObjectRule], targets: InstanceTargets, *, where: str) -> None:
+    """Checks that a model learns what rules need.
+
+    Raises:
+        PredictionError: It does not.
+    """
+    for rule in rules:
+        if rule.seeds == "centres" and not targets.centre_steps:
+            msg = (
+                f"{where}: expected seeds of {rule.name} from cores, found centres: the model was planned without "
+                f"--targets centre_distance; select again, or set seeds to cores"
+            )
+            raise PredictionError(msg)
 
 
 def find_objects_files(out: Path, name: str) -> tuple[Path, Path]:

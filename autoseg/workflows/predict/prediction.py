@@ -28,12 +28,12 @@ from autoseg.volume_io import PROBABILITIES_ENDING
 from autoseg.volume_io.dicom import DicomFormat
 from autoseg.workflows.cases.loop import check_failures, collect_failures
 from autoseg.workflows.predict.attention_maps import MAPS_FOLDER, build_recorder, check_attention_maps
+from autoseg.workflows.predict.boxes import merge_boxes, remove_old_boxes
 from autoseg.workflows.predict.budget import Way, describe_duration, fit_budget
 from autoseg.workflows.predict.folder_preparation import check_unchanged, prepare_folder
 from autoseg.workflows.predict.found_images import FoundImages, find_predicted_images, list_incomplete
 from autoseg.workflows.predict.image_steps import ImageSteps, Recorder
 from autoseg.workflows.predict.objects import (
-    ObjectFinder,
     build_object_finder,
     check_objects_unchanged,
     merge_tables,
@@ -210,12 +210,6 @@ def _predict_images(
         }
     )
     record = _open_folder(out, record, model.plan, estimator, overwrite=request.overwrite)
-    waiting = [case for case in cases if not _is_finished(case, out, found, request, recorder=recorder, finder=finder)]
-    written = [path.name for case in waiting for path in _find_outputs(case, out, found, request)]
-    check_unchanged(out, written, record.sha256)
-    check_objects_unchanged(out, written)
-    failures = list_incomplete(found.problems)
-    total = len(cases) + len(failures)
     odd: list[Problem] = []
     steps = ImageSteps(
         out=out,
@@ -229,6 +223,12 @@ def _predict_images(
         progress=progress,
         warn=odd.append,
     )
+    waiting = [case for case in cases if not steps.is_finished(case, _find_outputs(case, out, found, request))]
+    written = [path.name for case in waiting for path in _find_outputs(case, out, found, request)]
+    check_unchanged(out, written, record.sha256)
+    check_objects_unchanged(out, written)
+    failures = list_incomplete(found.problems)
+    total = len(cases) + len(failures)
     events = steps.predict(waiting)
     started = time.perf_counter()
     try:
@@ -236,8 +236,7 @@ def _predict_images(
     finally:
         with lock_record(out):
             complete_record(out)
-            if finder is not None:
-                merge_tables(out, (read_record(out) or record).outputs)
+            _merge_tables(out, record, tells_objects=finder is not None)
             quality = merge_quality(out, estimator, model=record.model)
     for line in describe_quality(quality):
         progress.note(line)
@@ -247,6 +246,13 @@ def _predict_images(
         progress.note(f"warning: {problem.describe()}")
     check_failures(failures, total=total, log=out / "prediction.log", unit="image")
     return PredictionOutcome(written=len(waiting), kept=len(cases) - len(waiting))
+
+
+def _merge_tables(out: Path, record: PredictionRecord, *, tells_objects: bool) -> None:
+    names = (read_record(out) or record).outputs
+    if tells_objects:
+        merge_tables(out, names)
+    merge_boxes(out, names)
 
 
 def _check_maps(run: RunFolder, choice: ModelChoice, out: Path, request: PredictionRequest) -> None:
@@ -292,6 +298,7 @@ def _open_folder(
             for folder in (MAPS_FOLDER, UNCERTAINTY_FOLDER):
                 remove_old_maps(out / folder, removed=removed, kept=others)
             remove_old_objects(out, removed=made - kept)
+            remove_old_boxes(out, removed=made - kept)
     return record
 
 
@@ -395,17 +402,3 @@ def _find_outputs(case: Case, out: Path, found: FoundImages, request: Prediction
     if request.save_probabilities:
         names.append(f"{case.name}{PROBABILITIES_ENDING}")
     return tuple(out / name for name in names)
-
-
-def _is_finished(
-    case: Case,
-    out: Path,
-    found: FoundImages,
-    request: PredictionRequest,
-    *,
-    recorder: Recorder | None,
-    finder: ObjectFinder | None,
-) -> bool:
-    maps = () if recorder is None else recorder.find_paths(case.name)
-    objects = () if finder is None else finder.find_paths(found.list_outputs(case)[0])
-    return all(path.is_file() for path in (*_find_outputs(case, out, found, request), *maps, *objects))

@@ -21,12 +21,15 @@ from autoseg.fingerprint import Fingerprint
 from autoseg.geometry import Grid
 from autoseg.inference.options import PredictionOptions
 from autoseg.plan.document import Plan
+from autoseg.postprocessing.application import compute_voxel_mm3
+from autoseg.postprocessing.object_table import ObjectRow
 from autoseg.postprocessing.rules import Rule
 from autoseg.preprocessing.case import compute_plan_axes
 from autoseg.quality.calibration import CALIBRATION_NAME, QualityCalibration
 from autoseg.quality.distribution import FEWEST_VALUES, Distribution, describe_training_grids
 from autoseg.quality.estimates import NO_FLAGS, CaseQuality, QualityReport, estimate_case
 from autoseg.quality.features import CaseFeatures, NetworkFeatures
+from autoseg.quality.objects import ObjectFeatures, estimate_objects, measure_objects
 from autoseg.quality.shapes import measure_shapes
 from autoseg.run_folder import RunFolder, translate_write_errors, write_text
 from autoseg.untrusted.json_reading import parse_json
@@ -63,7 +66,14 @@ class QualityEstimator:
         return self.distribution is not None and bool(self.distribution.ranges)
 
     def estimate(
-        self, name: str, label_map: str, finished: Integer[np.ndarray, "z y x"], *, grid: Grid, network: NetworkFeatures
+        self,
+        name: str,
+        label_map: str,
+        finished: Integer[np.ndarray, "z y x"],
+        *,
+        grid: Grid,
+        network: NetworkFeatures,
+        objects: Sequence[ObjectRow] | None = None,
     ) -> CaseQuality:
         """Estimates the quality of a case.
 
@@ -73,6 +83,7 @@ class QualityEstimator:
             finished: Finished label map with the values of the dataset's files.
             grid: Grid of the file.
             network: Features of `measure_network_features`.
+            objects: Rows of the objects; None where they are not told apart.
         """
         plan = self.plan
         axes = compute_plan_axes(grid, plan.orientation, plan.axis_permutation)
@@ -80,7 +91,7 @@ class QualityEstimator:
         for plane, values in zip(encoded, finished, strict=True):  # at once, it would take 8 bytes per voxel
             plane[...] = plan.labels.encode(values)
         shapes = measure_shapes(axes.apply(encoded), axes.apply_to_grid(grid).spacing_mm, plan.labels)
-        return estimate_case(
+        estimated = estimate_case(
             name,
             label_map,
             CaseFeatures(network=network, shapes=shapes),
@@ -89,6 +100,24 @@ class QualityEstimator:
             channel_names=[channel.name for channel in plan.channels],
             class_names=plan.labels.class_names,
         )
+        if objects is None:
+            return estimated
+        names = plan.dataset_labels.class_names
+        of_objects = estimate_objects(
+            network,
+            [_measure_class(objects, name, grid) for name in names],
+            calibration=None if self.calibration is None else self.calibration.objects,
+            class_names=names,
+        )
+        return estimated.model_copy(update={"objects": of_objects})
+
+
+def _measure_class(objects: Sequence[ObjectRow], name: str, grid: Grid) -> ObjectFeatures | None:
+    own = [row for row in objects if row.class_name == name]
+    voxel_size = compute_voxel_mm3(grid.shape_voxels, grid.spacing_mm)
+    return measure_objects(
+        np.array([row.voxels for row in own]) * voxel_size, np.array([row.mean_probability for row in own])
+    )
 
 
 def build_estimator(

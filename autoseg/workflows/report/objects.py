@@ -78,17 +78,10 @@ def separate_objects(
 
 
 def join_classes(fingerprint: Fingerprint, targets: InstanceTargets) -> Fingerprint:
-    """Returns measurements of the classes of the dataset: core and border of each are one again."""
+    """Returns measurements of the classes of the dataset: the parts of each are one again."""
     count = targets.class_count
     cases = [
-        case.model_copy(
-            update={
-                "voxel_counts": tuple(
-                    core + border
-                    for core, border in zip(case.voxel_counts[:count], case.voxel_counts[count:], strict=True)
-                )
-            }
-        )
+        case.model_copy(update={"voxel_counts": tuple(sum(case.voxel_counts[index::count]) for index in range(count))})
         for case in fingerprint.cases
     ]
     return fingerprint.model_copy(update={"labels": targets.labels, "cases": tuple(cases)})

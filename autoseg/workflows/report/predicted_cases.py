@@ -82,15 +82,20 @@ class PredictedCase:
     @property
     def details(self) -> list[tuple[str, str]]:
         """Returns what a page says of it."""
-        counts = [(f"{name}, objects", str(count)) for name, count in self.objects.items()]
+        counts = [(f"{name}, objects", _format(self.find_count(name), "d")) for name in self.objects]
         volumes = [(name, f"{_format(self.find_volume(name), '.2f')} {self.unit}") for name in self.volumes_ml]
         unusual = [("unusual", concern) for concern in self.concerns]
         compared = [] if self.is_compared else [("training cases", NOT_COMPARED)]
         return [*counts, *volumes, *self._list_estimates(), *unusual, *compared]
 
-    def find_count(self, name: str) -> int:
-        """Finds the number of objects of a class."""
-        return self.objects[name]
+    def find_count(self, name: str) -> int | Bounded:
+        """Finds the number of objects of a class, with the interval of 90 % of the true one where that is known."""
+        count = self.objects[name]
+        known = None if self.quality is None or self.quality.objects is None else self.quality.objects.get(name)
+        estimate = None if known is None else known.count
+        if estimate is None or estimate.low is None or estimate.high is None or estimate.value != count:
+            return count
+        return Bounded(count, estimate.low, estimate.high)
 
     def find_volume(self, name: str) -> float | Bounded:
         """Finds the volume of a class, with the interval of 90 % of the true one where that is calibrated."""
@@ -119,11 +124,17 @@ class PredictedCase:
             for title, found in (("Dice", entry.dice), ("NSD", entry.nsd)):
                 if found is not None:
                     yield f"{name}, expected {title}", Bounded(found.value, found.low, found.high).format(".3f")
+        of_objects = (None if self.quality is None else self.quality.objects) or {}
+        for name, own in of_objects.items():
+            for title, found in (("F1", own.f1), ("PQ", own.pq)):
+                if found is not None:
+                    text = Bounded(found.value, found.low, found.high).format(".3f")
+                    yield f"{name}, expected {title} of objects", text
         if self.plausibility is not None:
             yield "plausibility", f"{self.plausibility:.3f}"
 
 
-def _format(value: float | Bounded, kind: str) -> str:
+def _format(value: int | float | Bounded, kind: str) -> str:
     return value.format(kind) if isinstance(value, Bounded) else format(value, kind)
 
 

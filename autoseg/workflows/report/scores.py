@@ -206,10 +206,12 @@ def _list_commands(contents: RunContents) -> Iterator[str]:
 def _list_plan_commands(plan: Plan, record: DatasetRecord, run: str) -> Iterator[str]:
     """Yields the calls that made the plan, with what they left to the planner; of earlier versions by the plan."""
     task = () if plan.instances is None else ("--task", "instances")
+    has_centres = plan.instances is not None and plan.instances.centre_steps > 0
+    targets = ("--targets", "centre_distance") if has_centres else ()
     fixes = ("--fix-geometry",) if record.fix_geometry else ()
     splitting = {word for word in record.split_options if word.startswith("--")}
     is_first_known = any(splitting <= set(call) for call in record.plan_calls[:1])
-    unknown = () if is_first_known else ((*fixes, *task, *record.split_options),)
+    unknown = () if is_first_known else ((*fixes, *task, *targets, *record.split_options),)
     for call in (*unknown, *record.plan_calls):
         planner = plan.planner.split(" ")
         usual = {

@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from autoseg.quality.calibration import CalibratedScore, QualityCalibration
+from autoseg.quality.calibration import QualityCalibration
+from autoseg.quality.regression import CalibratedScore
 from autoseg.report.blocks import Block, Cell, Decisions, Facts, Notes, Section, Table
 from autoseg.workflows.report.scores import format_interval, tabulate_object_scores
 from autoseg.workflows.select.prediction_choice import PredictionChoice
@@ -110,6 +111,12 @@ def _list_calibration(calibration: QualityCalibration | None) -> Iterator[Block]
         _describe_fit(name, title, fitted)
         for name, entry in zip(calibration.class_names, calibration.classes, strict=True)
         for title, fitted in (("Dice", entry.dice), ("NSD", entry.nsd))
+        if fitted is not None
+    ]
+    rows += [
+        _describe_fit(name, title, fitted)
+        for name, of_objects in (calibration.objects or {}).items()
+        for title, fitted in (("F1 of objects", of_objects.f1), ("PQ of objects", of_objects.pq))
         if fitted is not None
     ]
     if rows:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
-from jaxtyping import Bool, Int16, Int32, Int64, Integer
+from jaxtyping import Bool, Float32, Int16, Int32, Int64, Integer
 
 from autoseg.errors import RunError
 from autoseg.evaluation.crossvalidation import Table
@@ -25,12 +25,13 @@ from autoseg.postprocessing.instances import (
     ObjectRule,
     build_core_maps,
     build_usual_rules,
-    grow_objects,
+    grow_by_rule,
     number_components,
     number_reference,
 )
 from autoseg.postprocessing.rules import SizeUnit, find_size_unit
 from autoseg.processes.progress import Progress
+from autoseg.quality.objects import ScoredObjects, measure_objects
 from autoseg.run_folder import RunFolder
 from autoseg.volume_io import read_label_map
 from autoseg.workflows.cases.loop import CaseOutput, complete_cases, predict_preprocessed_cases
@@ -49,17 +50,28 @@ OfThresholds = tuple[tuple[Matches, ...], ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FoundInCase:
-    """Objects that are found in a case with every threshold and no minimum, and by connected components alone."""
+    """Objects that are found in a case with every threshold and no minimum, and by connected components alone.
+
+    Attributes:
+        grown: Matches of what grows from cores.
+        centred: Matches of what grows from centre distances; empty where these are not learned.
+    """
 
     voxel_size: float
     unit: SizeUnit
     grown: OfThresholds
     components: tuple[Matches, ...]
+    centred: OfThresholds = ()
 
     def match(self, label: int, rule: ObjectRule) -> Matches:
         """Returns the matches of a class by a rule."""
-        matches = self.grown[THRESHOLDS.index(rule.seed_threshold)][label - 1]
+        matched = self.grown if rule.seeds == "cores" else self.centred
+        matches = matched[THRESHOLDS.index(rule.seed_threshold)][label - 1]
         return matches.keep(is_large_enough(matches.predicted_voxels * self.voxel_size, rule.minimum_mm3))
+
+    def match_all(self, rules: Sequence[ObjectRule]) -> tuple[Matches, ...]:
+        """Returns the matches of all classes, each by its rule."""
+        return tuple(self.match(label, rule) for label, rule in enumerate(rules, start=1))
 
 
 def learn_object_rules(
@@ -105,36 +117,53 @@ def choose_rules(
 ) -> LearnedObjects:
     """Chooses between the usual rules and learned ones; returns them, and what they do on cases that were left out."""
     usual = build_usual_rules(targets.labels)
-    before = _tabulate(found, usual)
+    rules_of_cases = [usual] * len(found)
+    before = _tabulate(found, rules_of_cases)
     gain, is_better, after = None, False, before
     if len(np.unique(blocks)) > 1:
-        after = _tabulate_left_out(found, usual, blocks)
+        left_out = _learn_left_out(found, usual, blocks)
+        after = _tabulate(found, left_out)
         gain = _compute_gain(before, after)
         is_better = gain.mean > 0
+        rules_of_cases = left_out if is_better else rules_of_cases
     rules = tuple(_learn(found, label, rule) for label, rule in enumerate(usual, start=1)) if is_better else usual
     choice = ObjectChoice(
         rules=rules,
         gain=gain,
         because=_explain(gain, is_better=is_better),
-        scores=_score(
-            [tuple(case.match(label, rule) for label, rule in enumerate(rules, start=1)) for case in found], rules
-        ),
+        scores=_score([case.match_all(rules) for case in found], rules),
         components=_score([case.components for case in found], rules),
     )
-    return choice, after if is_better else before
+    scored = tuple(_score_objects(case, own) for case, own in zip(found, rules_of_cases, strict=True))
+    return choice, after if is_better else before, scored
 
 
-def _tabulate_left_out(
-    found: Sequence[FoundInCase], usual: Sequence[ObjectRule], blocks: Int64[np.ndarray, " case"]
-) -> Table:
-    """Computes the average precision of each case by rules that were learned from the other blocks."""
-    table = np.full((len(found), len(usual)), np.nan)
+def _learn_left_out(
+    found: Sequence[FoundInCase], usual: tuple[ObjectRule, ...], blocks: Int64[np.ndarray, " case"]
+) -> list[tuple[ObjectRule, ...]]:
+    """Learns the rules of each case from the other blocks."""
+    learned = {}
     for block in np.unique(blocks):
-        is_left_out = blocks == block
-        others = [case for case, left_out in zip(found, is_left_out, strict=True) if not left_out]
-        rules = tuple(_learn(others, label, rule) for label, rule in enumerate(usual, start=1))
-        table[is_left_out] = _tabulate(found, rules)[is_left_out]
-    return table
+        others = [case for case, own in zip(found, blocks, strict=True) if own != block]
+        learned[block] = tuple(_learn(others, label, rule) for label, rule in enumerate(usual, start=1))
+    return [learned[block] for block in blocks]
+
+
+def _score_objects(case: FoundInCase, rules: Sequence[ObjectRule]) -> ScoredObjects:
+    """Measures and scores the objects of a case, from which estimates of their quality are calibrated."""
+    matches = case.match_all(rules)
+    scores = [score_objects([of_class]) for of_class in matches]
+    return ScoredObjects(
+        features=tuple(
+            None
+            if of_class.probabilities is None
+            else measure_objects(of_class.predicted_voxels * case.voxel_size, of_class.probabilities)
+            for of_class in matches
+        ),
+        f1=tuple(entry.F1 for entry in scores),
+        pq=tuple(entry.PQ for entry in scores),
+        expected=tuple(entry.expected for entry in scores),
+    )
 
 
 def _compute_gain(before: Table, after: Table) -> Gain:
@@ -156,9 +185,11 @@ def _score(matches: Sequence[tuple[Matches, ...]], rules: Sequence[ObjectRule]) 
 
 
 def _learn(found: Sequence[FoundInCase], label: int, usual: ObjectRule) -> ObjectRule:
-    """Finds the threshold and minimum with the highest mean of the average precision; the usual ones win ties."""
+    """Finds seeds, threshold and minimum with the highest mean of the average precision; the usual ones win ties."""
+    shared = usual.model_copy(update={"unit": found[0].unit})
     candidates = [
-        usual.model_copy(update={"seed_threshold": threshold, "minimum_mm3": minimum, "unit": found[0].unit})
+        shared.model_copy(update={"seeds": seeds, "seed_threshold": threshold, "minimum_mm3": minimum})
+        for seeds in (("cores", "centres") if found[0].centred else ("cores",))
         for threshold in THRESHOLDS
         for minimum in _propose_minima(found, label)
     ]
@@ -173,9 +204,10 @@ def _propose_minima(found: Sequence[FoundInCase], label: int) -> tuple[float, ..
     return (0.0, *dict.fromkeys(float(f"{value:.4g}") for value in np.percentile(sizes, SIZE_PERCENTILES)))
 
 
-def _tabulate(found: Sequence[FoundInCase], rules: Sequence[ObjectRule]) -> Table:
+def _tabulate(found: Sequence[FoundInCase], rules: Sequence[tuple[ObjectRule, ...]]) -> Table:
+    """Computes the average precision of each case and class by the rules of the case."""
     return np.array(
-        [[_compute_precision(case.match(label, rule)) for label, rule in enumerate(rules, start=1)] for case in found]
+        [[_compute_precision(own) for own in case.match_all(chosen)] for case, chosen in zip(found, rules, strict=True)]
     )
 
 
@@ -253,16 +285,31 @@ def match_case(
     is_scored = classes != (-1 if targets.labels.ignore_label is None else targets.labels.ignore_label)
     labels = range(1, 1 + targets.class_count)
     references = [number_reference(numbers, classes == label) for label in labels]
+    usual = build_usual_rules(targets.labels)
+
+    def match_seeds(seeds: str) -> OfThresholds:
+        found = (
+            [rule.model_copy(update={"seeds": seeds, "seed_threshold": threshold}) for rule in usual]
+            for threshold in THRESHOLDS
+        )
+        return tuple(
+            tuple(
+                _match_scored(
+                    grow_by_rule(maps, label, rule, spacing_mm=grid.spacing_mm),
+                    reference,
+                    is_scored,
+                    maps.probabilities,
+                )
+                for label, rule, reference in zip(labels, rules, references, strict=True)
+            )
+            for rules in found
+        )
+
     return FoundInCase(
         voxel_size=compute_voxel_mm3(grid.shape_voxels, grid.spacing_mm),
         unit=find_size_unit([grid]),
-        grown=tuple(
-            tuple(
-                _match_scored(_grow(maps, label, threshold, grid.spacing_mm), reference, is_scored)
-                for label, reference in zip(labels, references, strict=True)
-            )
-            for threshold in THRESHOLDS
-        ),
+        grown=match_seeds("cores"),
+        centred=match_seeds("centres") if targets.centre_steps else (),
         components=tuple(
             match_objects(number_components((maps.classes == label) & is_scored), reference)
             for label, reference in zip(labels, references, strict=True)
@@ -271,15 +318,18 @@ def match_case(
 
 
 def _match_scored(
-    objects: Int32[np.ndarray, "z y x"], reference: Int64[np.ndarray, "z y x"], is_scored: Bool[np.ndarray, "z y x"]
+    objects: Int32[np.ndarray, "z y x"],
+    reference: Int64[np.ndarray, "z y x"],
+    is_scored: Bool[np.ndarray, "z y x"],
+    probabilities: Float32[np.ndarray, "z y x"],
 ) -> Matches:
     """Matches the scored voxels of objects, whose sizes are those of a prediction, which knows no ignored voxels."""
     voxels = np.bincount(objects.ravel())
     is_left = np.bincount(objects[is_scored], minlength=voxels.size) > 0
     is_left[0] = False
-    return replace(match_objects(objects * is_scored, reference), predicted_voxels=voxels[is_left])
-
-
-def _grow(maps: CoreMaps, label: int, threshold: float, spacing_mm: tuple[float, float, float]) -> np.ndarray:
-    is_class = maps.classes == label
-    return grow_objects(is_class, is_class & (maps.cores >= threshold), spacing_mm=spacing_mm)
+    sums = np.bincount(objects.ravel(), weights=probabilities.ravel())
+    return replace(
+        match_objects(objects * is_scored, reference),
+        predicted_voxels=voxels[is_left],
+        probabilities=sums[is_left] / voxels[is_left],
+    )

@@ -26,6 +26,7 @@ from autoseg.processes.case_pool import Failure, list_problems, run_over_cases
 from autoseg.processes.progress import Progress
 from autoseg.quality.calibration import CALIBRATION_NAME, QualityCalibration, ScoredCase, fit_calibration
 from autoseg.quality.features import MM3_PER_ML, CaseFeatures, NetworkFeatures
+from autoseg.quality.objects import ScoredObjects, fit_objects
 from autoseg.quality.shapes import measure_shapes
 from autoseg.run_folder import RunFolder
 from autoseg.workflows.cases.loop import CaseOutput, complete_cases, predict_preprocessed_cases
@@ -51,6 +52,7 @@ def calibrate_quality(
     selection: Selection,
     *,
     blocks: Int64[np.ndarray, " case"],
+    objects: Sequence[ScoredObjects] | None = None,
     device: str,
     progress: Progress,
 ) -> QualityCalibration:
@@ -64,6 +66,7 @@ def calibrate_quality(
         jobs: Predictions of the selection with its options, and references.
         selection: The selection.
         blocks: Number of the block of each job; blocks are left out in turn.
+        objects: Objects of each job; None where they are not told apart.
         device: Device for cases that have to be predicted.
         progress: Progress display.
 
@@ -72,10 +75,10 @@ def calibrate_quality(
         CasesFailedError: Some cases could not be predicted or compared.
     """
     scored = score_held_out(run, held_out, jobs, selection, device=device, progress=progress)
-    plan = held_out[0].plan
+    plan, is_scored = held_out[0].plan, [job.case in scored for job in jobs]
     classes, distribution = fit_calibration(
         list(scored.values()),
-        blocks[[job.case in scored for job in jobs]],
+        blocks[is_scored],
         channel_names=[channel.name for channel in plan.channels],
         class_names=plan.labels.class_names,
     )
@@ -90,6 +93,14 @@ def calibrate_quality(
         class_names=plan.labels.class_names,
         classes=classes,
         distribution=distribution,
+        objects=None
+        if objects is None
+        else fit_objects(
+            [entry.features.network for entry in scored.values()],
+            [entry for entry, is_known in zip(objects, is_scored, strict=True) if is_known],
+            blocks[is_scored],
+            class_names=plan.dataset_labels.class_names,
+        ),
     )
     write_document(run.root / CALIBRATION_NAME, calibration)
     return calibration

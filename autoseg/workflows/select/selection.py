@@ -127,6 +127,7 @@ def select_models(run_root: Path, request: SelectionRequest, *, progress: Progre
         jobs,
         selection,
         blocks=blocks,
+        objects=None if objects is None else objects[2],
         device=request.device,
         progress=progress,
     )
@@ -212,7 +213,7 @@ def _tell_objects(
     if found is None:
         progress.note("warning: candidates are ranked by the Dice of cores and borders, not by their objects")
         return list(candidates)
-    for candidate, (choice, _) in zip(candidates, found, strict=True):
+    for candidate, (choice, *_) in zip(candidates, found, strict=True):
         progress.note(f"{candidate.name}: {'; '.join(rule.describe() for rule in choice.rules)} ({choice.because})")
     return [replace(candidate, objects=own) for candidate, own in zip(candidates, found, strict=True)]
 
@@ -354,7 +355,7 @@ def _describe_candidate(entry: ModelCandidate, is_scored: Bool[np.ndarray, " cla
 def _describe_objects(entry: ModelCandidate, is_scored: Bool[np.ndarray, " class"]) -> ObjectPrecision | None:
     if entry.objects is None:
         return None
-    choice, precision = entry.objects
+    choice, precision, _ = entry.objects
     classes, foreground = compute_statistics(precision[:, is_scored[: precision.shape[1]]])
     names = [rule.name for rule, scored in zip(choice.rules, is_scored, strict=False) if scored]
     return ObjectPrecision(foreground=foreground, classes=dict(zip(names, classes, strict=True)))

@@ -17,6 +17,7 @@ from autoseg.plan.values import ConfigurationName, Count
 from autoseg.postprocessing.instances import ObjectRule
 from autoseg.postprocessing.learning import Step
 from autoseg.postprocessing.rules import Rule
+from autoseg.quality.objects import ScoredObjects
 from autoseg.run_folder import RunFolder
 from autoseg.untrusted.names import FolderName
 from autoseg.workflows.select.prediction_choice import PredictionChoice
@@ -149,8 +150,9 @@ class ObjectChoice(Part):
     components: dict[str, ObjectScores]
 
 
-LearnedObjects = tuple[ObjectChoice, Float64[np.ndarray, "case object_class"]]
-"""Rules of a candidate, and the average precision of each case and class by rules that were learned without it."""
+LearnedObjects = tuple[ObjectChoice, Float64[np.ndarray, "case object_class"], tuple[ScoredObjects, ...]]
+"""Rules of a candidate, the average precision of each case and class by rules that were learned without it, and the
+objects of each case by these."""
 
 
 class Selection(Document):

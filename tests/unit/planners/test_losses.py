@@ -69,8 +69,8 @@ def test_every_loss_is_planned_for_every_configuration_with_a_reason(loss):
     assert parse_part(planned.model_dump(mode="json"), Plan, where="plan.json") == planned
 
 
-def test_every_kind_of_term_is_planned_by_some_loss():
-    assert {term.name for loss in LOSS_RULES for term in find_terms(loss)} == LOSS_TERMS.keys()
+def test_every_kind_of_term_is_planned_by_some_loss_but_that_of_a_further_output():
+    assert {term.name for loss in LOSS_RULES for term in find_terms(loss)} == LOSS_TERMS.keys() - {"centre_distance"}
 
 
 @pytest.mark.parametrize("planner", PLANNERS)

@@ -10,9 +10,9 @@ from autoseg.document import write_document
 from autoseg.evaluation.crossvalidation import Statistic
 from autoseg.evaluation.instances import ObjectScores
 from autoseg.postprocessing.instances import ObjectRule
-from autoseg.quality.calibration import CALIBRATION_NAME, CalibratedScore, ClassCalibration, QualityCalibration
+from autoseg.quality.calibration import CALIBRATION_NAME, ClassCalibration, QualityCalibration
 from autoseg.quality.distribution import Distribution
-from autoseg.quality.regression import FitQuality, Regression
+from autoseg.quality.regression import CalibratedScore, FitQuality, Regression
 from autoseg.report.blocks import Block, Decisions, Facts, Notes, Section, Table
 from autoseg.run_folder import write_text
 from autoseg.workflows.report.contents import compute_digest, read_contents

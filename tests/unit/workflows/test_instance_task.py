@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from builders.datasets import describe_dataset, write_dataset
 from builders.labels import build_labels
-from builders.objects import CELLS, TWO_CLASSES, answer_perfectly, build_picture_grid, draw_balls, write_cells
+from builders.objects import CELLS, CENTRED, TWO_CLASSES, answer_perfectly, build_picture_grid, draw_balls, write_cells
 from builders.volumes import save_nifti
 
+import autoseg
 from autoseg.dataset import (
     Case,
     Dataset,
@@ -20,7 +21,7 @@ from autoseg.dataset import (
     restore_dataset,
     tell_instances_apart,
 )
-from autoseg.errors import DatasetError, EvaluationError
+from autoseg.errors import DatasetError, EvaluationError, OptionError, PredictionError
 from autoseg.evaluation.instances import Matches
 from autoseg.labels import InstanceTargets
 from autoseg.places.local import ThisComputer
@@ -33,8 +34,9 @@ from autoseg.workflows.cases.references import copy_reference, find_reference_ob
 from autoseg.workflows.evaluate.evaluation import pair_label_maps
 from autoseg.workflows.plan.measuring import measure_dataset
 from autoseg.workflows.predict import objects
-from autoseg.workflows.predict.objects import ObjectFinder, check_objects_unchanged
+from autoseg.workflows.predict.objects import ObjectFinder, check_objects_unchanged, check_rules
 from autoseg.workflows.select.objects import THRESHOLDS, FoundInCase, choose_rules, match_case
+from planners import PLANNERS
 
 
 @pytest.fixture
@@ -151,7 +153,7 @@ def build_found(ious: dict[float, list[float]], sizes: list[int], expected: int)
 
 def test_threshold_and_minimum_are_learned_if_they_are_better_on_cases_that_were_left_out() -> None:
     found = [build_found({0.5: [0.6], 0.3: [0.9, 0.9]}, [60, 55, 10 + index], 2) for index in range(6)]
-    choice, precision = choose_rules(found, CELLS, blocks=np.arange(6) % 3)
+    choice, precision, _ = choose_rules(found, CELLS, blocks=np.arange(6) % 3)
     assert precision == pytest.approx(np.full((6, 1), 0.9))  # each case by the rules of the others
     (rule,) = choice.rules
     assert (rule.seed_threshold, rule.minimum_mm3, rule.unit) == (0.3, 100.0, "mm2")
@@ -208,18 +210,18 @@ def test_borders_get_free_values_that_eight_bits_hold_beside_the_ignored_one() -
 def test_usual_rules_stay_where_learned_ones_fail_on_other_cases_or_there_are_too_few() -> None:
     found = [build_found({0.5: [0.8], 0.3: [0.9 if index else 0.0]}, [60], 1) for index in range(4)]
     found[0] = build_found({0.5: [0.8], 0.3: []}, [60], 1)
-    choice, precision = choose_rules(found, CELLS, blocks=np.array([0, 1, 1, 1]))
+    choice, precision, _ = choose_rules(found, CELLS, blocks=np.array([0, 1, 1, 1]))
     assert precision == pytest.approx(np.full((4, 1), 0.7))  # by the usual rules, which are taken
     assert choice.rules[0].seed_threshold == 0.5
     assert "so the usual ones are taken" in choice.because
-    alone, _ = choose_rules(found[1:], CELLS, blocks=np.zeros(3, np.int64))
+    alone, *_ = choose_rules(found[1:], CELLS, blocks=np.zeros(3, np.int64))
     assert alone.gain is None
     assert alone.rules[0].seed_threshold == 0.5
     assert "too few held-out cases" in alone.because
 
 
 def test_class_without_any_object_keeps_the_usual_rule() -> None:
-    choice, _ = choose_rules([build_found({0.5: []}, [], 0)] * 2, CELLS, blocks=np.arange(2))
+    choice, *_ = choose_rules([build_found({0.5: []}, [], 0)] * 2, CELLS, blocks=np.arange(2))
     assert choice.rules[0].seed_threshold == 0.5
     assert choice.scores["cell"].AP is None
 
@@ -242,3 +244,32 @@ def test_an_interruption_between_map_and_table_is_no_correction_by_hand(tmp_path
     with pytest.raises(KeyboardInterrupt):
         write(2)
     check_objects_unchanged(tmp_path, [name])
+
+
+def test_centre_distances_are_learned_only_of_objects_and_rules_need_them(cells: Path, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=r"centre distances are learned of objects.*--task instances"):
+        autoseg.plan_dataset(cells, tmp_path / "run", planner=PLANNERS["default"], centre_steps=4)
+    assert not (tmp_path / "run").exists()
+    assert tell_instances_apart(read_dataset(cells), 0.25, centre_steps=3).targets == CENTRED
+    rules = tuple(rule.model_copy(update={"seeds": "centres"}) for rule in build_usual_rules(CELLS.labels))
+    check_rules(rules, CENTRED, where="rules")
+    with pytest.raises(PredictionError, match=r"expected seeds of cell from cores, found centres.*--targets"):
+        check_rules(rules, CELLS, where="rules")
+
+
+def test_estimates_are_calibrated_on_objects_by_rules_that_were_learned_without_their_case() -> None:
+    found = [build_found({0.5: [0.6], 0.3: [0.9, 0.9]}, [60, 55, 10 + index], 2) for index in range(6)]
+    _, _, scored = choose_rules(found, CELLS, blocks=np.arange(6) % 3)
+    assert [entry.f1 for entry in scored] == [(1.0,)] * 6  # 0.3, and no object below 100
+    assert [entry.expected for entry in scored] == [(2,)] * 6
+    assert scored[0].features == (None,)  # these made-up objects have no probabilities
+    _, _, usual = choose_rules(found[:1], CELLS, blocks=np.zeros(1, np.int64))
+    assert usual[0].f1 == pytest.approx((2 / 5,))
+    numbers = draw_balls((1, 20, 40), {1: ((0, 9, 9), 6.0), 2: ((0, 9, 30), 4.0)})
+    grid = build_picture_grid(numbers.shape)
+    maps = answer_perfectly(numbers > 0, numbers, spacing_mm=grid.spacing_mm, targets=CELLS)
+    perfect = match_case(maps, (numbers > 0).astype(np.int16), numbers, targets=CELLS, grid=grid)
+    _, _, (entry,) = choose_rules([perfect], CELLS, blocks=np.zeros(1, np.int64))
+    (features,) = entry.features
+    sizes = np.bincount(numbers.ravel())[1:]
+    assert (features.count, features.mean_probability, features.median_size) == (2, 1.0, sizes.mean())

@@ -34,6 +34,7 @@ PARAMETERS = {
     | EXPONENTIAL,
     "boundary": {"final_weight": 1.0},
     "cldice": {"batch_dice": False, "skeleton_iterations": 2},
+    "centre_distance": {"part_distances": (1.0, 0.25)},
 }
 TABLE = [
     pytest.param(name, batch_dice, id=f"{name}{'-batch' if batch_dice else ''}")
@@ -49,6 +50,8 @@ SCHEMES = {
 }
 
 REFUSED = {
+    ("centre_distance", "regions"),
+    ("centre_distance", "regions and ignore"),
     ("border_weighted_cross_entropy", "regions"),
     ("border_weighted_cross_entropy", "regions and ignore"),
     ("cldice", "ignore"),
@@ -155,6 +158,20 @@ def test_the_boundary_loss_is_probability_times_signed_distance():
     assert found.item() == pytest.approx(0.116667, abs=1e-6)
     in_mm = compute(build_term("boundary"), logits, label_map, spacing_mm=(1.0, 2.5))
     assert in_mm.item() == pytest.approx(2.5 * 0.7 / 6, abs=1e-6)
+
+
+def test_the_error_of_the_centre_distance_is_that_of_its_expectation_in_each_class():
+    labels = build_labels(
+        {"a_core": (1,), "b_core": (2,), "a_border": (3,), "b_border": (4,), "a_2": (5,), "b_2": (6,)}
+    )
+    term = build_term("centre_distance", part_distances=(0.5, 0.0, 1.0))
+    probabilities = torch.tensor(  # of background, cores, borders and second steps of both classes, at two voxels
+        [[0.1, 0.3, 0.1, 0.2, 0.1, 0.2, 0.0], [0.9, 0.0, 0.0, 0.1, 0.0, 0.0, 0.0]], dtype=torch.float64
+    )
+    logits = probabilities.clamp_min(1e-30).log().T.reshape(1, 7, 1, 2)
+    found = compute(term, logits, torch.tensor([[[5, 0]]], dtype=torch.int16), labels)
+    first, second = abs(0.3 / 2 + 0.2 - 1.0), 0.1 / 2  # a should be 1, b should be 0
+    assert found.item() == pytest.approx((first + second + 0 + 0) / 4, abs=1e-9)
 
 
 @list_possible(*SCHEMES)
