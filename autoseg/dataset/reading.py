@@ -11,6 +11,7 @@ from autoseg.dataset.cases import (
     Findings,
     check_case_names,
     find_optional_file,
+    pack_cases,
 )
 from autoseg.dataset.description import Description, read_dataset_json
 from autoseg.dataset.files import find_endings
@@ -67,7 +68,7 @@ def _build_dataset(root: Path, description: Description, findings: Findings) -> 
         channel_names=description.channel_names,
         labels=description.labels,
         file_ending=ending,
-        cases=cases,
+        cases=pack_cases(root, cases),
         splits_file=find_optional_file(root, SPLITS_NAME),
         groups_file=find_optional_file(root, GROUPS_NAME),
         notes=findings.describe_notes(),

@@ -72,7 +72,7 @@ class DaskCluster:
         label: str,
         progress: Progress,
         sizes: Mapping[str, CaseSize] | None = None,
-        keep: Callable[[Result], Result] | None = None,
+        collect: Callable[[int, Result], None] | None = None,
         runs_networks: bool = False,
         uses_gpu: bool = True,
     ) -> PoolOutcome[Result]:
@@ -94,7 +94,9 @@ class DaskCluster:
             sizes=sizes or {},
             note=progress.note,
         )
-        return gather_outcome(progress.track(queue.iterate(), label=label, total=len(jobs), unit="case"), keep=keep)
+        return gather_outcome(
+            progress.track(queue.iterate(), label=label, total=len(jobs), unit="case"), collect=collect
+        )
 
     def run_tasks(self, tasks: Sequence[Task]) -> Generator[States, None, None]:
         """Refuses commands.

@@ -51,13 +51,13 @@ class ThisComputer:
         label: str,
         progress: Progress,
         sizes: Mapping[str, CaseSize] | None = None,
-        keep: Callable[[Result], Result] | None = None,
+        collect: Callable[[int, Result], None] | None = None,
         runs_networks: bool = False,
         uses_gpu: bool = True,
     ) -> PoolOutcome[Result]:
         """Calls `work(job)` for every case, in worker processes."""
         del runs_networks, uses_gpu
-        return run_over_cases(work, jobs, workers=workers, label=label, progress=progress, sizes=sizes, keep=keep)
+        return run_over_cases(work, jobs, workers=workers, label=label, progress=progress, sizes=sizes, collect=collect)
 
     def run_tasks(self, tasks: Sequence[Task]) -> Generator[States, None, None]:
         """Runs all tasks; yields their states about once a second and at the end.

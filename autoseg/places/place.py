@@ -114,7 +114,7 @@ class Place(Protocol):
         label: str,
         progress: Progress,
         sizes: Mapping[str, CaseSize] | None = None,
-        keep: Callable[[Result], Result] | None = None,
+        collect: Callable[[int, Result], None] | None = None,
         runs_networks: bool = False,
         uses_gpu: bool = True,
     ) -> PoolOutcome[Result]:
@@ -130,7 +130,7 @@ class Place(Protocol):
             label: Word for the work in the progress.
             progress: Receives the progress.
             sizes: Sizes of cases by name, for reports of lack of memory, and for what a scheduler is asked for.
-            keep: Gets each result in this process as it comes, and returns what is kept of it.
+            collect: Gets each result in this process as it comes, with the index of its job; then the outcome has none.
             runs_networks: Whether the work uses a GPU where there is one, or else several threads.
             uses_gpu: False where work that runs networks is to run them on a CPU.
         """

@@ -64,7 +64,7 @@ class Slurm:
         label: str,
         progress: Progress,
         sizes: Mapping[str, CaseSize] | None = None,
-        keep: Callable[[Result], Result] | None = None,
+        collect: Callable[[int, Result], None] | None = None,
         runs_networks: bool = False,
         uses_gpu: bool = True,
     ) -> PoolOutcome[Result]:
@@ -84,7 +84,7 @@ class Slurm:
             tasks = build_tasks(folder, given, label=label, count=min(self.settings.case_jobs, len(jobs)))
             steps = replace(self, folder=folder, after_silence=AFTER_SILENCE_OF_CASES).run_tasks(tasks)
             events = iterate_cases(folder, given, tasks, steps)
-            return gather_outcome(progress.track(events, label=label, total=len(jobs), unit="case"), keep=keep)
+            return gather_outcome(progress.track(events, label=label, total=len(jobs), unit="case"), collect=collect)
 
     def run_tasks(self, tasks: Sequence[Task]) -> Generator[States, None, None]:
         """Submits all tasks that are not in the queue yet; yields their states until all have ended.

@@ -6,16 +6,17 @@ from dataclasses import replace
 from functools import partial
 
 from autoseg.dataset import Case, Dataset
+from autoseg.document import ComputedMapping
 from autoseg.errors import DatasetError, Problem, has_unnamed_cases
-from autoseg.fingerprint import Fingerprint
+from autoseg.fingerprint import CaseFingerprint, Fingerprint
 from autoseg.geometry import FloatTriple, Grid, find_distance_unit
 from autoseg.labels import LabelScheme
-from autoseg.measurement import CaseMeasurement, build_fingerprint, measure_case, open_summary_store
+from autoseg.measurement import CaseMeasurement, build_fingerprint, collect_measurements, measure_case
 from autoseg.nonzero_region import compute_nonzero_box, slice_box
 from autoseg.places.place import Place, check_workers
 from autoseg.processes.case_pool import (
     CaseSize,
-    PoolOutcome,
+    Failure,
     compute_worker_count,
     find_largest,
     list_problems,
@@ -65,22 +66,22 @@ def measure_dataset(
         orientation=orientation,
         target_spacing_mm=predict_target_spacing(grids.values(), orientation),
     )
-    with open_summary_store() as store:
+    with collect_measurements() as measured:
         outcome = place.run_over_cases(
             measure,
-            [(case.name, case) for case in dataset.cases],
+            dataset.jobs,
             workers=compute_worker_count(
                 requested=workers, case_count=len(dataset.cases), bytes_per_case=find_largest(sizes.values())
             ),
             label="Measuring",
             progress=progress,
             sizes=sizes,
-            keep=lambda measured: measured.store(store),
+            collect=measured.add,
         )
         if outcome.failures:
-            _report(dataset, outcome, run)
+            _report(dataset, outcome.failures, run, measured.fingerprints)
         return build_fingerprint(
-            outcome.results,
+            measured,
             dataset_name=dataset.name,
             file_ending=dataset.file_ending,
             labels=dataset.labels,
@@ -147,10 +148,9 @@ def find_common_orientation(grids: Iterable[Grid]) -> str | None:
     return min(codes, key=lambda code: (-codes[code], code)) if codes else None
 
 
-def estimate_measuring_sizes(grids: Mapping[str, Grid], *, channels: int) -> dict[str, CaseSize]:
-    """Estimates the memory that measuring each case needs; equal grids share one estimate."""
-    of_grids = {grid: estimate_measuring_size(grid, channels=channels) for grid in set(grids.values())}
-    return {name: of_grids[grid] for name, grid in grids.items()}
+def estimate_measuring_sizes(grids: Mapping[str, Grid], *, channels: int) -> Mapping[str, CaseSize]:
+    """Estimates the memory that measuring each case needs, whenever it is asked for."""
+    return ComputedMapping(grids, partial(estimate_measuring_size, channels=channels))
 
 
 def estimate_measuring_size(grid: Grid, *, channels: int) -> CaseSize:
@@ -160,9 +160,8 @@ def estimate_measuring_size(grid: Grid, *, channels: int) -> CaseSize:
     return CaseSize(voxels=voxels, estimated_bytes=voxels * (channels * BYTES_PER_IMAGE_VOXEL + BYTES_PER_LABEL_VOXEL))
 
 
-def _report(dataset: Dataset, outcome: PoolOutcome[CaseMeasurement], run: RunFolder) -> None:
-    failures = outcome.failures
-    diagnosis = diagnose(dataset, list_problems(failures), [entry.fingerprint for entry in outcome.results])
+def _report(dataset: Dataset, failures: Sequence[Failure], run: RunFolder, measured: Sequence[CaseFingerprint]) -> None:
+    diagnosis = diagnose(dataset, list_problems(failures), measured)
     problems = [*diagnosis.problems, *(Problem(text=entry.describe()) for entry in diagnosis.corrections)]
     if has_unnamed_cases(diagnosis.problems):
         problems.append(Problem(text=f"every case with its problems: autoseg check {dataset.root} --all"))
