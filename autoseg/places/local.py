@@ -7,9 +7,9 @@ from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final, NoReturn
 
-from autoseg.places.place import Job, Result, States, Task, TaskState
+from autoseg.places.place import Job, Result, States, Task, TaskState, refuse_to_describe
 from autoseg.processes.case_pool import CaseSize, PoolOutcome, run_over_cases
 from autoseg.processes.child_process import SECONDS_TO_STOP, Child, start_child, stop_children
 from autoseg.processes.fork_server import defer_interruptions
@@ -69,6 +69,14 @@ class ThisComputer:
     def describe_tasks(self, tasks: Sequence[Task]) -> str:
         """Lists the commands."""
         return "\n".join(shlex.join(task.command) for task in tasks)
+
+    def describe_cases(self, jobs: Sequence[tuple[str, Job]], **described: Any) -> NoReturn:
+        """Refuses to describe work on cases, for which there is no script.
+
+        Raises:
+            OptionError: Always.
+        """
+        refuse_to_describe()
 
 
 @dataclass(slots=True, kw_only=True)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Final, Literal, NoReturn, Protocol, TypeVar, runtime_checkable
 
 from autoseg.errors import OptionError
 from autoseg.processes.case_pool import CaseSize, PoolOutcome
@@ -146,6 +146,32 @@ class Place(Protocol):
     def describe_tasks(self, tasks: Sequence[Task]) -> str:
         """Describes how the tasks would be run: as commands, or as scripts for a scheduler."""
         ...
+
+    def describe_cases(
+        self,
+        jobs: Sequence[tuple[str, Job]],
+        *,
+        label: str,
+        sizes: Mapping[str, CaseSize] | None = None,
+        runs_networks: bool = False,
+        uses_gpu: bool = True,
+    ) -> str:
+        """Describes how `run_over_cases` would work on these cases: as scripts for a scheduler.
+
+        Raises:
+            OptionError: The place has no scheduler.
+        """
+        ...
+
+
+def refuse_to_describe() -> NoReturn:
+    """Refuses to describe work on cases, at a place without scripts.
+
+    Raises:
+        OptionError: Always.
+    """
+    msg = "--dry-run shows the scripts of jobs; give --on slurm, too, or leave it out"
+    raise OptionError(msg)
 
 
 def check_workers(workers: int | None, place: Place) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from autoseg.dataset.files import list_subfolders
 from autoseg.dicom_files import explain_dicom
@@ -27,6 +27,7 @@ from autoseg.volume_io import READABLE_ENDINGS, LabelVolume, check_same_grid, re
 from autoseg.volume_io.dicom import RESULT_ENDINGS
 
 SURFACE_TOLERANCE_MM = 1.0
+LABEL: Final = "Evaluating"
 BYTES_PER_CASE = 2**30  # two label maps of 512 x 512 x 500 voxels and distance maps of one organ
 
 
@@ -70,23 +71,38 @@ def evaluate_folder(
         RunError: There is no run, or the folder of the predictions cannot be written.
         CasesFailedError: Some cases cannot be compared; the summary of the others is written.
     """
-    run = open_run(run_root)
-    _check_order(predictions, run)
-    labels = read_document(run.plan, Plan).dataset_labels
-    pairs = iterate_pairs(predictions, references)
-    jobs = PackedSequence(
-        JobCodec(labels),
-        (
-            EvaluationJob(case=case, prediction=prediction, reference=reference, labels=labels)
-            for case, prediction, reference in pairs
-        ),
-    )
+    jobs = _list_jobs(predictions, references, run_root)
     unpaired = list_unpaired(predictions, references)
     if unpaired:
         progress.note(f"warning: {len(unpaired)} references have no prediction and count nowhere: {unpaired[0]}, ...")
     folder = predictions if predictions.is_dir() else predictions.parent
     check_writable(folder)
     return evaluate_jobs(jobs, folder=folder, progress=progress, place=place)
+
+
+def describe_evaluating(predictions: Path, references: Path, *, run_root: Path, place: Place) -> str:
+    """Describes the jobs that would evaluate the label maps.
+
+    Raises:
+        EvaluationError: As `evaluate_folder`.
+        OptionError: The place has no jobs.
+    """
+    jobs = _list_jobs(predictions, references, run_root)
+    return place.describe_cases(NamedItems(jobs, attrgetter("case")), label=LABEL)
+
+
+def _list_jobs(predictions: Path, references: Path, run_root: Path) -> PackedSequence[EvaluationJob]:
+    run = open_run(run_root)
+    _check_order(predictions, run)
+    labels = read_document(run.plan, Plan).dataset_labels
+    pairs = iterate_pairs(predictions, references)
+    return PackedSequence(
+        JobCodec(labels),
+        (
+            EvaluationJob(case=case, prediction=prediction, reference=reference, labels=labels)
+            for case, prediction, reference in pairs
+        ),
+    )
 
 
 def _check_order(predictions: Path, run: RunFolder) -> None:
@@ -120,7 +136,7 @@ def evaluate_jobs(
         evaluate_job,
         NamedItems(jobs, attrgetter("case")),
         workers=count_evaluation_workers(len(jobs)),
-        label="Evaluating",
+        label=LABEL,
         progress=progress,
         collect=None if collected is None else collected.add,
     )

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Final
 
 from autoseg.dataset import Case, Dataset
 from autoseg.document import ComputedMapping
@@ -31,6 +32,7 @@ from autoseg.workflows.plan.dataset_corrections import diagnose
 # Measured: 11 bytes per voxel for one channel of CT (512 x 512 x 160), 16 for two channels of MR; plus a third.
 BYTES_PER_IMAGE_VOXEL = 7
 BYTES_PER_LABEL_VOXEL = 8
+LABEL: Final = "Measuring"
 
 
 def measure_dataset(
@@ -73,7 +75,7 @@ def measure_dataset(
             workers=compute_worker_count(
                 requested=workers, case_count=len(dataset.cases), bytes_per_case=find_largest(sizes.values())
             ),
-            label="Measuring",
+            label=LABEL,
             progress=progress,
             sizes=sizes,
             collect=measured.add,
@@ -91,6 +93,16 @@ def measure_dataset(
             has_instances=dataset.has_instances,
             targets=dataset.targets,
         )
+
+
+def describe_measuring(dataset: Dataset, grids: Mapping[str, Grid], place: Place) -> str:
+    """Describes the jobs that would measure the cases.
+
+    Raises:
+        OptionError: The place has no jobs.
+    """
+    sizes = estimate_measuring_sizes(grids, channels=len(dataset.channel_names))
+    return place.describe_cases(dataset.jobs, label=LABEL, sizes=sizes)
 
 
 def read_and_measure(

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from math import prod
 from operator import attrgetter
-from typing import Literal
+from typing import Final, Literal
 
 from autoseg.dataset import Case, Dataset, pack_cases
 from autoseg.document import Document, FieldsCodec, NamedItems, PackedMapping, read_document, write_document
@@ -57,6 +57,7 @@ WORKER_MODULES = (
 # (512 x 512 x 160), 14 for two channels of MR; a quarter or more is added.
 BYTES_PER_IMAGE_VOXEL = 6
 BYTES_PER_LABEL_VOXEL = 5
+LABEL: Final = "Preprocessing"
 
 
 class PreprocessingRecipe(Document):
@@ -138,7 +139,7 @@ def preprocess_dataset(
             case_count=len(jobs),
             bytes_per_case=find_largest_that_fits(sizes.values(), available_bytes=find_available_ram()),
         ),
-        label="Preprocessing",
+        label=LABEL,
         progress=progress,
         sizes=sizes,
     )
@@ -151,6 +152,20 @@ def preprocess_dataset(
         heading = f"{len(outcome.failures)} of {len(jobs)} cases failed; the others are finished:"
         raise CasesFailedError(heading, problems)
     return len(outcome.results)
+
+
+def describe_preprocessing(
+    dataset: Dataset, run: RunFolder, plan: Plan, *, configurations: Sequence[str], place: Place
+) -> str:
+    """Describes the jobs that would preprocess the missing and outdated cases.
+
+    Raises:
+        OptionError: The place has no jobs.
+    """
+    outdated = not all(is_recipe_followed(run, plan, name) for name in configurations)
+    waiting = (case for case in dataset.cases if outdated or _list_missing(case, run, configurations))
+    jobs = NamedItems(pack_cases(dataset.root, waiting), attrgetter("name"))
+    return place.describe_cases(jobs, label=LABEL, sizes=_estimate_sizes(run, plan, configurations) if jobs else None)
 
 
 def _estimate_sizes(run: RunFolder, plan: Plan, configurations: Sequence[str]) -> PackedMapping[CaseSize]:
