@@ -108,7 +108,7 @@ def restore_dataset(record: DatasetRecord) -> Dataset:
     if not root.is_dir():
         heading = f"the dataset {record.name} of this run cannot be found:"
         raise DatasetError(heading, [Problem(text=f"{record.source} has gone; {advice}")])
-    cases = attach_instances(root, tuple(_restore_case(case, root) for case in record.cases))
+    cases = attach_instances(root, pack_cases(root, (_restore_case(case, root) for case in record.cases)))
     missing = [
         Problem(text=f"{path} has gone", cases=(case.name,))
         for case in cases
@@ -124,7 +124,7 @@ def restore_dataset(record: DatasetRecord) -> Dataset:
         channel_names=record.channel_names,
         labels=record.labels,
         file_ending=record.file_ending,
-        cases=pack_cases(root, cases),
+        cases=cases,
         splits_file=find_optional_file(root, SPLITS_NAME),
         groups_file=find_optional_file(root, GROUPS_NAME),
         notes=(),

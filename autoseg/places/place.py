@@ -26,6 +26,7 @@ class Resources:
         cores: CPU cores of each process.
         ram_bytes: RAM of each process.
         seconds: Time until it has ended; None if that is not known.
+        time_origin: Where that time comes from, in words; None where nobody would ask.
         may_be_cut: Whether a time limit may be shorter than that, as the task continues after it with what is left; a
             training with a budget would get the whole budget again.
         nodes: Number of computers.
@@ -37,6 +38,7 @@ class Resources:
     cores: int = 1
     ram_bytes: int = 0
     seconds: float | None = None
+    time_origin: str | None = None
     may_be_cut: bool = True
     nodes: int = 1
     is_parallel: bool = False

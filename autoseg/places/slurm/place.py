@@ -127,6 +127,9 @@ class Slurm:
         texts, most_minutes = [], self._find_time_limit()
         for wave in group_tasks(tasks):
             texts += [f"# {task.name}: {shlex.join(task.command)}" for task in wave]
+            origin = wave[0].resources.time_origin
+            if origin is not None and self.settings.time_minutes is None:
+                texts.append(f"# its time limit comes from {origin}")
             texts.append(
                 build_script(wave, self.settings, self.folder, after=describe_after(wave), most_minutes=most_minutes)
             )
