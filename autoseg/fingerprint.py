@@ -3,11 +3,12 @@
 Together they are the only input of planners.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import Field
 
-from autoseg.document import MOST_RESULT_BYTES, CasePart, Document, Part, PositiveTriple, ShapeTriple
+from autoseg.document import MOST_RESULT_BYTES, CasePart, Document, Packed, Part, PositiveTriple, ShapeTriple
 from autoseg.geometry import DistanceUnit
 from autoseg.labels import InstanceTargets, LabelScheme
 
@@ -133,7 +134,7 @@ class Fingerprint(Document):
     file_ending: str
     labels: LabelScheme
     channels: Annotated[tuple[ChannelFingerprint, ...], Field(min_length=1)]
-    cases: Annotated[tuple[CaseFingerprint, ...], Field(min_length=1)]
+    cases: Annotated[Sequence[CaseFingerprint], Packed(CaseFingerprint, fewest=1)]
     orientation: str | None
     distance_unit: DistanceUnit = "mm"
     has_instances: bool = False

@@ -13,11 +13,23 @@ if TYPE_CHECKING:
     from autoseg.plan.network import EncoderUPlan, LatentDiffusionPlan
     from autoseg.plan.network.base import PretrainedPlan
     from autoseg.workflows.plan.planner import PlannerLike
+    from autoseg.workflows.train.detached import ForecastCpu
     from planners.architectures.architecture import Architecture
 
 Row = TypeVar("Row")
 
 DEFAULT_LOSS: Final = "dice+cross_entropy"  # what every planner chooses by itself
+
+
+def build_cpu_forecast() -> "ForecastCpu":
+    """Builds the forecast of folds on this computer's CPU, which `autoseg plan` prints, too."""
+    from functools import partial
+
+    from autoseg.workflows.plan.forecasting import forecast_cpu_seconds
+    from autoseg.workflows.plan.planning import find_network_cost
+    from planners.step_time import estimate_cost
+
+    return partial(forecast_cpu_seconds, estimate=estimate_cost, measure_cost=find_network_cost)
 
 
 def planners() -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from autoseg.cli.terminal.options import OnCases, SlurmSetting
+from autoseg.cli.terminal.options import DryRun, OnCases, SlurmSetting
 
 
 def evaluate(
@@ -18,16 +18,22 @@ def evaluate(
     ] = None,
     on: OnCases = None,
     slurm: SlurmSetting = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Print Dice, IoU, HD95 and surface Dice per case and class; write summary.json and summary.csv."""
     from autoseg.cli.terminal.console import open_console
     from autoseg.cli.terminal.reports import print_cases, print_objects, print_summary
     from autoseg.places import HERE, open_place
-    from autoseg.workflows.evaluate.evaluation import evaluate_folder
-    from autoseg.workflows.evaluate.objects import evaluate_objects
+    from autoseg.workflows.evaluate.evaluation import describe_evaluating, evaluate_folder
+    from autoseg.workflows.evaluate.objects import describe_matching, evaluate_objects
 
     console = open_console()
     with open_place(on or HERE, run, slurm or ()) as place:
+        if dry_run:
+            typer.echo(describe_evaluating(predictions, references, run_root=run, place=place))
+            if instances is not None:
+                typer.echo(describe_matching(predictions, references, instances, run_root=run, place=place))
+            return
         summary = evaluate_folder(predictions, references, run_root=run, progress=console, place=place)
         objects = None
         if instances is not None:

@@ -17,7 +17,14 @@ from autoseg.cli.terminal.completion import (
     complete_part,
     complete_planner,
 )
-from autoseg.cli.terminal.options import WITHOUT_RESULT, OnCases, SlurmSetting, list_given_options, parse_duration
+from autoseg.cli.terminal.options import (
+    WITHOUT_RESULT,
+    DryRun,
+    OnCases,
+    SlurmSetting,
+    list_given_options,
+    parse_duration,
+)
 from autoseg.errors import PlanError
 
 if TYPE_CHECKING:
@@ -131,13 +138,14 @@ def plan(
     ] = None,
     on: OnCases = None,
     slurm: SlurmSetting = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Check and measure a dataset, plan, print every decision with its reason, and preprocess."""
     given = dict(locals())
     from autoseg.cli.terminal.console import open_console
     from autoseg.places import HERE, open_place
     from autoseg.workflows.plan.planner import find_label_check
-    from autoseg.workflows.plan.planning import PlanRequest, build_plan_rule, measure_device
+    from autoseg.workflows.plan.planning import PlanRequest, build_plan_rule, describe_planning, measure_device
     from autoseg.workflows.plan.splitting import SplitRequest
 
     chosen = find_planner(
@@ -160,8 +168,9 @@ def plan(
     )
     console, measure = open_console(), cache(measure_device)
     with open_place(on or HERE, run or Path(), slurm or ()) as place:
-        rule = build_plan_rule(chosen, measure=measure)
-        outcome = plan_and_print(dataset, run, rule, request=replace(request, place=place), console=console)
+        if dry_run:
+            return typer.echo(describe_planning(dataset, run, request=replace(request, place=place)))
+        outcome = plan_and_print(dataset, run, build_plan_rule(chosen, measure=measure), replace(request, place=place))
     show_forecast(console, outcome, request, measure, options=list_given_options(plan, given, but=WITHOUT_PLANNER))
 
 
@@ -198,13 +207,13 @@ def find_centre_steps(targets: str) -> int:
     return choose_centre_steps().value if targets == "centre_distance" else 0
 
 
-def plan_and_print(
-    dataset: Path, run: Path | None, rule: "PlanRule", *, request: "PlanRequest", console: "Console"
-) -> "PlanningOutcome":
+def plan_and_print(dataset: Path, run: Path | None, rule: "PlanRule", request: "PlanRequest") -> "PlanningOutcome":
     """Plans and preprocesses, and prints classes and decisions."""
+    from autoseg.cli.terminal.console import open_console
     from autoseg.cli.terminal.reports import print_classes, print_plan
     from autoseg.workflows.plan.planning import plan_dataset
 
+    console = open_console()
     return plan_dataset(
         dataset,
         run,

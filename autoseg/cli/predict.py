@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from autoseg.cli.terminal.completion import complete_configuration, complete_device, complete_fold
-from autoseg.cli.terminal.options import OnCases, SlurmSetting
+from autoseg.cli.terminal.options import DryRun, OnCases, SlurmSetting
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from autoseg.processes.progress import Progress
     from autoseg.workflows.predict.model_source import OpenedModel
-    from autoseg.workflows.predict.prediction import PredictionOutcome, PredictionRequest
+    from autoseg.workflows.predict.prediction import PredictionRequest
 
 
 def predict(
@@ -100,6 +100,7 @@ def predict(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace label maps of other predictions.")] = False,
     on: OnCases = None,
     slurm: SlurmSetting = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Segment images; every label map is on the grid of its image. A repeated call keeps finished images."""
     from autoseg.cli.terminal.console import open_console
@@ -128,8 +129,29 @@ def predict(
         overwrite=overwrite,
     )
     with open_model(run, configuration=configuration, folds=request.folds, progress=console) as model:
-        outcome = predict_at(on, images, out, model=model, settings=slurm or (), request=request, progress=console)
-    console.note(f"{outcome.describe()} in {out}")
+        work = describe_at if dry_run else predict_at
+        work(on, images, out, model=model, settings=slurm or (), request=request, progress=console)
+
+
+def describe_at(
+    on: str | None,
+    images: Path,
+    out: Path,
+    *,
+    model: "OpenedModel",
+    settings: "Sequence[str]",
+    request: "PredictionRequest",
+    progress: "Progress",
+) -> None:
+    """Shows the jobs of a prediction at another place."""
+    from dataclasses import replace
+
+    from autoseg.places import HERE, open_place
+    from autoseg.workflows.predict.image_tasks import describe_predicting
+
+    chosen = replace(request, configuration=model.configuration)
+    with open_place(on or HERE, model.run, settings) as place:
+        typer.echo(describe_predicting(model.run, images, out, request=chosen, place=place, progress=progress))
 
 
 def predict_at(
@@ -141,7 +163,7 @@ def predict_at(
     settings: "Sequence[str]",
     request: "PredictionRequest",
     progress: "Progress",
-) -> "PredictionOutcome":
+) -> None:
     """Predicts in this process, or at another place by one piece of work an image."""
     from dataclasses import replace
 
@@ -152,5 +174,7 @@ def predict_at(
     chosen = replace(request, configuration=model.configuration)
     with open_place(on or HERE, model.run, settings) as place:
         if on in (None, HERE):
-            return predict_images(model.run, images, out, request=chosen, progress=progress)
-        return predict_images_in_tasks(model.run, images, out, request=chosen, place=place, progress=progress)
+            outcome = predict_images(model.run, images, out, request=chosen, progress=progress)
+        else:
+            outcome = predict_images_in_tasks(model.run, images, out, request=chosen, place=place, progress=progress)
+    progress.note(f"{outcome.describe()} in {out}")

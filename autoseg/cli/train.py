@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from autoseg.cli.choices import build_cpu_forecast
 from autoseg.cli.terminal.completion import complete_configuration, complete_device, complete_fold, complete_precision
 from autoseg.cli.terminal.options import DryRun, On, SlurmSetting, parse_duration, parse_precision, parse_trackers
 
@@ -113,7 +114,6 @@ def train(
     from autoseg.workflows.train.dispatch import describe_training, train_folds
     from autoseg.workflows.train.request import TrainingRequest
 
-    console = open_console()
     request = TrainingRequest(
         configuration=configuration,
         folds=tuple(fold) if fold else None,
@@ -133,10 +133,11 @@ def train(
         nodes=nodes,
     )
     with open_place(on or HERE, run, slurm or ()) as place:
+        given = {"devices": devices, "autoseg": context.obj, "forecast_cpu": build_cpu_forecast(), "place": place}
         if dry_run:
-            typer.echo(describe_training(run, request, place, devices=devices, autoseg=context.obj, progress=console))
+            typer.echo(describe_training(run, request, **given, progress=open_console()))
         else:
-            show_training(run, partial(train_folds, run, request, devices=devices, autoseg=context.obj, place=place))
+            show_training(run, partial(train_folds, run, request, **given))
 
 
 def show_training(run: Path, work: "Callable[..., TrainingOutcome]") -> None:

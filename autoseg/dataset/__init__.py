@@ -1,6 +1,6 @@
 """dataset.json and the list of cases, in the raw layout of nnU-Net v2 or of the Medical Segmentation Decathlon."""
 
-from autoseg.dataset.cases import Case, Dataset, allow_geometry_fixes, tell_instances_apart
+from autoseg.dataset.cases import Case, Dataset, allow_geometry_fixes, pack_cases, tell_instances_apart
 from autoseg.dataset.prediction_cases import find_images
 from autoseg.dataset.reading import read_dataset
 from autoseg.dataset.record import DatasetRecord, RecordedCase, find_source, record_dataset, restore_dataset
@@ -13,6 +13,7 @@ __all__ = [
     "allow_geometry_fixes",
     "find_images",
     "find_source",
+    "pack_cases",
     "read_dataset",
     "record_dataset",
     "restore_dataset",

@@ -1,10 +1,13 @@
 """A dataset that was read, and the findings that are collected while it is being read."""
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+from autoseg.document import NamedItems, PackedSequence
 from autoseg.errors import DatasetError, Problem, group_problems
 from autoseg.labels import ClassTerms, InstanceTargets, LabelScheme
 from autoseg.untrusted.names import describe_name, find_equal_names, find_name_problem, suggest_name
@@ -57,6 +60,54 @@ class Case:
         return None if self.instances is None else Path(self.instances)
 
 
+@dataclass(frozen=True, slots=True)
+class CaseCodec:
+    """Packs cases, whose files have most of their paths in common.
+
+    Attributes:
+        root: Beginning of a path that is not kept.
+        ways: Ways of reading cases, mostly one: whether geometry is fixed, and the targets.
+    """
+
+    root: str
+    ways: list[tuple[bool, InstanceTargets | None]] = field(default_factory=list)
+
+    def pack(self, case: Case) -> tuple[Any, ...]:
+        """Returns name and paths, and the number of the way in which they are read."""
+        way = case.fix_geometry, case.targets
+        if way not in self.ways:
+            self.ways.append(way)
+        images = tuple(map(self._shorten, case.images))
+        return case.name, images, self._shorten(case.label), self._shorten(case.instances), self.ways.index(way)
+
+    def unpack(self, packed: Any) -> Case:
+        """Builds the case anew."""
+        name, images, label, instances, way = packed
+        fix_geometry, targets = self.ways[way]
+        return Case(
+            name=name,
+            images=tuple(map(self._complete, images)),
+            label=None if label is None else self._complete(label),
+            instances=None if instances is None else self._complete(instances),
+            fix_geometry=fix_geometry,
+            targets=targets,
+        )
+
+    def _shorten(self, path: str | None) -> str | tuple[str] | None:
+        """Returns the rest of a path in the root; any other path in a tuple."""
+        if path is None:
+            return None
+        return path[len(self.root) :] if path.startswith(self.root) else (path,)
+
+    def _complete(self, shortened: str | tuple[str]) -> str:
+        return self.root + shortened if isinstance(shortened, str) else shortened[0]
+
+
+def pack_cases(root: Path, cases: Iterable[Case]) -> PackedSequence[Case]:
+    """Packs the cases of a dataset, most of whose files are in its folder."""
+    return PackedSequence(CaseCodec(f"{root}{os.sep}"), cases)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dataset:
     """A labelled dataset. The number of channels in a file is not known before it is read.
@@ -75,11 +126,16 @@ class Dataset:
     channel_names: tuple[str, ...]
     labels: LabelScheme
     file_ending: str
-    cases: tuple[Case, ...]
+    cases: Sequence[Case]
     splits_file: Path | None
     groups_file: Path | None
     notes: tuple[str, ...]
     terms: dict[str, ClassTerms] = field(default_factory=dict)
+
+    @property
+    def jobs(self) -> NamedItems[Case]:
+        """All cases with their names."""
+        return NamedItems(self.cases, attrgetter("name"))
 
     @property
     def fixes_geometry(self) -> bool:
@@ -104,7 +160,7 @@ class Dataset:
 
 def allow_geometry_fixes(dataset: Dataset) -> Dataset:
     """Returns a dataset whose files are resampled on reading if they lie on another grid than their first channel."""
-    return replace(dataset, cases=tuple(replace(case, fix_geometry=True) for case in dataset.cases))
+    return _change_cases(dataset, fix_geometry=True)
 
 
 def tell_instances_apart(dataset: Dataset, border_fraction: float, *, centre_steps: int = 0) -> Dataset:
@@ -140,8 +196,11 @@ def tell_instances_apart(dataset: Dataset, border_fraction: float, *, centre_ste
 
 def learn_targets(dataset: Dataset, targets: InstanceTargets) -> Dataset:
     """Returns the dataset whose cases are read with core and border of their objects as labels."""
-    cases = tuple(replace(case, targets=targets) for case in dataset.cases)
-    return replace(dataset, labels=targets.target_labels, cases=cases)
+    return replace(_change_cases(dataset, targets=targets), labels=targets.target_labels)
+
+
+def _change_cases(dataset: Dataset, **changes: Any) -> Dataset:
+    return replace(dataset, cases=pack_cases(dataset.root, (replace(case, **changes) for case in dataset.cases)))
 
 
 def find_optional_file(root: Path, name: str) -> Path | None:

@@ -30,10 +30,15 @@ def list_files(folder: Path) -> list[Path]:
     """
     try:
         visible = [path for path in folder.iterdir() if not path.name.startswith(".")]
-        return sorted(path for path in visible if not path.is_dir() or is_series_folder(path))
+        return sorted((path for path in visible if not path.is_dir() or is_series_folder(path)), key=get_name)
     except PermissionError as error:
         msg = f"the folder {folder} may not be read; ask for permission, or copy it to a place of your own"
         raise RunError(msg) from error
+
+
+def get_name(path: Path) -> str:
+    """Returns the name, by which files of one folder are sorted: paths as such keep their parts once compared."""
+    return path.name
 
 
 def list_misnamed_folders(folder: Path) -> list[Path]:

@@ -1,11 +1,11 @@
 """Finds cases in the folders imagesTr and labelsTr."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from autoseg.dataset.cases import INSTANCES, Case, Findings
+from autoseg.dataset.cases import INSTANCES, Case, Findings, pack_cases
 from autoseg.dataset.files import (
     CHANNEL_NAME,
     ChannelFiles,
@@ -23,7 +23,7 @@ from autoseg.dataset.files import (
     select_ending,
 )
 from autoseg.dicom_files import FOLDER_ADVICE, explain_dicom, is_series_folder
-from autoseg.document import suggest_key
+from autoseg.document import PackedSequence, suggest_key
 from autoseg.file_endings import (
     HEADER_OF_VOXELS,
     LOSSY_ENDINGS,
@@ -48,7 +48,7 @@ def list_object_files(folder: Path) -> list[Path]:
     return [path for path in list_folder(folder) if find_ending(path.name) not in unfit]
 
 
-def attach_instances(root: Path, cases: tuple[Case, ...], findings: Findings | None = None) -> tuple[Case, ...]:
+def attach_instances(root: Path, cases: Sequence[Case], findings: Findings | None = None) -> PackedSequence[Case]:
     """Adds the label maps of numbered objects, or folders with one for each, by the names of cases; all or none count.
 
     Args:
@@ -58,7 +58,7 @@ def attach_instances(root: Path, cases: tuple[Case, ...], findings: Findings | N
     folders = {path.name: str(path) for path in list_subfolders(folder)} if folder.is_dir() else {}
     files = {strip_label_map_ending(path.name): str(path) for path in list_object_files(folder)}
     paths = {name: path for name, path in folders.items() if list_object_files(Path(path))} | files
-    attached = tuple(replace(case, instances=paths.get(case.name)) for case in cases)
+    attached = pack_cases(root, (replace(case, instances=paths.get(case.name)) for case in cases))
     if findings is not None and paths:
         for case in attached:
             if case.instances_path is None:
@@ -72,7 +72,7 @@ def attach_instances(root: Path, cases: tuple[Case, ...], findings: Findings | N
 
 def find_folder_cases(
     root: Path, channel_names: tuple[str, ...] | None, *, ending: str, findings: Findings
-) -> tuple[Case, ...]:
+) -> PackedSequence[Case]:
     """Pairs images with label maps; `channel_names` is None if dataset.json does not define them."""
     are_there = [_check_folder(root, name, findings) for name in (IMAGES, LABELS)]
     endings = list_reference_endings(ending)
@@ -103,10 +103,11 @@ def find_folder_cases(
     if are_there[1]:
         _check_labels(groups, labels, folder=root / LABELS, ending=endings[0], findings=findings)
         _explain_lack_of_labels(root / LABELS, set(groups), labels, findings)
-    return tuple(
+    cases = (
         Case.from_paths(name, images=(path for _, path in sorted(files.items())), label=labels.get(name))
         for name, files in groups.items()
     )
+    return pack_cases(root, cases)
 
 
 def _check_folder(root: Path, name: str, findings: Findings) -> bool:

@@ -1,5 +1,6 @@
 """Reads a dataset: dataset.json, then the list of its cases."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -49,7 +50,7 @@ def _build_dataset(root: Path, description: Description, findings: Findings) -> 
     ending = description.file_ending
     if description.must_find_ending:
         ending = _find_file_ending(root, description, findings)
-    cases: tuple[Case, ...] = ()
+    cases: Sequence[Case] = ()
     if description.listed_cases is not None:
         cases = find_listed_cases(root, description, findings)
     elif ending is not None:
@@ -95,7 +96,7 @@ def _find_file_ending(root: Path, description: Description, findings: Findings) 
     return None
 
 
-def _check_case_count(cases: tuple[Case, ...], description: Description, findings: Findings) -> None:
+def _check_case_count(cases: Sequence[Case], description: Description, findings: Findings) -> None:
     expected = description.training_count
     if expected is not None and cases and expected != len(cases):
         findings.notes.append(f"dataset.json: numTraining is {expected}, but there are {len(cases)} cases")

@@ -1,7 +1,8 @@
 """The record of the dataset in a run: enough to find the images again, and nothing of their content."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -13,10 +14,11 @@ from autoseg.dataset.cases import (
     allow_geometry_fixes,
     find_optional_file,
     learn_targets,
+    pack_cases,
 )
 from autoseg.dataset.folder_cases import attach_instances, list_object_files
 from autoseg.dicom_files import is_series_folder
-from autoseg.document import MOST_RESULT_BYTES, CasePart, Document
+from autoseg.document import MOST_RESULT_BYTES, CasePart, Document, Packed, pack_parts
 from autoseg.errors import DatasetError, Problem
 from autoseg.labels import ClassTerms, InstanceTargets, LabelScheme
 from autoseg.remote.address import is_url
@@ -61,7 +63,7 @@ class DatasetRecord(Document):
     channel_names: tuple[str, ...]
     labels: LabelScheme
     file_ending: str
-    cases: tuple[RecordedCase, ...]
+    cases: Annotated[Sequence[RecordedCase], Packed(RecordedCase)]
     fix_geometry: bool = False
     terms: dict[str, ClassTerms] = Field(default_factory=dict)
     groups: dict[str, str] = Field(default_factory=dict)
@@ -88,7 +90,7 @@ def record_dataset(dataset: Dataset) -> DatasetRecord:
         channel_names=dataset.channel_names,
         labels=dataset.labels,
         file_ending=dataset.file_ending,
-        cases=tuple(_record_case(case, root) for case in dataset.cases),
+        cases=pack_parts(RecordedCase, (_record_case(case, root) for case in dataset.cases)),
         fix_geometry=dataset.fixes_geometry,
         terms=dataset.terms,
         targets=dataset.targets,
@@ -106,7 +108,7 @@ def restore_dataset(record: DatasetRecord) -> Dataset:
     if not root.is_dir():
         heading = f"the dataset {record.name} of this run cannot be found:"
         raise DatasetError(heading, [Problem(text=f"{record.source} has gone; {advice}")])
-    cases = attach_instances(root, tuple(_restore_case(case, root) for case in record.cases))
+    cases = attach_instances(root, pack_cases(root, (_restore_case(case, root) for case in record.cases)))
     missing = [
         Problem(text=f"{path} has gone", cases=(case.name,))
         for case in cases

@@ -2,7 +2,8 @@
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
@@ -11,7 +12,7 @@ from jaxtyping import Float64
 
 from autoseg.document import Document, Part, write_document
 from autoseg.errors import EvaluationError
-from autoseg.evaluation.summary import EvaluationSummary, MetricValues
+from autoseg.evaluation.summary import EvaluationSummary
 from autoseg.geometry import DistanceUnit
 from autoseg.run_folder import write_text
 
@@ -92,15 +93,13 @@ def score_configuration(summaries: Mapping[str, EvaluationSummary]) -> Configura
         EvaluationError: There is none, or they have different classes.
     """
     keys = _find_class_keys(summaries)
-    cases: dict[str, list[Mapping[str, MetricValues]]] = {}
-    for summary in summaries.values():
-        for entry in summary.metric_per_case:
-            cases.setdefault(entry.case, []).append(entry.metrics)
-    tables = [_tabulate(list(cases.values()), keys, score) for score in SCORES]
+    held_out = [entry.case for summary in summaries.values() for entry in summary.metric_per_case]
+    places = {case: place for place, case in enumerate(dict.fromkeys(held_out))}
+    tables = _tabulate(summaries.values(), places, keys)
     by_score = dict(zip(SCORES, compute_all_statistics(tables), strict=True))
     return ConfigurationScores(
         folds=tuple(summaries),
-        cases=len(cases),
+        cases=len(places),
         foreground={score: foreground for score, (_, foreground) in by_score.items()},
         classes={key: {score: by_score[score][0][index] for score in SCORES} for index, key in enumerate(keys)},
         warnings=tuple(f"fold {fold}: {text}" for fold, summary in summaries.items() for text in summary.warnings),
@@ -205,14 +204,21 @@ def _find_class_keys(summaries: Mapping[str, EvaluationSummary]) -> tuple[str, .
     return tuple(key for key, _ in kinds.pop())
 
 
-def _tabulate(cases: Sequence[Sequence[Mapping[str, MetricValues]]], keys: Sequence[str], score: Score) -> Table:
-    """Builds a table with one row per case: its score for every class, averaged over the folds that hold it out."""
-    return np.array([[_average(entries, key, score) for key in keys] for entries in cases], dtype=np.float64)
-
-
-def _average(entries: Sequence[Mapping[str, MetricValues]], key: str, score: Score) -> float:
-    values = [getattr(entry[key], score) for entry in entries]
-    return _mean(np.array([np.nan if value is None else value for value in values], dtype=np.float64))
+def _tabulate(summaries: Collection[EvaluationSummary], places: Mapping[str, int], keys: Sequence[str]) -> list[Table]:
+    """Builds a table for each score, with one row per case: its score for every class, averaged over the folds that
+    hold it out."""
+    totals = np.zeros((len(SCORES), len(places), len(keys)))
+    counts = np.zeros(totals.shape, np.int32)
+    for summary in summaries:
+        for entry in summary.metric_per_case:
+            row = places[entry.case]
+            for column, key in enumerate(keys):
+                for index, score in enumerate(SCORES):
+                    value = getattr(entry.metrics[key], score)
+                    if value is not None and not math.isnan(value):
+                        totals[index, row, column] += value
+                        counts[index, row, column] += 1
+    return list(_divide(totals, counts))
 
 
 def _format_table(result: CrossValidation) -> str:

@@ -5,19 +5,19 @@ that read nnU-Net's summary.json read this one; undefined values are null instea
 """
 
 import csv
-import io
 import statistics
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal, TextIO
 
-from autoseg.document import MOST_RESULT_BYTES, CasePart, Document, write_document
+from autoseg.document import MOST_RESULT_BYTES, CasePart, Document, Packed, PackedResults, PartCodec, write_document
 from autoseg.errors import EvaluationError
 from autoseg.evaluation.case_metrics import ClassMetrics
 from autoseg.geometry import DistanceUnit
 from autoseg.labels import LabelScheme
-from autoseg.run_folder import write_text
+from autoseg.run_folder import write_atomically
 from autoseg.validation_conditions import ValidationConditions
 
 SUMMARY_JSON: Final = "summary.json"
@@ -88,6 +88,9 @@ class MetricValues(CasePart):
 
 
 METRICS: Final = tuple(MetricValues.model_fields)
+Columns = dict[str, "array[float]"]
+"""The defined values of each metric."""
+VALUES_AT_ONCE: Final = 2**19  # 4 MiB of metrics, from which statistics are computed
 COLUMN_NAMES: Final[Mapping[DistanceUnit, Mapping[str, str]]] = {
     "mm": {"HD95": "HD95 (mm)", "NSD": "NSD (1 mm)", "volume_difference_ml": "volume difference (ml)"},
     "pixel": {
@@ -132,7 +135,7 @@ class EvaluationSummary(Document):
     mean: dict[str, MetricValues]
     std: dict[str, MetricValues]
     count: dict[str, MetricValues]
-    metric_per_case: tuple[CaseSummary, ...]
+    metric_per_case: Annotated[Sequence[CaseSummary], Packed(CaseSummary)]
     validation: ValidationConditions | None = None
 
     @property
@@ -180,25 +183,54 @@ def summarize(
     Raises:
         EvaluationError: There is no case.
     """
-    if not cases:
-        msg = "there is no case to summarize; expected at least one prediction that has a reference"
-        raise EvaluationError(msg)
-    keys = list_class_keys(labels)
-    per_case = tuple(_summarize_case(case, keys) for case in cases)
-    by_class = {key: [case.metrics[key] for case in per_case] for key in keys}
-    mean = {key: _reduce(values, _mean) for key, values in by_class.items()}
-    return EvaluationSummary(
-        tolerance_mm=tolerance_mm,
-        distance_unit=combine_distance_units(case.distance_unit for case in cases),
-        definitions=DEFINITIONS,
-        class_names=dict(zip(keys, labels.class_names, strict=True)),
-        foreground_mean=_reduce(list(mean.values()), _mean),
-        mean=mean,
-        std={key: _reduce(values, _sample_std) for key, values in by_class.items()},
-        count={key: _reduce(values, len) for key, values in by_class.items()},
-        metric_per_case=per_case,
-        validation=validation,
-    )
+    collected = CollectedScores(labels)
+    for index, case in enumerate(cases):
+        collected.add(index, case)
+    return collected.summarize(tolerance_mm=tolerance_mm, validation=validation)
+
+
+class CollectedScores:
+    """Collects the metrics of all cases, of which little is kept in memory.
+
+    Attributes:
+        labels: Labels of the cases.
+    """
+
+    def __init__(self, labels: LabelScheme) -> None:
+        self.labels = labels
+        self._keys = list_class_keys(labels)
+        self._cases = PackedResults(PartCodec(CaseSummary))
+        self._units: set[DistanceUnit] = set()
+
+    def add(self, index: int, case: CaseEvaluation) -> None:
+        """Adds the metrics of the case with this index."""
+        self._units.add(case.distance_unit)
+        self._cases.add(index, _summarize_case(case, self._keys))
+
+    def summarize(self, *, tolerance_mm: float, validation: ValidationConditions | None) -> EvaluationSummary:
+        """Summarizes them; see `summarize`.
+
+        Raises:
+            EvaluationError: There is no case.
+        """
+        if not self._units:
+            msg = "there is no case to summarize; expected at least one prediction that has a reference"
+            raise EvaluationError(msg)
+        per_case = self._cases.sort()
+        reduced = dict(_reduce_classes(per_case, self._keys))
+        mean, std, count = ({key: values[place] for key, values in reduced.items()} for place in range(3))
+        return EvaluationSummary(
+            tolerance_mm=tolerance_mm,
+            distance_unit=combine_distance_units(self._units),
+            definitions=DEFINITIONS,
+            class_names=dict(zip(self._keys, self.labels.class_names, strict=True)),
+            foreground_mean=_reduce(_list_columns(mean.values()), _mean),
+            mean=mean,
+            std=std,
+            count=count,
+            metric_per_case=per_case,
+            validation=validation,
+        )
 
 
 def combine_distance_units(units: Iterable[DistanceUnit]) -> DistanceUnit:
@@ -224,7 +256,8 @@ def write_summary(folder: Path, summary: EvaluationSummary) -> None:
         RunError: The folder cannot be written.
     """
     write_document(folder / SUMMARY_JSON, summary)
-    write_text(folder / SUMMARY_CSV, _format_table(summary))
+    with write_atomically(folder / SUMMARY_CSV) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        _write_table(file, summary)
 
 
 def _summarize_case(case: CaseEvaluation, keys: Sequence[str]) -> CaseSummary:
@@ -261,24 +294,49 @@ def _name_values(metrics: ClassMetrics) -> MetricValues:
     )
 
 
-def _reduce(values: Sequence[MetricValues], statistic: Callable[[Sequence[float | int]], float | None]) -> MetricValues:
-    """Applies a statistic to the defined values of each metric."""
-    columns = {name: [getattr(entry, name) for entry in values] for name in METRICS}
-    defined = {name: [value for value in column if value is not None] for name, column in columns.items()}
-    return MetricValues(**{name: statistic(column) for name, column in defined.items()})
+def _reduce_classes(
+    cases: Sequence[CaseSummary], keys: Sequence[str]
+) -> Iterator[tuple[str, tuple[MetricValues, MetricValues, MetricValues]]]:
+    """Yields mean, standard deviation and count of each class; the columns of a few classes are in memory at a time."""
+    at_once = max(1, VALUES_AT_ONCE // (len(METRICS) * len(cases)))
+    for first in range(0, len(keys), at_once):
+        columns = {key: _list_columns(()) for key in keys[first : first + at_once]}
+        for case in cases:
+            for key, of_class in columns.items():
+                _add_to_columns(of_class, case.metrics[key])
+        for key, of_class in columns.items():
+            yield key, (_reduce(of_class, _mean), _reduce(of_class, _sample_std), _reduce(of_class, len))
 
 
-def _mean(values: Sequence[float | int]) -> float | None:
+def _list_columns(values: Iterable[MetricValues]) -> Columns:
+    """Lists the defined values of each metric."""
+    columns = {name: array("d") for name in METRICS}
+    for entry in values:
+        _add_to_columns(columns, entry)
+    return columns
+
+
+def _add_to_columns(columns: Columns, entry: MetricValues) -> None:
+    for name, column in columns.items():
+        value = getattr(entry, name)
+        if value is not None:
+            column.append(value)
+
+
+def _reduce(columns: Columns, statistic: Callable[[Sequence[float]], float | None]) -> MetricValues:
+    return MetricValues(**{name: statistic(column) for name, column in columns.items()})
+
+
+def _mean(values: Sequence[float]) -> float | None:
     return statistics.fmean(values) if values else None
 
 
-def _sample_std(values: Sequence[float | int]) -> float | None:
+def _sample_std(values: Sequence[float]) -> float | None:
     return statistics.stdev(values) if len(values) > 1 else None
 
 
-def _format_table(summary: EvaluationSummary) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+def _write_table(file: TextIO, summary: EvaluationSummary) -> None:
+    writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["row", "case", "label", "class", *METRICS, "distance_unit"])
     for entry in summary.metric_per_case:
         writer.writerows(_list_rows("case", entry.case, entry.metrics, summary))
@@ -287,7 +345,6 @@ def _format_table(summary: EvaluationSummary) -> str:
         writer.writerows(_list_rows(name, "", values, summary))
     means = summary.foreground_mean.model_dump().values()
     writer.writerow(["foreground_mean", "", "", "", *means, summary.distance_unit])
-    return text.getvalue()
 
 
 def _list_rows(

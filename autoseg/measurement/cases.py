@@ -1,4 +1,4 @@
-"""Measures each case of a dataset, and builds the fingerprint from all measurements."""
+"""Measures each case of a dataset."""
 
 import hashlib
 import itertools
@@ -10,12 +10,11 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int16, Int32, Int64
 from numpy.typing import NDArray
 
-from autoseg import __version__
-from autoseg.fingerprint import CaseFingerprint, Fingerprint, MirrorOverlap
-from autoseg.geometry import DistanceUnit, FloatTriple
+from autoseg.fingerprint import CaseFingerprint, MirrorOverlap
+from autoseg.geometry import FloatTriple
 from autoseg.intensities import IntensityFindings, examine_image
-from autoseg.labels import InstanceTargets, LabelScheme
-from autoseg.measurement.foreground import AnySummary, SummaryStore, merge_channels, summarize_intensities
+from autoseg.labels import LabelScheme
+from autoseg.measurement.foreground import AnySummary, summarize_intensities
 from autoseg.measurement.foreground_shape import measure_foreground_shape
 from autoseg.nonzero_region import Box, compute_nonzero_box, slice_box
 from autoseg.plan.preprocessing import CT_NAME
@@ -56,14 +55,6 @@ class CaseMeasurement:
     def forget_mirror_counts(self) -> "CaseMeasurement":
         """Returns the measurements without the points at which labels meet mirror images."""
         return replace(self, mirror_counts=NO_MIRROR_COUNTS)
-
-    def store(self, store: SummaryStore) -> "CaseMeasurement":
-        """Returns the measurements with intensities that a store keeps.
-
-        Raises:
-            RunError: The store cannot be written.
-        """
-        return replace(self, intensities=store.keep(self.intensities))
 
 
 def check_case(
@@ -135,37 +126,6 @@ def measure_case(
     )
     return CaseMeasurement(
         fingerprint=fingerprint, mirror_counts=count_mirrored(label_map, labels), intensities=intensities
-    )
-
-
-def build_fingerprint(
-    measurements: Sequence[CaseMeasurement],
-    *,
-    dataset_name: str,
-    file_ending: str,
-    labels: LabelScheme,
-    channel_names: Sequence[str],
-    orientation: str | None,
-    distance_unit: DistanceUnit = "mm",
-    has_instances: bool = False,
-    targets: InstanceTargets | None = None,
-) -> Fingerprint:
-    """Combines the measurements of all cases."""
-    channels = merge_channels([measurement.intensities for measurement in measurements], channel_names)
-    cases = tuple(measurement.fingerprint for measurement in measurements)
-    return Fingerprint(
-        autoseg_version=__version__,
-        dataset_name=dataset_name,
-        file_ending=file_ending,
-        labels=labels,
-        channels=channels,
-        cases=cases,
-        orientation=orientation,
-        distance_unit=distance_unit,
-        has_instances=has_instances,
-        targets=targets,
-        median_relative_size_after_cropping=float(np.median([case.relative_size_after_cropping for case in cases])),
-        mirror_overlaps=merge_mirror_counts((measurement.mirror_counts for measurement in measurements), labels),
     )
 
 

@@ -7,10 +7,11 @@ distributions in which every case has the same weight.
 
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import BinaryIO, Final
+from functools import partial
+from typing import Any, BinaryIO, Final
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int32, Int64, UInt32
@@ -27,8 +28,8 @@ QUANTILES: Final = (0.005, 0.5, 0.995)
 # Where a quantile lies between two values of the distribution their mean is taken, as for the median of an even count;
 # the tolerance is for rounding of the summed weights.
 WEIGHT_ROUNDING: Final = 1e-9
-# More values than this, of all cases together, are kept in a temporary file; 8 MiB.
-MOST_VALUES_IN_MEMORY: Final = 2**20
+# More values than this, of all cases together, are kept in a temporary file; 1 MiB, and 5 while they are sorted.
+MOST_VALUES_IN_MEMORY: Final = 2**17
 HALF_BITS: Final = 16
 HALF_VALUES: Final = 2**HALF_BITS
 SIGN_BIT: Final = np.uint32(2**31)
@@ -97,6 +98,40 @@ class StoredSummary:
 
 
 AnySummary = IntensitySummary | StoredSummary
+
+
+@dataclass(frozen=True, slots=True)
+class SummaryCodec:
+    """Packs the summaries of a case.
+
+    Attributes:
+        file: Holds the values of stored summaries.
+    """
+
+    file: BinaryIO
+
+    def pack(self, summaries: Sequence[AnySummary]) -> tuple[tuple[Any, ...], ...]:
+        """Returns place and size, or the bytes of values and counts; behind them the numbers of each."""
+        return tuple((*_locate(one), one.mean, one.variance, one.min, one.max) for one in summaries)
+
+    def unpack(self, packed: Any) -> tuple[AnySummary, ...]:
+        """Builds the summaries anew."""
+        return tuple(self._build(*one) for one in packed)
+
+    def _build(self, first: Any, second: Any, *numbers: float) -> AnySummary:
+        mean, variance, smallest, largest = numbers
+        known = {"mean": mean, "variance": variance, "min": smallest, "max": largest}
+        if isinstance(first, int):
+            return StoredSummary(file=self.file, position=first, size=second, **known)
+        return IntensitySummary(
+            values=np.frombuffer(first, np.float32), counts=np.frombuffer(second, np.int32), **known
+        )
+
+
+def _locate(summary: AnySummary) -> tuple[int, int] | tuple[bytes, bytes]:
+    if isinstance(summary, StoredSummary):
+        return summary.position, summary.size
+    return summary.values.tobytes(), summary.counts.tobytes()
 
 
 @dataclass(slots=True)
@@ -181,21 +216,23 @@ def _compute_group_ends(voxel_count: int) -> Int64[np.ndarray, " group"]:
     return ends[ends > 0]
 
 
-def _merge(summaries: Sequence[AnySummary]) -> ForegroundIntensities | None:
-    if not summaries:
+def _merge(iterate: Callable[[], Iterator[AnySummary]]) -> ForegroundIntensities | None:
+    moments = np.fromiter(
+        ((summary.mean, summary.variance, summary.min, summary.max) for summary in iterate()), np.dtype((float, 4))
+    )
+    if not len(moments):
         return None
-    means = np.array([summary.mean for summary in summaries])
-    variances = np.array([summary.variance for summary in summaries])
-    in_memory = [summary for summary in summaries if isinstance(summary, IntensitySummary)]
-    is_small = len(in_memory) == len(summaries)
-    quantiles = _compute_mixture_quantiles(in_memory) if is_small else select_mixture_quantiles(summaries)
-    lower, median, upper = quantiles
+    means, variances, smallest, largest = moments.T.copy()
+    if all(isinstance(summary, IntensitySummary) for summary in iterate()):
+        lower, median, upper = _compute_mixture_quantiles([summary.load() for summary in iterate()])
+    else:
+        lower, median, upper = select_mixture_quantiles(iterate)
     return ForegroundIntensities(
         mean=float(means.mean()),
         median=float(median),
         std=float(np.sqrt(variances.mean() + means.var())),
-        min=min(summary.min for summary in summaries),
-        max=max(summary.max for summary in summaries),
+        min=min(smallest.tolist()),
+        max=max(largest.tolist()),
         percentile_00_5=float(lower),
         percentile_99_5=float(upper),
     )
@@ -225,28 +262,31 @@ def merge_channels(
         of_cases: Summaries of each case, one per channel; none for a case without foreground.
         channel_names: Names of the channels.
     """
-    with_foreground = [summaries for summaries in of_cases if summaries]
     return tuple(
-        ChannelFingerprint(name=name, foreground=_merge([summaries[index] for summaries in with_foreground]))
+        ChannelFingerprint(name=name, foreground=_merge(partial(_iterate_channel, of_cases, index)))
         for index, name in enumerate(channel_names)
     )
 
 
-def select_mixture_quantiles(summaries: Sequence[AnySummary]) -> Float64[np.ndarray, " quantile"]:
+def _iterate_channel(of_cases: Sequence[Sequence[AnySummary]], index: int) -> Iterator[AnySummary]:
+    return (summaries[index] for summaries in of_cases if summaries)
+
+
+def select_mixture_quantiles(iterate: Callable[[], Iterator[AnySummary]]) -> Float64[np.ndarray, " quantile"]:
     """Computes the same quantiles with one summary in memory at a time.
 
     The weights are added up by the upper 16 bits of the values, then, where the quantiles lie, by their lower 16 bits,
     which leaves single values.
     """
     coarse = np.zeros(HALF_VALUES)
-    for numbers, weights in _number_values(summaries):
+    for numbers, weights in _number_values(iterate()):
         coarse += np.bincount(numbers >> HALF_BITS, weights, HALF_VALUES)
     cumulative = np.cumsum(coarse)
     quantiles, rounding = np.array(QUANTILES), WEIGHT_ROUNDING
     targets = (np.concatenate([quantiles - rounding, quantiles + rounding]) * cumulative[-1]).tolist()
     places = [_find_place(cumulative, target) for target in targets]
     fine = {place: np.zeros(HALF_VALUES) for place in places}
-    for numbers, weights in _number_values(summaries):
+    for numbers, weights in _number_values(iterate()):
         upper = numbers >> HALF_BITS
         for place, added in fine.items():
             inside = upper == place
@@ -267,7 +307,7 @@ def _find_place(cumulative: Float64[np.ndarray, " place"], target: float) -> int
 
 
 def _number_values(
-    summaries: Sequence[AnySummary],
+    summaries: Iterable[AnySummary],
 ) -> Iterator[tuple[UInt32[np.ndarray, " value"], Float64[np.ndarray, " value"]]]:
     """Yields the values of each summary as integers that are ordered like them, and their weights."""
     for summary in summaries:

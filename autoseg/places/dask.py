@@ -13,13 +13,13 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from autoseg.errors import OptionError, WorkerError
 from autoseg.files.temporary_files import make_temporary_folder
 from autoseg.places.case_worker import Caller, describe_caller
 from autoseg.places.dask_queue import CaseQueue, DaskClient
-from autoseg.places.place import Job, Result, States, Task
+from autoseg.places.place import Job, Result, States, Task, refuse_to_describe
 from autoseg.processes.case_pool import CaseSize, PoolOutcome, gather_outcome
 from autoseg.processes.fork_server import defer_interruptions
 from autoseg.processes.library_output import silence_libraries
@@ -72,7 +72,7 @@ class DaskCluster:
         label: str,
         progress: Progress,
         sizes: Mapping[str, CaseSize] | None = None,
-        keep: Callable[[Result], Result] | None = None,
+        collect: Callable[[int, Result], None] | None = None,
         runs_networks: bool = False,
         uses_gpu: bool = True,
     ) -> PoolOutcome[Result]:
@@ -94,7 +94,9 @@ class DaskCluster:
             sizes=sizes or {},
             note=progress.note,
         )
-        return gather_outcome(progress.track(queue.iterate(), label=label, total=len(jobs), unit="case"), keep=keep)
+        return gather_outcome(
+            progress.track(queue.iterate(), label=label, total=len(jobs), unit="case"), collect=collect
+        )
 
     def run_tasks(self, tasks: Sequence[Task]) -> Generator[States, None, None]:
         """Refuses commands.
@@ -113,6 +115,14 @@ class DaskCluster:
         """
         del tasks
         raise OptionError(ONLY_CASES)
+
+    def describe_cases(self, jobs: Sequence[tuple[str, Job]], **described: Any) -> NoReturn:
+        """Refuses to describe work on cases, for which there is no script.
+
+        Raises:
+            OptionError: Always.
+        """
+        refuse_to_describe()
 
 
 @contextmanager

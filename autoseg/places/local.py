@@ -7,9 +7,9 @@ from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final, NoReturn
 
-from autoseg.places.place import Job, Result, States, Task, TaskState
+from autoseg.places.place import Job, Result, States, Task, TaskState, refuse_to_describe
 from autoseg.processes.case_pool import CaseSize, PoolOutcome, run_over_cases
 from autoseg.processes.child_process import SECONDS_TO_STOP, Child, start_child, stop_children
 from autoseg.processes.fork_server import defer_interruptions
@@ -51,13 +51,13 @@ class ThisComputer:
         label: str,
         progress: Progress,
         sizes: Mapping[str, CaseSize] | None = None,
-        keep: Callable[[Result], Result] | None = None,
+        collect: Callable[[int, Result], None] | None = None,
         runs_networks: bool = False,
         uses_gpu: bool = True,
     ) -> PoolOutcome[Result]:
         """Calls `work(job)` for every case, in worker processes."""
         del runs_networks, uses_gpu
-        return run_over_cases(work, jobs, workers=workers, label=label, progress=progress, sizes=sizes, keep=keep)
+        return run_over_cases(work, jobs, workers=workers, label=label, progress=progress, sizes=sizes, collect=collect)
 
     def run_tasks(self, tasks: Sequence[Task]) -> Generator[States, None, None]:
         """Runs all tasks; yields their states about once a second and at the end.
@@ -69,6 +69,14 @@ class ThisComputer:
     def describe_tasks(self, tasks: Sequence[Task]) -> str:
         """Lists the commands."""
         return "\n".join(shlex.join(task.command) for task in tasks)
+
+    def describe_cases(self, jobs: Sequence[tuple[str, Job]], **described: Any) -> NoReturn:
+        """Refuses to describe work on cases, for which there is no script.
+
+        Raises:
+            OptionError: Always.
+        """
+        refuse_to_describe()
 
 
 @dataclass(slots=True, kw_only=True)

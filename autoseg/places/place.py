@@ -3,7 +3,7 @@
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Final, Literal, NoReturn, Protocol, TypeVar, runtime_checkable
 
 from autoseg.errors import OptionError
 from autoseg.processes.case_pool import CaseSize, PoolOutcome
@@ -26,6 +26,7 @@ class Resources:
         cores: CPU cores of each process.
         ram_bytes: RAM of each process.
         seconds: Time until it has ended; None if that is not known.
+        time_origin: Where that time comes from, in words; None where nobody would ask.
         may_be_cut: Whether a time limit may be shorter than that, as the task continues after it with what is left; a
             training with a budget would get the whole budget again.
         nodes: Number of computers.
@@ -37,6 +38,7 @@ class Resources:
     cores: int = 1
     ram_bytes: int = 0
     seconds: float | None = None
+    time_origin: str | None = None
     may_be_cut: bool = True
     nodes: int = 1
     is_parallel: bool = False
@@ -114,7 +116,7 @@ class Place(Protocol):
         label: str,
         progress: Progress,
         sizes: Mapping[str, CaseSize] | None = None,
-        keep: Callable[[Result], Result] | None = None,
+        collect: Callable[[int, Result], None] | None = None,
         runs_networks: bool = False,
         uses_gpu: bool = True,
     ) -> PoolOutcome[Result]:
@@ -130,7 +132,7 @@ class Place(Protocol):
             label: Word for the work in the progress.
             progress: Receives the progress.
             sizes: Sizes of cases by name, for reports of lack of memory, and for what a scheduler is asked for.
-            keep: Gets each result in this process as it comes, and returns what is kept of it.
+            collect: Gets each result in this process as it comes, with the index of its job; then the outcome has none.
             runs_networks: Whether the work uses a GPU where there is one, or else several threads.
             uses_gpu: False where work that runs networks is to run them on a CPU.
         """
@@ -146,6 +148,32 @@ class Place(Protocol):
     def describe_tasks(self, tasks: Sequence[Task]) -> str:
         """Describes how the tasks would be run: as commands, or as scripts for a scheduler."""
         ...
+
+    def describe_cases(
+        self,
+        jobs: Sequence[tuple[str, Job]],
+        *,
+        label: str,
+        sizes: Mapping[str, CaseSize] | None = None,
+        runs_networks: bool = False,
+        uses_gpu: bool = True,
+    ) -> str:
+        """Describes how `run_over_cases` would work on these cases: as scripts for a scheduler.
+
+        Raises:
+            OptionError: The place has no scheduler.
+        """
+        ...
+
+
+def refuse_to_describe() -> NoReturn:
+    """Refuses to describe work on cases, at a place without scripts.
+
+    Raises:
+        OptionError: Always.
+    """
+    msg = "--dry-run shows the scripts of jobs; give --on slurm, too, or leave it out"
+    raise OptionError(msg)
 
 
 def check_workers(workers: int | None, place: Place) -> None:

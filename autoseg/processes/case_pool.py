@@ -119,7 +119,7 @@ def run_over_cases(
     label: str,
     progress: Progress,
     sizes: Mapping[str, CaseSize] | None = None,
-    keep: Callable[[Result], Result] | None = None,
+    collect: Callable[[int, Result], None] | None = None,
 ) -> PoolOutcome[Result]:
     """Calls `work(job)` for every (case name, job), in `workers` processes (in this process for one worker).
 
@@ -127,25 +127,27 @@ def run_over_cases(
     tried once more, one at a time, and reported by name and size (`sizes`, by case name) if they fail again. A pool of
     half as many workers takes over those that it had not begun.
 
-    `keep` gets each result in this process as it comes, and returns what is kept of it.
+    `collect` gets each result in this process as it comes, with the index of its job; then the outcome has none.
     """
     if not jobs:
         return PoolOutcome(results=(), failures=())
     events = _run_here(work, jobs, range(len(jobs))) if workers == 1 else _run_in_pool(work, jobs, workers, sizes or {})
-    return gather_outcome(progress.track(events, label=label, total=len(jobs), unit="case"), keep=keep)
+    return gather_outcome(progress.track(events, label=label, total=len(jobs), unit="case"), collect=collect)
 
 
 def gather_outcome(
-    events: Iterable[CaseEvent[Result]], *, keep: Callable[[Result], Result] | None = None
+    events: Iterable[CaseEvent[Result]], *, collect: Callable[[int, Result], None] | None = None
 ) -> PoolOutcome[Result]:
-    """Gathers what became of the cases; `keep` returns what is kept of a result."""
+    """Gathers what became of the cases; results that `collect` gets are not among it."""
     finished: dict[int, Result] = {}
     failures: dict[int, Failure] = {}
     for event in events:
         if isinstance(event.outcome, Failure):
             failures[event.index] = event.outcome
+        elif collect is None:
+            finished[event.index] = event.outcome
         else:
-            finished[event.index] = event.outcome if keep is None else keep(event.outcome)
+            collect(event.index, event.outcome)
     return PoolOutcome(
         results=tuple(finished[index] for index in sorted(finished)),
         failures=tuple(failures[index] for index in sorted(failures)),

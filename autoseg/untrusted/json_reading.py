@@ -57,10 +57,10 @@ def parse_json(content: bytes | str, *, where: str, accepts_nan: bool = False, l
     """
     try:
         text = content if isinstance(content, str) else content.decode("utf-8-sig")
-        constant = float if accepts_nan else _refuse_constant
-        build = partial(_build_object, leaves_out=leaves_out) if leaves_out else _build_object
+        constant = float if accepts_nan else refuse_constant
+        build = partial(build_object, leaves_out=leaves_out) if leaves_out else build_object
         parsed = json.loads(text, object_pairs_hook=build, parse_constant=constant)
-        _check_values(parsed, accepts_infinity=accepts_nan)
+        check_values(parsed, accepts_infinity=accepts_nan)
         _check_surrogates(text, parsed)
     except UnicodeDecodeError as error:
         msg = f"{where} cannot be read: it is no text in UTF-8 (byte {error.start}); save it as UTF-8"
@@ -74,13 +74,13 @@ def parse_json(content: bytes | str, *, where: str, accepts_nan: bool = False, l
     except ValueError as error:  # an integer of more digits than Python converts
         msg = f"{where}: an integer does not fit into 64 bits; correct the number"
         raise DocumentError(msg) from error
-    except _UnusableContentError as error:
+    except UnusableContentError as error:
         msg = f"{where}: {error}"
         raise DocumentError(msg) from error
     return parsed
 
 
-class _UnusableContentError(Exception):
+class UnusableContentError(Exception):
     """What the document holds is JSON, but of no use; the text says what and why."""
 
 
@@ -104,28 +104,42 @@ def _describe_kind(mode: int) -> str:
     return "a folder" if stat.S_ISDIR(mode) else "a device or pipe"
 
 
-def _build_object(pairs: list[tuple[str, Any]], leaves_out: Collection[str] = ()) -> dict[str, Any]:
-    """Builds an object; of a key that stands twice, `json` would silently keep the last value."""
+def build_object(pairs: list[tuple[str, Any]], leaves_out: Collection[str] = ()) -> dict[str, Any]:
+    """Builds an object; of a key that stands twice, `json` would silently keep the last value.
+
+    Raises:
+        UnusableContentError: A key stands twice.
+    """
     content = dict(pairs)
     if len(content) < len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
         msg = f"the key {_shorten(twice)!r} stands twice in the same object; rename or remove one"
-        raise _UnusableContentError(msg)
+        raise UnusableContentError(msg)
     return {key: None if key in leaves_out else value for key, value in pairs} if leaves_out else content
 
 
-def _refuse_constant(name: str) -> float:
+def refuse_constant(name: str) -> float:
+    """Refuses NaN and Infinity.
+
+    Raises:
+        UnusableContentError: Always.
+    """
     msg = f"{name} is no number of JSON; give a finite number, or null where there is none"
-    raise _UnusableContentError(msg)
+    raise UnusableContentError(msg)
 
 
 def _shorten(text: str) -> str:
     return text if len(text) <= LONGEST_SHOWN_KEY else f"{text[:LONGEST_SHOWN_KEY]}..."
 
 
-def _check_values(parsed: Any, *, accepts_infinity: bool) -> None:
-    """Checks depth and numbers level by level, as what is deeper exhausts the stack of whatever walks through it."""
+def check_values(parsed: Any, *, accepts_infinity: bool = False) -> None:
+    """Checks depth and numbers level by level, as what is deeper exhausts the stack of whatever walks through it.
+
+    Raises:
+        UnusableContentError: A number does not fit into 64 bits.
+        RecursionError: It is too deep.
+    """
     level = [parsed]
     for _ in range(MOST_LEVELS + 1):
         below: list[Any] = []
@@ -136,10 +150,10 @@ def _check_values(parsed: Any, *, accepts_infinity: bool) -> None:
             elif kind is list:
                 below.extend(part)
             elif kind is int and not SMALLEST_INTEGER <= part <= LARGEST_INTEGER:
-                raise _UnusableContentError(_describe_integer(part))
+                raise UnusableContentError(_describe_integer(part))
             elif kind is float and not accepts_infinity and math.isinf(part):
                 msg = "a number is larger than 64 bits can hold; correct it"
-                raise _UnusableContentError(msg)
+                raise UnusableContentError(msg)
         if not below:
             return
         level = below
@@ -160,4 +174,4 @@ def _check_surrogates(text: str, parsed: Any) -> None:
         json.dumps(parsed, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         msg = "a text holds half of a character (an escape \\ud800 to \\udfff without its other half); remove it"
-        raise _UnusableContentError(msg) from error
+        raise UnusableContentError(msg) from error

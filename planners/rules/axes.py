@@ -1,5 +1,6 @@
 """The order of axes in the plan: first the one along which 2D networks see slices."""
 
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -17,7 +18,7 @@ THIN_FACTOR: Final = 3.0
 
 
 def choose_axis_permutation(
-    target_spacing_mm: FloatTriple, cases: tuple[CaseFingerprint, ...], distance_unit: DistanceUnit = "mm"
+    target_spacing_mm: FloatTriple, cases: Sequence[CaseFingerprint], distance_unit: DistanceUnit = "mm"
 ) -> Decision[IntTriple]:
     """Puts the axis with the coarsest target spacing first (the first of equals) and keeps the order of the others.
 
@@ -52,7 +53,7 @@ def _find_thin_axes(median_shape_voxels: list[float]) -> list[int]:
     ]
 
 
-def _explain_thinness(cases: tuple[CaseFingerprint, ...], median_shape_voxels: list[float], axis: int) -> str:
+def _explain_thinness(cases: Sequence[CaseFingerprint], median_shape_voxels: list[float], axis: int) -> str:
     single, name = sum(case.cropped_shape_voxels[axis] == 1 for case in cases), AXIS_NAMES[axis]
     if single == len(cases):
         return f"every case has a single voxel along {name}"

@@ -1,5 +1,7 @@
 """The choice between 2D networks alone and 3D networks as well."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from autoseg.fingerprint import CaseFingerprint
@@ -10,7 +12,7 @@ from planners.rules.median_shape import ResampledDataset
 
 
 def choose_dimensionality(
-    dataset: ResampledDataset, cases: tuple[CaseFingerprint, ...], axis_permutation: IntTriple
+    dataset: ResampledDataset, cases: Sequence[CaseFingerprint], axis_permutation: IntTriple
 ) -> Decision[tuple[int, ...]]:
     """Chooses 2D networks always, 3D ones unless the median case is a single slice, as stored or after resampling.
 

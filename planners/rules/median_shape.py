@@ -1,5 +1,6 @@
 """The dataset after resampling: the shape of the median case and the number of all voxels."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,7 +37,7 @@ class ResampledDataset:
 
 
 def compute_resampled_dataset(
-    cases: tuple[CaseFingerprint, ...],
+    cases: Sequence[CaseFingerprint],
     *,
     target_spacing_mm: FloatTriple,
     axis_permutation: IntTriple,

@@ -1,5 +1,6 @@
 """The spacing to which all cases are resampled for the full-resolution configurations."""
 
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -17,7 +18,7 @@ TIE_BREAKER_MM: Final = 1e-5
 
 
 def choose_target_spacing(
-    cases: tuple[CaseFingerprint, ...], distance_unit: DistanceUnit = "mm"
+    cases: Sequence[CaseFingerprint], distance_unit: DistanceUnit = "mm"
 ) -> Decision[FloatTriple]:
     """Chooses the median spacing of every axis, except that a very coarse axis gets a finer one.
 
@@ -51,7 +52,7 @@ def choose_target_spacing(
     return Decision(make_triple(target_mm), _explain_plane(cases, distance_unit) or because)
 
 
-def find_missing_axis(cases: tuple[CaseFingerprint, ...]) -> int | None:
+def find_missing_axis(cases: Sequence[CaseFingerprint]) -> int | None:
     """Finds the axis that two-dimensional images do not have; None if any case has three axes."""
     for axis in range(3):
         if all(_lacks(case, axis) for case in cases):
@@ -59,7 +60,7 @@ def find_missing_axis(cases: tuple[CaseFingerprint, ...]) -> int | None:
     return None
 
 
-def format_spacing(spacing_mm: FloatTriple, cases: tuple[CaseFingerprint, ...], distance_unit: DistanceUnit) -> str:
+def format_spacing(spacing_mm: FloatTriple, cases: Sequence[CaseFingerprint], distance_unit: DistanceUnit) -> str:
     """Formats the spacing along the axes that the images have, as in "1 x 1 pixels (y, x)"."""
     missing = find_missing_axis(cases)
     axes = [axis for axis in range(3) if axis != missing]
@@ -74,7 +75,7 @@ def _lacks(case: CaseFingerprint, axis: int) -> bool:
     return case.shape_voxels[axis] == 1 and is_placeholder
 
 
-def _explain_plane(cases: tuple[CaseFingerprint, ...], distance_unit: DistanceUnit) -> str | None:
+def _explain_plane(cases: Sequence[CaseFingerprint], distance_unit: DistanceUnit) -> str | None:
     """Explains the spacing of two-dimensional images; None for others, for which the rule is explained."""
     if find_missing_axis(cases) is None:
         return None

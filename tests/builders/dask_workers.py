@@ -69,7 +69,7 @@ class DyingCluster:
         label: str,
         progress: Progress,
         sizes: Mapping[str, CaseSize] | None = None,
-        keep: Callable[[Any], Any] | None = None,
+        collect: Callable[[int, Any], None] | None = None,
         runs_networks: bool = False,
         uses_gpu: bool = True,
     ) -> PoolOutcome[Any]:
@@ -83,7 +83,7 @@ class DyingCluster:
             label=label,
             progress=progress,
             sizes=sizes,
-            keep=keep,
+            collect=collect,
             runs_networks=runs_networks,
             uses_gpu=uses_gpu,
         )
@@ -95,3 +95,7 @@ class DyingCluster:
     def describe_tasks(self, tasks: Any) -> str:
         """Refuses."""
         return self.cluster.describe_tasks(tasks)
+
+    def describe_cases(self, jobs: Any, **described: Any) -> str:
+        """Refuses."""
+        return self.cluster.describe_cases(jobs, **described)

@@ -31,9 +31,9 @@ EXPECTED_FLAGS = {
     "plan": {
         "--run", "--planner", "--architecture", "--pretrained", "--loss", "--memory-gb", "--budget", "--configuration",
         "--group-by", "--splits", "--fix-geometry", "--no-preprocess", "--workers", "--overwrite", "--on", "--slurm",
-        "--refine", "--task", "--targets", "--head", "--part",
+        "--refine", "--task", "--targets", "--head", "--part", "--dry-run",
     },
-    "preprocess": {"--configuration", "--workers", "--on", "--slurm"},
+    "preprocess": {"--configuration", "--workers", "--on", "--slurm", "--dry-run"},
     "train": {
         "--configuration", "--fold", "--epochs", "--extend", "--budget", "--until-plateau", "--precision", "--device",
         "--devices", "--parallel", "--workers", "--deterministic", "--log-to", "--seed", "--init",
@@ -47,9 +47,9 @@ EXPECTED_FLAGS = {
     "predict": {
         "--configuration", "--fold", "--mirroring", "--no-mirroring", "--step-fraction", "--decoding", "--budget",
         "--no-postprocessing", "--save-probabilities", "--attention-maps", "--uncertainty", "--device", "--precision",
-        "--execution", "--series", "--format", "--terms", "--overwrite", "--on", "--slurm",
+        "--execution", "--series", "--format", "--terms", "--overwrite", "--on", "--slurm", "--dry-run",
     },
-    "evaluate": {"--run", "--on", "--slurm", "--instances"},
+    "evaluate": {"--run", "--on", "--slurm", "--dry-run", "--instances"},
     "import": {"--configuration", "--fold", "--checkpoint", "--any-trainer", "--overwrite"},
     "export": {"--format", "--output", "--configuration", "--fold", "--overwrite"},
     "demo": {"--overwrite"},
@@ -103,6 +103,7 @@ def test_every_option_that_changes_a_plan_is_recorded_as_it_was_given() -> None:
         "refine": ["2d"],
     }
     others = {"run": Path("r"), "no_preprocess": True, "workers": 2, "overwrite": True, "on": "slurm", "slurm": ["a=b"]}
+    others["dry_run"] = True
     assert {f"--{name.replace('_', '-')}" for name in given | others} == EXPECTED_FLAGS["plan"]
     dataset = {"dataset": Path("data")}
     expected = (

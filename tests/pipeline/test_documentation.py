@@ -151,11 +151,12 @@ def test_the_page_about_clusters_runs(place: Path, monkeypatch: pytest.MonkeyPat
         done = run_autoseg(*command[1:], cwd=place)
         assert done.code == 0, done.err
         scripts += [done.out] if "--dry-run" in command else []
-    whole, one, several = scripts
+    whole, one, several, preprocessing = scripts
     assert whole.count("#SBATCH --array=0-4%5") == 1
     assert "#SBATCH --job-name=autoseg-select" in whole
     assert {"#SBATCH --partition=long", "#SBATCH --time=2880"} <= set(one.splitlines())
     assert {"#SBATCH --nodes=2", "#SBATCH --gres=gpu:1", "#SBATCH --account=radiology"} <= set(several.splitlines())
+    assert preprocessing.startswith("# Preprocessing: ")
 
 
 def test_the_page_about_quality_runs(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

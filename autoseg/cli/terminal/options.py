@@ -40,7 +40,16 @@ SlurmSetting = Annotated[
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be submitted, and change nothing.")]
 
-WITHOUT_RESULT: Final = ("--run", "--no-preprocess", "--workers", "--overwrite", "--on", "--slurm", "--help")
+WITHOUT_RESULT: Final = (
+    "--run",
+    "--no-preprocess",
+    "--workers",
+    "--overwrite",
+    "--on",
+    "--slurm",
+    "--dry-run",
+    "--help",
+)
 """Options of `autoseg plan` that say where and how it works, and change no plan."""
 UNIT_SECONDS: Final = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 DURATION: Final = re.compile(r"(?:\d+(?:\.\d+)?[dhms])+")

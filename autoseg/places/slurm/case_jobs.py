@@ -74,12 +74,8 @@ class CaseWork:
     uses_gpu: bool = True
 
     def find_resources(self) -> Resources:
-        """Returns what a job needs: a GPU or none, and memory for as many cases at a time as it has cores."""
-        largest = find_largest(self.sizes.values())
-        if self.runs_networks:
-            gpu_bytes = ANY_GPU if self.uses_gpu else 0
-            return Resources(gpu_bytes=gpu_bytes, cores=CORES, ram_bytes=largest or NETWORK_BYTES)
-        return Resources(cores=CORES, ram_bytes=CORES * (largest + WORKER_BASE_BYTES) if largest else 0)
+        """Returns what a job needs."""
+        return find_resources(self.sizes, runs_networks=self.runs_networks, uses_gpu=self.uses_gpu)
 
     def count_workers(self, cases: int) -> int:
         """Counts the processes of a job that has so many cases, on the computer on which it runs."""
@@ -87,6 +83,15 @@ class CaseWork:
             return 1
         largest = find_largest(self.sizes.values())
         return compute_worker_count(requested=None, case_count=cases, bytes_per_case=largest)
+
+
+def find_resources(sizes: Mapping[str, CaseSize], *, runs_networks: bool, uses_gpu: bool) -> Resources:
+    """Returns what a job needs: a GPU or none, and memory for as many cases at a time as it has cores."""
+    largest = find_largest(sizes.values())
+    if runs_networks:
+        gpu_bytes = ANY_GPU if uses_gpu else 0
+        return Resources(gpu_bytes=gpu_bytes, cores=CORES, ram_bytes=largest or NETWORK_BYTES)
+    return Resources(cores=CORES, ram_bytes=CORES * (largest + WORKER_BASE_BYTES) if largest else 0)
 
 
 @contextmanager
@@ -111,7 +116,11 @@ def build_tasks(folder: Path, work: CaseWork, *, label: str, count: int) -> tupl
     """
     with write_atomically(folder / WORK_NAME) as temporary:
         temporary.write_bytes(pickle.dumps(work))
-    resources = work.find_resources()
+    return list_tasks(folder, work.find_resources(), label=label, count=count)
+
+
+def list_tasks(folder: Path, resources: Resources, *, label: str, count: int) -> tuple[Task, ...]:
+    """Lists the tasks of `count` jobs, which find the work in a folder."""
     return tuple(
         Task(
             name=f"{label}, part {part + 1} of {count}",

@@ -10,9 +10,16 @@ from pathlib import Path
 from typing import Final
 
 from autoseg.errors import OptionError, WorkerError, shorten_names
-from autoseg.places.case_worker import describe_caller
+from autoseg.places.case_worker import describe_caller, find_present_folder
 from autoseg.places.place import Job, Result, States, Task
-from autoseg.places.slurm.case_jobs import CaseWork, build_tasks, iterate_cases, open_case_folder
+from autoseg.places.slurm.case_jobs import (
+    CaseWork,
+    build_tasks,
+    find_resources,
+    iterate_cases,
+    list_tasks,
+    open_case_folder,
+)
 from autoseg.places.slurm.jobs import ACTIVE, JobRecord, find_jobs_folder, read_jobs, read_task_states
 from autoseg.places.slurm.programs import find_time_limit, run_slurm
 from autoseg.places.slurm.settings import SlurmSettings, find_settings
@@ -30,6 +37,9 @@ PAUSES_SECONDS: Final = (15.0, 30.0, 60.0, 120.0, 240.0)
 AFTER_SILENCE_OF_CASES: Final = (
     "jobs that were submitted end after their present case; what is written stays, and the same command continues"
 )
+
+FOLDER_IN_SCRIPTS: Final = "JOBS_OF_THE_COMMAND"
+"""Stands for the folder of a command in the scripts of a dry run: it is made with the jobs."""
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +74,7 @@ class Slurm:
         label: str,
         progress: Progress,
         sizes: Mapping[str, CaseSize] | None = None,
-        keep: Callable[[Result], Result] | None = None,
+        collect: Callable[[int, Result], None] | None = None,
         runs_networks: bool = False,
         uses_gpu: bool = True,
     ) -> PoolOutcome[Result]:
@@ -84,7 +94,7 @@ class Slurm:
             tasks = build_tasks(folder, given, label=label, count=min(self.settings.case_jobs, len(jobs)))
             steps = replace(self, folder=folder, after_silence=AFTER_SILENCE_OF_CASES).run_tasks(tasks)
             events = iterate_cases(folder, given, tasks, steps)
-            return gather_outcome(progress.track(events, label=label, total=len(jobs), unit="case"), keep=keep)
+            return gather_outcome(progress.track(events, label=label, total=len(jobs), unit="case"), collect=collect)
 
     def run_tasks(self, tasks: Sequence[Task]) -> Generator[States, None, None]:
         """Submits all tasks that are not in the queue yet; yields their states until all have ended.
@@ -117,10 +127,35 @@ class Slurm:
         texts, most_minutes = [], self._find_time_limit()
         for wave in group_tasks(tasks):
             texts += [f"# {task.name}: {shlex.join(task.command)}" for task in wave]
+            origin = wave[0].resources.time_origin
+            if origin is not None and self.settings.time_minutes is None:
+                texts.append(f"# its time limit comes from {origin}")
             texts.append(
                 build_script(wave, self.settings, self.folder, after=describe_after(wave), most_minutes=most_minutes)
             )
         return "\n".join(texts)
+
+    def describe_cases(
+        self,
+        jobs: Sequence[tuple[str, Job]],
+        *,
+        label: str,
+        sizes: Mapping[str, CaseSize] | None = None,
+        runs_networks: bool = False,
+        uses_gpu: bool = True,
+    ) -> str:
+        """Returns the script of the array among whose jobs the cases would be divided; nothing is written.
+
+        Raises:
+            OptionError: submitit is not installed, or no GPU of the site has enough memory.
+        """
+        if not jobs:
+            return f"# {label}: nothing to do"
+        needed = find_resources(sizes or {}, runs_networks=runs_networks, uses_gpu=uses_gpu)
+        count = min(self.settings.case_jobs, len(jobs))
+        folder = find_jobs_folder(find_present_folder(self.run_root)).with_name(FOLDER_IN_SCRIPTS)
+        tasks = list_tasks(folder, needed, label=label, count=count)
+        return f"# {label}: {len(jobs)} cases\n{replace(self, folder=folder).describe_tasks(tasks)}"
 
     def _find_time_limit(self) -> int | None:
         """Finds the time limit that no job may exceed, unless the user gives one: jobs continue after it anyway."""

@@ -1,14 +1,17 @@
 """Evaluates predicted label maps against their references."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
+from typing import Any, Final
 
 from autoseg.dataset.files import list_subfolders
 from autoseg.dicom_files import explain_dicom
-from autoseg.document import read_document
+from autoseg.document import NamedItems, PackedSequence, read_document
 from autoseg.errors import CasesFailedError, EvaluationError
 from autoseg.evaluation.case_metrics import LabelMapPair, evaluate_case
-from autoseg.evaluation.summary import CaseEvaluation, EvaluationSummary, summarize, write_summary
+from autoseg.evaluation.summary import CaseEvaluation, CollectedScores, EvaluationSummary, write_summary
 from autoseg.file_endings import are_rivals, strip_label_map_ending
 from autoseg.geometry import Grid, find_distance_unit
 from autoseg.labels import LabelScheme
@@ -24,6 +27,7 @@ from autoseg.volume_io import READABLE_ENDINGS, LabelVolume, check_same_grid, re
 from autoseg.volume_io.dicom import RESULT_ENDINGS
 
 SURFACE_TOLERANCE_MM = 1.0
+LABEL: Final = "Evaluating"
 BYTES_PER_CASE = 2**30  # two label maps of 512 x 512 x 500 voxels and distance maps of one organ
 
 
@@ -37,6 +41,26 @@ class EvaluationJob:
     labels: LabelScheme
 
 
+@dataclass(frozen=True, slots=True)
+class JobCodec:
+    """Packs jobs.
+
+    Attributes:
+        labels: Labels of all of them.
+    """
+
+    labels: LabelScheme
+
+    def pack(self, job: EvaluationJob) -> tuple[str, str, str]:
+        """Returns the name of the case and both paths."""
+        return job.case, str(job.prediction), str(job.reference)
+
+    def unpack(self, packed: Any) -> EvaluationJob:
+        """Builds the job anew."""
+        case, prediction, reference = packed
+        return EvaluationJob(case=case, prediction=Path(prediction), reference=Path(reference), labels=self.labels)
+
+
 def evaluate_folder(
     predictions: Path, references: Path, *, run_root: Path, progress: Progress, place: Place | None = None
 ) -> EvaluationSummary:
@@ -47,20 +71,38 @@ def evaluate_folder(
         RunError: There is no run, or the folder of the predictions cannot be written.
         CasesFailedError: Some cases cannot be compared; the summary of the others is written.
     """
-    run = open_run(run_root)
-    _check_order(predictions, run)
-    labels = read_document(run.plan, Plan).dataset_labels
-    pairs = pair_label_maps(predictions, references)
+    jobs = _list_jobs(predictions, references, run_root)
     unpaired = list_unpaired(predictions, references)
     if unpaired:
         progress.note(f"warning: {len(unpaired)} references have no prediction and count nowhere: {unpaired[0]}, ...")
-    jobs = [
-        EvaluationJob(case=case, prediction=prediction, reference=reference, labels=labels)
-        for case, prediction, reference in pairs
-    ]
     folder = predictions if predictions.is_dir() else predictions.parent
     check_writable(folder)
     return evaluate_jobs(jobs, folder=folder, progress=progress, place=place)
+
+
+def describe_evaluating(predictions: Path, references: Path, *, run_root: Path, place: Place) -> str:
+    """Describes the jobs that would evaluate the label maps.
+
+    Raises:
+        EvaluationError: As `evaluate_folder`.
+        OptionError: The place has no jobs.
+    """
+    jobs = _list_jobs(predictions, references, run_root)
+    return place.describe_cases(NamedItems(jobs, attrgetter("case")), label=LABEL)
+
+
+def _list_jobs(predictions: Path, references: Path, run_root: Path) -> PackedSequence[EvaluationJob]:
+    run = open_run(run_root)
+    _check_order(predictions, run)
+    labels = read_document(run.plan, Plan).dataset_labels
+    pairs = iterate_pairs(predictions, references)
+    return PackedSequence(
+        JobCodec(labels),
+        (
+            EvaluationJob(case=case, prediction=prediction, reference=reference, labels=labels)
+            for case, prediction, reference in pairs
+        ),
+    )
 
 
 def _check_order(predictions: Path, run: RunFolder) -> None:
@@ -70,7 +112,7 @@ def _check_order(predictions: Path, run: RunFolder) -> None:
 
 
 def evaluate_jobs(
-    jobs: list[EvaluationJob],
+    jobs: Sequence[EvaluationJob],
     *,
     folder: Path,
     progress: Progress,
@@ -89,18 +131,18 @@ def evaluate_jobs(
     Raises:
         CasesFailedError: Some cases cannot be compared; the summary of the others is written.
     """
+    collected = CollectedScores(jobs[0].labels) if jobs else None
     outcome = (place or ThisComputer()).run_over_cases(
         evaluate_job,
-        [(job.case, job) for job in jobs],
+        NamedItems(jobs, attrgetter("case")),
         workers=count_evaluation_workers(len(jobs)),
-        label="Evaluating",
+        label=LABEL,
         progress=progress,
+        collect=None if collected is None else collected.add,
     )
     summary = None
-    if outcome.results:
-        summary = summarize(
-            outcome.results, labels=jobs[0].labels, tolerance_mm=SURFACE_TOLERANCE_MM, validation=validation
-        )
+    if collected is not None and len(outcome.failures) < len(jobs):
+        summary = collected.summarize(tolerance_mm=SURFACE_TOLERANCE_MM, validation=validation)
         write_summary(folder, summary)
     if outcome.failures or summary is None:
         lines = [*list_problems(outcome.failures)]
@@ -154,7 +196,18 @@ def read_pair(job: EvaluationJob) -> tuple[LabelMapPair, Grid]:
 def pair_label_maps(
     predictions: Path, references: Path, *, takes_folders: bool = False
 ) -> list[tuple[str, Path, Path]]:
-    """Pairs predictions and references by case name (file name without ending).
+    """Lists the pairs that `iterate_pairs` yields.
+
+    Raises:
+        EvaluationError: There is nothing to evaluate, or references are missing.
+    """
+    return list(iterate_pairs(predictions, references, takes_folders=takes_folders))
+
+
+def iterate_pairs(
+    predictions: Path, references: Path, *, takes_folders: bool = False
+) -> Iterator[tuple[str, Path, Path]]:
+    """Yields predictions and references by case name (file name without ending), in the order of the names.
 
     Args:
         predictions: Folder of predicted label maps, or one of them.
@@ -171,14 +224,16 @@ def pair_label_maps(
         raise EvaluationError(msg)
     available = _list_label_maps(references)
     if takes_folders and references.is_dir():
-        available = {path.name: path for path in list_subfolders(references)} | available
+        available = {path.name: path.name for path in list_subfolders(references)} | available
     missing = [case for case in predicted if case not in available]
     if missing:
         names = ", ".join(missing[:10]) + (" ..." if len(missing) > 10 else "")
         msg = f"{len(missing)} of {len(predicted)} predictions have no reference of their name in {references}: {names}"
         msg += explain_dicom(references)
         raise EvaluationError(msg)
-    return [(case, predicted[case], available[case]) for case in sorted(predicted)]
+    of_predictions, of_references = (place if place.is_dir() else place.parent for place in (predictions, references))
+    for case in sorted(predicted):
+        yield case, of_predictions / predicted[case], of_references / available[case]
 
 
 def list_unpaired(predictions: Path, references: Path) -> list[str]:
@@ -187,21 +242,22 @@ def list_unpaired(predictions: Path, references: Path) -> list[str]:
     return [case for case in _list_label_maps(references) if case not in predicted]
 
 
-def _list_label_maps(place: Path) -> dict[str, Path]:
+def _list_label_maps(place: Path) -> dict[str, str]:
+    """Lists the names of files by those of cases."""
     if place.is_file():
-        return {strip_label_map_ending(place.name): place}
+        return {strip_label_map_ending(place.name): place.name}
     if not place.is_dir():
         msg = f"no folder or file at {place}"
         raise EvaluationError(msg)
-    found: dict[str, Path] = {}
-    for path in sorted(place.iterdir()):
-        lower = path.name.lower()
+    found: dict[str, str] = {}
+    for file_name in sorted(path.name for path in place.iterdir()):
+        lower = file_name.lower()
         if lower.endswith(READABLE_ENDINGS) and not lower.endswith(RESULT_ENDINGS) and not lower.startswith("."):
-            name = strip_label_map_ending(path.name)
-            if name in found and are_rivals(found[name].name, path.name):
-                msg = f"{place} holds {found[name].name} and {path.name}, which may differ; keep one of them"
+            name = strip_label_map_ending(file_name)
+            if name in found and are_rivals(found[name], file_name):
+                msg = f"{place} holds {found[name]} and {file_name}, which may differ; keep one of them"
                 raise EvaluationError(msg)
-            found[name] = path
+            found[name] = file_name
     return found
 
 

@@ -38,6 +38,7 @@ from autoseg.workflows.evaluate.evaluation import (
     read_pair,
 )
 
+LABEL: Final = "Matching objects"
 SCORES_JSON: Final = "object_scores.json"
 SCORES_CSV: Final = "object_scores.csv"
 ObjectSource = Literal["instances", "components"]
@@ -121,7 +122,7 @@ def evaluate_objects(
         _match_case,
         [(job[0].case, job) for job in jobs],
         workers=count_evaluation_workers(len(jobs)),
-        label="Matching objects",
+        label=LABEL,
         progress=progress,
     )
     if outcome.failures:
@@ -133,6 +134,18 @@ def evaluate_objects(
     write_document(folder / SCORES_JSON, evaluation)
     write_text(folder / SCORES_CSV, _format_rows(evaluation))
     return evaluation
+
+
+def describe_matching(predictions: Path, references: Path, instances: Path, *, run_root: Path, place: Place) -> str:
+    """Describes the jobs that would evaluate the objects.
+
+    Raises:
+        EvaluationError: As `evaluate_objects`.
+        OptionError: The place has no jobs.
+    """
+    labels = read_document(open_run(run_root).plan, Plan).dataset_labels
+    jobs = _list_jobs(predictions, references, instances, labels=labels)
+    return place.describe_cases([(job[0].case, job) for job in jobs], label=LABEL)
 
 
 def _list_jobs(predictions: Path, references: Path, instances: Path, *, labels: LabelScheme) -> list[ObjectJob]:

@@ -8,7 +8,7 @@ from typing import Final, Literal
 import numpy as np
 import torch
 
-from autoseg.document import Document, read_document, write_document
+from autoseg.document import Document, PackedSequence, read_document, write_document
 from autoseg.errors import DocumentError
 from autoseg.evaluation.summary import SUMMARY_JSON, EvaluationSummary
 from autoseg.geometry import Grid
@@ -40,7 +40,7 @@ from autoseg.workflows.cases.network_features import (
     write_features,
 )
 from autoseg.workflows.cases.references import find_reference
-from autoseg.workflows.evaluate.evaluation import EvaluationJob, evaluate_jobs
+from autoseg.workflows.evaluate.evaluation import EvaluationJob, JobCodec, evaluate_jobs
 from autoseg.workflows.folds.status import ValidationChoice
 from autoseg.workflows.plan.preprocessing import check_preprocessed
 
@@ -89,12 +89,14 @@ def validate_fold(
     )
     check_preprocessed(run, model.plan, model.configuration_plan.data_of, chosen.cases)
     _predict_cases(run, model, waiting, outputs=outputs, options=chosen.options, progress=progress)
-    jobs = [
-        EvaluationJob(
-            case=case, prediction=outputs[case], reference=find_reference(run, case), labels=model.plan.labels
-        )
-        for case in chosen.cases
-    ]
+    labels = model.plan.labels
+    jobs = PackedSequence(
+        JobCodec(labels),
+        (
+            EvaluationJob(case=case, prediction=outputs[case], reference=find_reference(run, case), labels=labels)
+            for case in chosen.cases
+        ),
+    )
     conditions = _describe_conditions(run, folder, model, chosen)
     return evaluate_jobs(jobs, folder=folder.validation, progress=progress, validation=conditions)
 

@@ -1,15 +1,27 @@
-"""Warns of cases whose intensities, spacing or extent are implausible; the same for `check` and `plan`."""
+"""Warns of what is unusual in the measurements of cases; the same for `check` and `plan`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
 
 from autoseg.dataset import Dataset
 from autoseg.dataset.cases import INSTANCES
+from autoseg.dataset.folds import Splits
+from autoseg.document import read_document
 from autoseg.errors import Problem, group_problems
-from autoseg.fingerprint import CaseFingerprint
+from autoseg.fingerprint import CaseFingerprint, Fingerprint
 from autoseg.geometry import PLAUSIBLE_SPACING_MM, DistanceUnit
+from autoseg.processes.progress import Progress
+from autoseg.run_folder import RunFolder
+from autoseg.workflows.plan.class_counts import (
+    ClassCount,
+    count_class_occurrences,
+    find_duplicates,
+    warn_of_rare_classes,
+)
+from autoseg.workflows.plan.class_losses import find_crop_losses, find_resampling_losses, warn_of_losses
+from autoseg.workflows.plan.splitting import describe_duplicates
 
 # Thin and thick slices of one organ differ by a factor of 20 at most (0.5 and 10 mm).
 LARGEST_FACTOR: Final = 30.0
@@ -76,3 +88,30 @@ def _format(lengths_mm: np.ndarray) -> str:
 
 def _write(problems: Sequence[Problem]) -> list[str]:
     return [f"warning: {problem.describe()}" for problem in group_problems(problems)]
+
+
+def report_measurements(
+    run: RunFolder,
+    fingerprint: Fingerprint,
+    report_classes: Callable[[Sequence[ClassCount]], None],
+    *,
+    preprocesses: bool,
+    progress: Progress,
+) -> None:
+    """Reports the measurements of the cases; preprocessing itself counts what classes lose that do not vanish."""
+    classes = count_class_occurrences(fingerprint.labels, fingerprint.cases)
+    report_classes(classes)
+    splits = read_document(run.splits, Splits)
+    resampling = find_resampling_losses(fingerprint.labels, fingerprint.cases)
+    losses = (
+        *find_crop_losses(fingerprint.labels, fingerprint.cases),
+        *(loss for loss in resampling if not (preprocesses and loss.found)),
+    )
+    for warning in (
+        *warn_of_rare_classes(classes, counted=len(fingerprint.cases)),
+        *warn_of_losses(losses, case_count=len(fingerprint.cases)),
+        *warn_of_intensities(fingerprint.cases),
+        *warn_of_spacing(fingerprint.cases, fingerprint.distance_unit),
+        *describe_duplicates(find_duplicates(fingerprint.cases), splits),
+    ):
+        progress.note(warning)

@@ -12,8 +12,7 @@ from autoseg.exchange.nnunet_limits import describe_export_limits
 from autoseg.fingerprint import CaseFingerprint
 from autoseg.geometry import FloatTriple, find_distance_unit
 from autoseg.labels import LabelScheme
-from autoseg.measurement import CaseMeasurement, merge_channels, open_summary_store
-from autoseg.measurement.foreground import SummaryStore
+from autoseg.measurement import CaseMeasurement, MeasuredCases, collect_measurements, merge_channels
 from autoseg.plan.preprocessing import CT_NAME, WINDOW_ADVICE, IntensityWindow
 from autoseg.processes.case_pool import (
     CaseSize,
@@ -102,10 +101,10 @@ def check_dataset(folder: Path, request: CheckRequest, *, progress: Progress) ->
         orientation=orientation,
         target_spacing_mm=predict_target_spacing(headers.grids.values(), orientation),
     )
-    with open_summary_store() as store:
-        outcome = _measure(dataset, examine, sizes, store=store, workers=request.workers, progress=progress)
-        problems += _check_windows(dataset, outcome.results)
-    fingerprints = [measured.fingerprint for measured in outcome.results]
+    with collect_measurements() as measured:
+        outcome = _measure(dataset, examine, sizes, measured=measured, workers=request.workers, progress=progress)
+        problems += _check_windows(dataset, measured)
+        fingerprints = measured.fingerprints
     classes = count_class_occurrences(dataset.labels, fingerprints)
     duplicates = find_duplicates(fingerprints)
     of_cases = list_problems(outcome.failures)
@@ -156,11 +155,10 @@ def read_and_examine(
     return measured if any(name.casefold() == CT_NAME for name in channel_names) else replace(measured, intensities=())
 
 
-def _check_windows(dataset: Dataset, measurements: Sequence[CaseMeasurement]) -> tuple[Problem, ...]:
+def _check_windows(dataset: Dataset, measured: MeasuredCases) -> tuple[Problem, ...]:
     """Finds CT channels whose window would leave no contrast, as planning would refuse them."""
     problems = []
-    of_cases = [measured.intensities for measured in measurements]
-    for index, channel in enumerate(merge_channels(of_cases, dataset.channel_names)):
+    for index, channel in enumerate(merge_channels(measured.intensities, dataset.channel_names)):
         if channel.name.casefold() == CT_NAME and channel.foreground is not None:
             flaw = IntensityWindow.from_foreground(channel.foreground).explain_flaw()
             if flaw is not None:
@@ -181,11 +179,11 @@ def _measure(
     measure: Callable[[Case], CaseMeasurement],
     sizes: Mapping[str, CaseSize],
     *,
-    store: SummaryStore,
+    measured: MeasuredCases,
     workers: int | None,
     progress: Progress,
 ) -> PoolOutcome[CaseMeasurement]:
-    jobs = [(case.name, case) for case in dataset.cases]
+    jobs = dataset.jobs
     largest = find_largest(sizes.values())
     count = compute_worker_count(requested=workers, case_count=len(jobs), bytes_per_case=largest)
     return run_over_cases(
@@ -195,7 +193,7 @@ def _measure(
         label="Checking",
         progress=progress,
         sizes=sizes,
-        keep=lambda measured: measured.forget_mirror_counts().store(store),
+        collect=lambda index, found: measured.add(index, found.forget_mirror_counts()),
     )
 
 

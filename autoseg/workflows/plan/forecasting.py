@@ -4,9 +4,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from autoseg.dataset.folds import Splits
 from autoseg.document import read_document
+from autoseg.errors import RunError
 from autoseg.fingerprint import Fingerprint
 from autoseg.inference.options import DEFAULT_OPTIONS
 from autoseg.inference.sliding_window.windows import count_passes
@@ -17,7 +19,7 @@ from autoseg.preprocessing.cache import is_case_written
 from autoseg.preprocessing.pipeline import compute_preprocessed_shape
 from autoseg.run_folder import RunFolder
 from autoseg.validation_conditions import FEWEST_SHARE, LARGEST_VALIDATION_SHARE
-from autoseg.workflows.plan.machine_survey import MachineSurvey
+from autoseg.workflows.plan.machine_survey import CostEstimate, MachineSurvey, survey_cpu
 from autoseg.workflows.plan.preprocessing import is_recipe_followed, select_data_configurations
 
 
@@ -179,6 +181,41 @@ class _Outlook:
         return cost.window_seconds * count_windows(self.plan, name, self.fingerprint, self.splits)
 
 
+def forecast_cpu_seconds(
+    run: RunFolder,
+    plan: Plan,
+    name: str,
+    epochs: int | None,
+    *,
+    estimate: CostEstimate,
+    measure_cost: MeasureCost,
+) -> float | None:
+    """Forecasts training and validation of a fold on this computer's CPU, as far as its speed was measured before.
+
+    Args:
+        run: A planned run.
+        plan: Its plan.
+        name: Name of the configuration.
+        epochs: Number of epochs; None for that of the plan.
+        estimate: Estimates the costs of a configuration on the CPU.
+        measure_cost: Counts what a network costs.
+    """
+    survey = survey_cpu(plan, (name,), estimate=estimate, measure=_refuse_to_measure, measure_cost=measure_cost)
+    cost, training = survey.costs.get(name), plan.configurations[name].training
+    if cost is None:
+        return None
+    if epochs is not None:
+        training = training.model_copy(update={"epochs": epochs})
+    splits = read_document(run.splits, Splits)
+    windows = count_windows(plan, name, read_document(run.fingerprint, Fingerprint), splits)
+    return estimate_training_seconds(training, cost) + cost.window_seconds * windows / len(splits.folds)
+
+
+def _refuse_to_measure() -> NoReturn:
+    msg = "its speed was not measured yet"
+    raise RunError(msg)
+
+
 def estimate_training_seconds(training: TrainingPlan, cost: StepCost) -> float:
     """All epochs of a fold."""
     epoch = training.iterations_per_epoch * cost.iteration_seconds
@@ -194,13 +231,13 @@ def estimate_least_budget(training: TrainingPlan, cost: StepCost) -> float:
 def count_windows(plan: Plan, name: str, fingerprint: Fingerprint, splits: Splits) -> int:
     """Windows, with their mirrored views, of the held-out cases of all folds."""
     configuration = plan.configurations[name]
-    cases = {case.name: case for case in fingerprint.cases}
-    shapes = [
-        compute_preprocessed_shape(cases[case], plan, configuration.data_of)
-        for fold in splits.folds
-        for case in fold.validation
-    ]
-    return sum(count_passes(shape, configuration, DEFAULT_OPTIONS) for shape in shapes)
+    passes = {
+        case.name: count_passes(
+            compute_preprocessed_shape(case, plan, configuration.data_of), configuration, DEFAULT_OPTIONS
+        )
+        for case in fingerprint.cases
+    }
+    return sum(passes[case] for fold in splits.folds for case in fold.validation)
 
 
 def _measure_preprocessed(
@@ -212,7 +249,7 @@ def _measure_preprocessed(
         folder = run.preprocessed(name)
         is_current = is_recipe_followed(run, plan, name)
         written += measure_folder(folder) if is_current else 0
-        waiting = [case for case in fingerprint.cases if not (is_current and is_case_written(folder, case.name))]
+        waiting = (case for case in fingerprint.cases if not (is_current and is_case_written(folder, case.name)))
         voxels = sum(math.prod(compute_preprocessed_shape(case, plan, name)) for case in waiting)
         missing += voxels * count_voxel_bytes(len(plan.channels))
     return written, missing

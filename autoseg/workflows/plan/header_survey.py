@@ -4,10 +4,12 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from autoseg.dataset import Case
+from autoseg.document import PackedMapping
 from autoseg.errors import Problem, describe_cases, group_problems
 from autoseg.geometry import Grid
 from autoseg.remote.local_files import fetch_ahead
@@ -22,8 +24,7 @@ class HeaderSurvey:
     Attributes:
         orientations: Axis codes (x, y, z) with the number of cases, the most frequent first; pictures have none.
         notes: Remarks, one sentence each.
-        grids: Grid of the first channel by case name, for every case whose header can be read. All begin at one place,
-            so that equal ones are in memory once.
+        grids: Grid of the first channel by case name, for every case whose header can be read; without its origin.
     """
 
     orientations: tuple[tuple[str, int], ...]
@@ -31,18 +32,33 @@ class HeaderSurvey:
     grids: Mapping[str, Grid]
 
 
+class GridCodec:
+    """Packs grids without their origin."""
+
+    def pack(self, grid: Grid) -> tuple[Any, ...]:
+        """Returns everything else."""
+        direction = tuple(tuple(map(float, axis)) for axis in grid.direction)
+        lengths = tuple(map(int, grid.shape_voxels)), tuple(map(float, grid.spacing_mm))
+        return *lengths, direction, grid.is_oriented, grid.tells_spacing
+
+    def unpack(self, packed: Any) -> Grid:
+        """Builds a grid that begins at the origin of the world."""
+        shape_voxels, spacing_mm, direction, is_oriented, tells_spacing = packed
+        return Grid(
+            shape_voxels=shape_voxels,
+            spacing_mm=spacing_mm,
+            direction=direction,
+            is_oriented=is_oriented,
+            tells_spacing=tells_spacing,
+        )
+
+
 @dataclass(slots=True)
 class _Found:
-    grids: dict[str, Grid] = field(default_factory=dict)
+    grids: PackedMapping[Grid] = field(default_factory=lambda: PackedMapping(GridCodec()))
     codes: Counter[str] = field(default_factory=Counter)
     slightly_different: list[str] = field(default_factory=list)
     fixes: list[Problem] = field(default_factory=list)
-    known_grids: dict[Grid, Grid] = field(default_factory=dict)
-
-    def keep_grid(self, case: str, grid: Grid) -> None:
-        """Keeps the grid of a case."""
-        moved = replace(grid, origin_mm=(0.0, 0.0, 0.0))
-        self.grids[case] = self.known_grids.setdefault(moved, moved)
 
 
 def survey_headers(cases: Sequence[Case]) -> HeaderSurvey:
@@ -53,7 +69,7 @@ def survey_headers(cases: Sequence[Case]) -> HeaderSurvey:
             grid = try_reading_grid(case.image_paths[0])
             if grid is None:
                 continue
-            found.keep_grid(case.name, grid)
+            found.grids.add(case.name, grid)
             if grid.is_oriented:
                 found.codes[grid.orientation_code] += 1
             _compare_files(case, grid, found)

@@ -4,18 +4,20 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Final
 
 from autoseg.dataset import Case, Dataset
+from autoseg.document import ComputedMapping
 from autoseg.errors import DatasetError, Problem, has_unnamed_cases
-from autoseg.fingerprint import Fingerprint
+from autoseg.fingerprint import CaseFingerprint, Fingerprint
 from autoseg.geometry import FloatTriple, Grid, find_distance_unit
 from autoseg.labels import LabelScheme
-from autoseg.measurement import CaseMeasurement, build_fingerprint, measure_case, open_summary_store
+from autoseg.measurement import CaseMeasurement, build_fingerprint, collect_measurements, measure_case
 from autoseg.nonzero_region import compute_nonzero_box, slice_box
 from autoseg.places.place import Place, check_workers
 from autoseg.processes.case_pool import (
     CaseSize,
-    PoolOutcome,
+    Failure,
     compute_worker_count,
     find_largest,
     list_problems,
@@ -30,6 +32,7 @@ from autoseg.workflows.plan.dataset_corrections import diagnose
 # Measured: 11 bytes per voxel for one channel of CT (512 x 512 x 160), 16 for two channels of MR; plus a third.
 BYTES_PER_IMAGE_VOXEL = 7
 BYTES_PER_LABEL_VOXEL = 8
+LABEL: Final = "Measuring"
 
 
 def measure_dataset(
@@ -65,22 +68,22 @@ def measure_dataset(
         orientation=orientation,
         target_spacing_mm=predict_target_spacing(grids.values(), orientation),
     )
-    with open_summary_store() as store:
+    with collect_measurements() as measured:
         outcome = place.run_over_cases(
             measure,
-            [(case.name, case) for case in dataset.cases],
+            dataset.jobs,
             workers=compute_worker_count(
                 requested=workers, case_count=len(dataset.cases), bytes_per_case=find_largest(sizes.values())
             ),
-            label="Measuring",
+            label=LABEL,
             progress=progress,
             sizes=sizes,
-            keep=lambda measured: measured.store(store),
+            collect=measured.add,
         )
         if outcome.failures:
-            _report(dataset, outcome, run)
+            _report(dataset, outcome.failures, run, measured.fingerprints)
         return build_fingerprint(
-            outcome.results,
+            measured,
             dataset_name=dataset.name,
             file_ending=dataset.file_ending,
             labels=dataset.labels,
@@ -90,6 +93,16 @@ def measure_dataset(
             has_instances=dataset.has_instances,
             targets=dataset.targets,
         )
+
+
+def describe_measuring(dataset: Dataset, grids: Mapping[str, Grid], place: Place) -> str:
+    """Describes the jobs that would measure the cases.
+
+    Raises:
+        OptionError: The place has no jobs.
+    """
+    sizes = estimate_measuring_sizes(grids, channels=len(dataset.channel_names))
+    return place.describe_cases(dataset.jobs, label=LABEL, sizes=sizes)
 
 
 def read_and_measure(
@@ -147,10 +160,9 @@ def find_common_orientation(grids: Iterable[Grid]) -> str | None:
     return min(codes, key=lambda code: (-codes[code], code)) if codes else None
 
 
-def estimate_measuring_sizes(grids: Mapping[str, Grid], *, channels: int) -> dict[str, CaseSize]:
-    """Estimates the memory that measuring each case needs; equal grids share one estimate."""
-    of_grids = {grid: estimate_measuring_size(grid, channels=channels) for grid in set(grids.values())}
-    return {name: of_grids[grid] for name, grid in grids.items()}
+def estimate_measuring_sizes(grids: Mapping[str, Grid], *, channels: int) -> Mapping[str, CaseSize]:
+    """Estimates the memory that measuring each case needs, whenever it is asked for."""
+    return ComputedMapping(grids, partial(estimate_measuring_size, channels=channels))
 
 
 def estimate_measuring_size(grid: Grid, *, channels: int) -> CaseSize:
@@ -160,9 +172,8 @@ def estimate_measuring_size(grid: Grid, *, channels: int) -> CaseSize:
     return CaseSize(voxels=voxels, estimated_bytes=voxels * (channels * BYTES_PER_IMAGE_VOXEL + BYTES_PER_LABEL_VOXEL))
 
 
-def _report(dataset: Dataset, outcome: PoolOutcome[CaseMeasurement], run: RunFolder) -> None:
-    failures = outcome.failures
-    diagnosis = diagnose(dataset, list_problems(failures), [entry.fingerprint for entry in outcome.results])
+def _report(dataset: Dataset, failures: Sequence[Failure], run: RunFolder, measured: Sequence[CaseFingerprint]) -> None:
+    diagnosis = diagnose(dataset, list_problems(failures), measured)
     problems = [*diagnosis.problems, *(Problem(text=entry.describe()) for entry in diagnosis.corrections)]
     if has_unnamed_cases(diagnosis.problems):
         problems.append(Problem(text=f"every case with its problems: autoseg check {dataset.root} --all"))

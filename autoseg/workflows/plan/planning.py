@@ -15,7 +15,6 @@ from autoseg.dataset import (
     restore_dataset,
     tell_instances_apart,
 )
-from autoseg.dataset.folds import Splits
 from autoseg.document import read_document, write_document
 from autoseg.errors import OptionError, RunError
 from autoseg.exchange.nnunet_limits import describe_export_limits
@@ -32,22 +31,17 @@ from autoseg.run_folder import RunFolder, check_writable, make_folder, open_run,
 from autoseg.runtime.measurement_cache import find_measurement_cache
 from autoseg.unet_cost import COUNTED_FAMILIES
 from autoseg.workflows.cases.references import copy_reference
-from autoseg.workflows.plan.case_warnings import note_instances, warn_of_intensities, warn_of_spacing
-from autoseg.workflows.plan.class_counts import (
-    ClassCount,
-    count_class_occurrences,
-    find_duplicates,
-    warn_of_rare_classes,
-)
-from autoseg.workflows.plan.class_losses import find_crop_losses, find_resampling_losses, warn_of_losses
+from autoseg.workflows.plan.case_warnings import note_instances, report_measurements
+from autoseg.workflows.plan.class_counts import ClassCount
 from autoseg.workflows.plan.header_survey import survey_headers
 from autoseg.workflows.plan.host_speed import find_host_speed
 from autoseg.workflows.plan.machine_survey import find_gpu, may_have_gpu, time_planned_steps
-from autoseg.workflows.plan.measuring import measure_dataset
+from autoseg.workflows.plan.measuring import describe_measuring, measure_dataset
 from autoseg.workflows.plan.planner import CheckLabels, PlannerLike, PlanRule
 from autoseg.workflows.plan.preprocessing import (
     WORKER_MODULES,
     check_has_data,
+    describe_preprocessing,
     preprocess_dataset,
     select_data_configurations,
 )
@@ -56,10 +50,10 @@ from autoseg.workflows.plan.splitting import (
     DivisionIntoFolds,
     SplitRequest,
     check_same_folds,
-    describe_duplicates,
     divide_into_folds,
 )
 
+LATER_JOBS: Final = "# Preprocessing: a further array of jobs, whose memory follows from the plan"
 PRESENT_NAMES: Final = {"lite": "timed"}  # of planners, by their names in earlier versions
 
 
@@ -220,7 +214,7 @@ def plan_dataset(
     plan_anew = partial(_plan_anew, dataset, run, rule, division=division, request=request, progress=progress)
     fingerprint = plan_anew() if is_new else read_document(run.fingerprint, Fingerprint)
     plan = _extend_plan(run, request)
-    _report_measurements(run, fingerprint, report_classes, preprocesses=request.preprocess, progress=progress)
+    report_measurements(run, fingerprint, report_classes, preprocesses=request.preprocess, progress=progress)
     del fingerprint  # of all cases, which preprocessing needs no more
     report(plan)
     names = select_data_configurations(plan, request.configurations)
@@ -261,47 +255,64 @@ def preprocess_run(
         DatasetError: The dataset is no longer at its place.
         CasesFailedError: Some cases failed.
     """
-    run = open_run(run_root)
-    plan = read_document(run.plan, Plan)
-    check_has_data(run, plan)
-    dataset = restore_dataset(read_document(run.dataset, DatasetRecord))
-    names = select_data_configurations(plan, configurations)
+    planned = _open_planned(run_root, configurations)
     return preprocess_dataset(
-        dataset,
-        run,
-        plan,
-        configurations=names,
+        planned.dataset,
+        planned.run,
+        planned.plan,
+        configurations=planned.configurations,
         workers=workers,
         place=place or ThisComputer(),
         progress=progress,
     )
 
 
-def _report_measurements(
-    run: RunFolder,
-    fingerprint: Fingerprint,
-    report_classes: Callable[[Sequence[ClassCount]], None],
-    *,
-    preprocesses: bool,
-    progress: Progress,
-) -> None:
-    """Reports the measurements of the cases; preprocessing itself counts what classes lose that do not vanish."""
-    classes = count_class_occurrences(fingerprint.labels, fingerprint.cases)
-    report_classes(classes)
-    splits = read_document(run.splits, Splits)
-    resampling = find_resampling_losses(fingerprint.labels, fingerprint.cases)
-    losses = (
-        *find_crop_losses(fingerprint.labels, fingerprint.cases),
-        *(loss for loss in resampling if not (preprocesses and loss.found)),
+def describe_preprocessing_run(run_root: Path, *, configurations: Sequence[str], place: Place) -> str:
+    """Describes the jobs of `preprocess_run`; nothing is changed.
+
+    Raises:
+        AutosegError: As `preprocess_run`.
+        OptionError: The place has no jobs.
+    """
+    planned = _open_planned(run_root, configurations)
+    return describe_preprocessing(
+        planned.dataset, planned.run, planned.plan, configurations=planned.configurations, place=place
     )
-    for warning in (
-        *warn_of_rare_classes(classes, counted=len(fingerprint.cases)),
-        *warn_of_losses(losses, case_count=len(fingerprint.cases)),
-        *warn_of_intensities(fingerprint.cases),
-        *warn_of_spacing(fingerprint.cases, fingerprint.distance_unit),
-        *describe_duplicates(find_duplicates(fingerprint.cases), splits),
-    ):
-        progress.note(warning)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Planned:
+    """A planned run with its dataset, and the configurations whose arrays are wanted."""
+
+    run: RunFolder
+    plan: Plan
+    dataset: Dataset
+    configurations: tuple[str, ...]
+
+
+def _open_planned(run_root: Path, configurations: Sequence[str]) -> _Planned:
+    run = open_run(run_root)
+    plan = read_document(run.plan, Plan)
+    check_has_data(run, plan)
+    dataset = restore_dataset(read_document(run.dataset, DatasetRecord))
+    names = select_data_configurations(plan, configurations)
+    return _Planned(run=run, plan=plan, dataset=dataset, configurations=names)
+
+
+def describe_planning(dataset_folder: Path, run_root: Path | None, *, request: PlanRequest) -> str:
+    """Describes the first jobs of `plan_dataset`; what further ones need follows from what those find.
+
+    Raises:
+        AutosegError: As `plan_dataset`.
+        OptionError: The place has no jobs.
+    """
+    dataset = _read_dataset(dataset_folder, request)
+    run = RunFolder(run_root if run_root is not None else Path(f"{dataset.name}.autoseg"))
+    divide_into_folds(dataset, request.split)
+    if _can_continue(run, dataset, request):
+        return describe_preprocessing_run(run.root, configurations=request.configurations, place=request.place)
+    scripts = describe_measuring(dataset, survey_headers(dataset.cases).grids, request.place)
+    return f"{scripts}\n{LATER_JOBS}" if request.preprocess else scripts
 
 
 def _extend_plan(run: RunFolder, request: PlanRequest) -> Plan:

@@ -4,10 +4,11 @@ import itertools
 from collections.abc import Iterable, Sequence
 from functools import partial
 from math import prod
-from typing import Literal
+from operator import attrgetter
+from typing import Final, Literal
 
-from autoseg.dataset import Case, Dataset
-from autoseg.document import Document, read_document, write_document
+from autoseg.dataset import Case, Dataset, pack_cases
+from autoseg.document import Document, FieldsCodec, NamedItems, PackedMapping, read_document, write_document
 from autoseg.errors import CasesFailedError, DocumentError, PlanError, RunError
 from autoseg.files.network_drives import refresh_folder
 from autoseg.fingerprint import CaseFingerprint, Fingerprint
@@ -56,6 +57,7 @@ WORKER_MODULES = (
 # (512 x 512 x 160), 14 for two channels of MR; a quarter or more is added.
 BYTES_PER_IMAGE_VOXEL = 6
 BYTES_PER_LABEL_VOXEL = 5
+LABEL: Final = "Preprocessing"
 
 
 class PreprocessingRecipe(Document):
@@ -121,7 +123,8 @@ def preprocess_dataset(
         if not is_recipe_followed(run, plan, name):
             remove_folder(run.preprocessed(name))
             write_document(run.recipe(name), extract_recipe(plan, name))
-    jobs = [(case.name, case) for case in dataset.cases if _list_missing(case, run, configurations)]
+    waiting = (case for case in dataset.cases if _list_missing(case, run, configurations))
+    jobs = NamedItems(pack_cases(dataset.root, waiting), attrgetter("name"))
     if not jobs:
         return 0
     for name in configurations:
@@ -136,7 +139,7 @@ def preprocess_dataset(
             case_count=len(jobs),
             bytes_per_case=find_largest_that_fits(sizes.values(), available_bytes=find_available_ram()),
         ),
-        label="Preprocessing",
+        label=LABEL,
         progress=progress,
         sizes=sizes,
     )
@@ -151,13 +154,25 @@ def preprocess_dataset(
     return len(outcome.results)
 
 
-def _estimate_sizes(run: RunFolder, plan: Plan, configurations: Sequence[str]) -> dict[str, CaseSize]:
-    """Estimates the memory that each case needs; equal estimates are in memory once."""
-    known: dict[CaseSize, CaseSize] = {}
-    sizes = {}
+def describe_preprocessing(
+    dataset: Dataset, run: RunFolder, plan: Plan, *, configurations: Sequence[str], place: Place
+) -> str:
+    """Describes the jobs that would preprocess the missing and outdated cases.
+
+    Raises:
+        OptionError: The place has no jobs.
+    """
+    outdated = not all(is_recipe_followed(run, plan, name) for name in configurations)
+    waiting = (case for case in dataset.cases if outdated or _list_missing(case, run, configurations))
+    jobs = NamedItems(pack_cases(dataset.root, waiting), attrgetter("name"))
+    return place.describe_cases(jobs, label=LABEL, sizes=_estimate_sizes(run, plan, configurations) if jobs else None)
+
+
+def _estimate_sizes(run: RunFolder, plan: Plan, configurations: Sequence[str]) -> PackedMapping[CaseSize]:
+    """Estimates the memory that each case needs."""
+    sizes = PackedMapping(FieldsCodec(CaseSize))
     for case in read_document(run.fingerprint, Fingerprint).cases:
-        size = estimate_preprocessing_size(case, plan, configurations)
-        sizes[case.name] = known.setdefault(size, size)
+        sizes.add(case.name, estimate_preprocessing_size(case, plan, configurations))
     return sizes
 
 

@@ -4,7 +4,7 @@ Each task is a prediction of its own that writes into the same folder, like a jo
 file and its entry in the record, or changes nothing, and may be repeated.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
@@ -22,7 +22,7 @@ from autoseg.inference.folds import find_trained_folds
 from autoseg.inference.options import Workload
 from autoseg.places.place import Place
 from autoseg.plan.document import Plan
-from autoseg.processes.case_pool import Failure, compute_worker_count
+from autoseg.processes.case_pool import CaseSize, Failure, compute_worker_count
 from autoseg.processes.progress import Progress, SilentProgress
 from autoseg.quality.estimates import QualityReport
 from autoseg.remote.cache_folder import is_in_cache
@@ -43,6 +43,7 @@ from autoseg.workflows.predict.quality import QUALITY_NOTE, describe_quality
 from autoseg.workflows.select.model_choice import resolve_models
 from autoseg.workflows.train.detached import CPU, check_device_kind
 
+LABEL: Final = "Predicting"
 BYTES_PER_WORKER: Final = 4 * 2**30  # networks, an image of 512 x 512 x 500 voxels and its logits (guess)
 
 
@@ -55,17 +56,42 @@ class _KeptNotes(SilentProgress):
         self.lines.append(text)
 
 
-def predict_images_in_tasks(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _ImageJobs:
+    """Images to predict, and their sizes by name where a scheduler must know them."""
+
+    found: ImageFiles | SeriesImages
+    sizes: Mapping[str, CaseSize]
+    uses_gpu: bool
+
+    def list_jobs(self) -> list[tuple[str, Path | SeriesImages]]:
+        return [(case.name, _select_image(self.found, case)) for case in self.found.cases]
+
+
+def describe_predicting(
     run_root: Path, images: Path, out: Path, *, request: PredictionRequest, place: Place, progress: Progress
-) -> PredictionOutcome:
-    """Writes one label map per image, as `predict_images` does, by a task per image.
+) -> str:
+    """Describes the jobs that would predict the images.
+
+    Raises:
+        AutosegError: As `predict_images_in_tasks`.
+        OptionError: The place has no jobs.
+    """
+    given = _find_jobs(run_root, images, out, request=request, place=place, progress=progress)
+    return place.describe_cases(
+        given.list_jobs(), label=LABEL, sizes=given.sizes, runs_networks=True, uses_gpu=given.uses_gpu
+    )
+
+
+def _find_jobs(
+    run_root: Path, images: Path, out: Path, *, request: PredictionRequest, place: Place, progress: Progress
+) -> _ImageJobs:
+    """Finds the images, and what a scheduler must know of them.
 
     Raises:
         OptionError: Jobs would get series of DICOM, there is a budget, or the device of a job is named by its number.
         RunError: The run does not exist.
         PredictionError: There is no trained model, or there are no images for it, or `out` is their folder.
-        CasesFailedError: Some images failed, or lack channels; the others are written.
-        WorkerError: The workers of the place cannot work on the run.
     """
     run = open_run(run_root)
     check_other_folder(images, out)
@@ -88,24 +114,36 @@ def predict_images_in_tasks(
             "them without --on or with --on dask, or convert them to NIfTI"
         )
         raise OptionError(msg)
-    count, uses_gpu = len(found.cases), request.device != CPU
     sizes = {}
     if place.is_detached:
         check_device_kind(request.device)
         names = tuple(member.configuration for member in choice.members if member.configuration is not None)
-        plan = read_document(run.plan, Plan)
-        sizes = estimate_prediction_sizes(
-            _read_grids(found), plan, names, measure_cost=None if uses_gpu else find_network_cost
-        )
+        cost = None if request.device != CPU else find_network_cost
+        sizes = estimate_prediction_sizes(_read_grids(found), read_document(run.plan, Plan), names, measure_cost=cost)
+    return _ImageJobs(found=found, sizes=sizes, uses_gpu=request.device != CPU)
+
+
+def predict_images_in_tasks(
+    run_root: Path, images: Path, out: Path, *, request: PredictionRequest, place: Place, progress: Progress
+) -> PredictionOutcome:
+    """Writes one label map per image, as `predict_images` does, by a task per image.
+
+    Raises:
+        AutosegError: As `_find_jobs`.
+        CasesFailedError: Some images failed, or lack channels; the others are written.
+        WorkerError: The workers of the place cannot work on the run.
+    """
+    given = _find_jobs(run_root, images, out, request=request, place=place, progress=progress)
+    found, count = given.found, len(given.found.cases)
     outcome = place.run_over_cases(
         partial(predict_image, run_root=run_root, out=out, request=request, count=count),
-        [(case.name, _select_image(found, case)) for case in found.cases],
+        given.list_jobs(),
         workers=compute_worker_count(requested=None, case_count=count, bytes_per_case=BYTES_PER_WORKER),
-        label="Predicting",
+        label=LABEL,
         progress=progress,
-        sizes=sizes,
+        sizes=given.sizes,
         runs_networks=True,
-        uses_gpu=uses_gpu,
+        uses_gpu=given.uses_gpu,
     )
     for line in dict.fromkeys(line for _, notes in outcome.results for line in notes):
         progress.note(line)

@@ -1,7 +1,7 @@
 """Trains folds at a place whose tasks continue when the command ends: their needs, and how they can be repeated."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import prod
 from typing import Final
@@ -38,7 +38,12 @@ from autoseg.workflows.train.units import Unit, is_up_to_date, limit_request
 CPU: Final = "cpu"  # name of the device
 CPU_CORES: Final = 8  # guess: for a training without a GPU
 TIME_MARGIN: Final = 2.0  # guess: of the time of another fold, for a slower node and the validation of the fold
+CPU_FORECAST: Final = "the forecast of autoseg plan for this computer's CPU"
 LONGEST_SECONDS: Final = 23.75 * 3600  # guess: most sites refuse more than a day; what takes longer is queued again
+
+
+ForecastCpu = Callable[[RunFolder, Plan, str, int | None], float | None]
+"""Forecasts a fold of a configuration on a CPU in seconds, by its epochs or those of the plan; None if not known."""
 
 
 def build_detached_queue(
@@ -48,6 +53,7 @@ def build_detached_queue(
     place: Place,
     *,
     autoseg: Sequence[str] | None,
+    forecast_cpu: ForecastCpu | None = None,
 ) -> TrainingQueue:
     """Builds the queue of folds that are not up to date, and of the selection after them.
 
@@ -57,6 +63,7 @@ def build_detached_queue(
         request: Options of all trainings.
         place: The place.
         autoseg: The command that is `autoseg`; None: `python -m autoseg`.
+        forecast_cpu: Forecasts folds on a CPU of which no other one was trained.
 
     Raises:
         OptionError: The run is given by URL, so that jobs would change a copy that nobody publishes.
@@ -67,7 +74,8 @@ def build_detached_queue(
         raise OptionError(msg)
     plan = read_document(run.plan, Plan)
     waiting = [unit for unit in units if not is_up_to_date(run, unit, request)]
-    needed = {name: estimate_resources(run, plan, name, request) for name in {unit.configuration for unit in waiting}}
+    names = {unit.configuration for unit in waiting}
+    needed = {name: estimate_resources(run, plan, name, request, forecast_cpu=forecast_cpu) for name in names}
     tasks = {
         unit: build_task(
             run,
@@ -122,12 +130,24 @@ def build_selection_task(
         command=(*(autoseg or (sys.executable, "-m", "autoseg")), "select", str(run.root), *options),
         log=run.logs / "select.log",
         needs=needs,
-        resources=replace(needed, nodes=1, is_parallel=False, most_processes=None, seconds=None, may_be_cut=True),
+        resources=replace(
+            needed, nodes=1, is_parallel=False, most_processes=None, seconds=None, time_origin=None, may_be_cut=True
+        ),
     )
 
 
-def estimate_resources(run: RunFolder, plan: Plan, name: str, request: TrainingRequest) -> Resources:
-    """Estimates what the training and validation of a fold of a configuration needs."""
+def estimate_resources(
+    run: RunFolder, plan: Plan, name: str, request: TrainingRequest, *, forecast_cpu: ForecastCpu | None = None
+) -> Resources:
+    """Estimates what the training and validation of a fold of a configuration needs.
+
+    Args:
+        run: Run folder.
+        plan: Plan of the run.
+        name: Name of the configuration.
+        request: Options of the training.
+        forecast_cpu: Forecasts a fold on a CPU where no other one was trained.
+    """
     configuration = plan.configurations[name]
     training, uses_gpu = configuration.training, request.device != CPU
     workers = request.workers if request.workers is not None else MOST_WORKERS if uses_gpu else 1
@@ -143,16 +163,28 @@ def estimate_resources(run: RunFolder, plan: Plan, name: str, request: TrainingR
     logits = largest * plan.labels.output_channel_count * BYTES_PER_LOGIT * LOGITS_IN_MEMORY
     planned = training.budget_seconds if request.length.epochs is None else None
     budget = request.budget_seconds or planned
+    known = budget or forecast_seconds(run, name, training, request)
+    forecast = None if known else _forecast_by_cpu(run, plan, name, request=request, forecast_cpu=forecast_cpu)
     return Resources(
         gpu_bytes=round(plan.accelerator_memory_gb * 1e9) if uses_gpu else 0,
         cores=1 + workers if uses_gpu else CPU_CORES,
         ram_bytes=round(MARGIN * (ram + logits)),
-        seconds=budget or forecast_seconds(run, name, training, request),
+        seconds=known or forecast,
+        time_origin=CPU_FORECAST if forecast else None,
         may_be_cut=budget is None,
         nodes=request.nodes,
         is_parallel=request.parallel,
         most_processes=training.batch_size,
     )
+
+
+def _forecast_by_cpu(
+    run: RunFolder, plan: Plan, name: str, *, request: TrainingRequest, forecast_cpu: ForecastCpu | None
+) -> float | None:
+    if forecast_cpu is None or request.device != CPU or request.length.more_epochs is not None:
+        return None
+    seconds = forecast_cpu(run, plan, name, request.length.epochs)
+    return None if seconds is None else min(LONGEST_SECONDS, TIME_MARGIN * seconds)
 
 
 def forecast_seconds(run: RunFolder, name: str, training: TrainingPlan, request: TrainingRequest) -> float | None:

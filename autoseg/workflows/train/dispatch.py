@@ -13,7 +13,7 @@ from autoseg.run_folder import open_run
 from autoseg.training.monitoring.trackers import check_trackers
 from autoseg.workflows.evaluate.crossvalidation import collect_crossvalidation
 from autoseg.workflows.folds.status import FoldStatus
-from autoseg.workflows.train.detached import build_detached_queue, check_place, discard_trainings
+from autoseg.workflows.train.detached import ForecastCpu, build_detached_queue, check_place, discard_trainings
 from autoseg.workflows.train.device_groups import find_device_groups, is_main_process, is_one_process
 from autoseg.workflows.train.device_watch import DeviceWatch, describe_shared_devices
 from autoseg.workflows.train.job import TrainedFold, TrainingOutcome
@@ -33,6 +33,7 @@ def train_folds(
     devices: str | None,
     autoseg: Sequence[str] | None = None,
     place: Place | None = None,
+    forecast_cpu: ForecastCpu | None = None,
     report_fold: Callable[[TrainedFold], None],
     show_statuses: ShowStatuses,
     progress: Progress,
@@ -46,6 +47,7 @@ def train_folds(
         devices: List of devices, such as "0,1" (CUDA) or "cpu"; each trains one fold at a time.
         autoseg: The command that is `autoseg`, for processes that train one fold each; None: `python -m autoseg`.
         place: Trains the folds; None: this computer.
+        forecast_cpu: Forecasts folds on CPUs, for the time limits of jobs.
         report_fold: Called with each fold that is trained in this process.
         show_statuses: Called once with the states of folds that are trained in processes of their own.
         progress: Receives notes and progress.
@@ -59,7 +61,9 @@ def train_folds(
     check_place(request, place, devices)
     if place is not None and place.is_detached:
         units = list_units(run_root, request, progress=progress)
-        queue = build_detached_queue(open_run(run_root), units, request, place, autoseg=autoseg)
+        queue = build_detached_queue(
+            open_run(run_root), units, request, place, autoseg=autoseg, forecast_cpu=forecast_cpu
+        )
         return _train_detached(queue, request, show_statuses, progress=progress, stop=stop)
     groups = find_device_groups(request.device, devices, parallel=request.parallel)
     units = list_units(run_root, request, progress=progress)
@@ -83,10 +87,11 @@ def train_folds(
 def describe_training(
     run_root: Path,
     request: TrainingRequest,
-    place: Place,
     *,
+    place: Place,
     devices: str | None,
     autoseg: Sequence[str] | None,
+    forecast_cpu: ForecastCpu | None = None,
     progress: Progress,
 ) -> str:
     """Describes what `train_folds` would give to a place; nothing is changed.
@@ -97,7 +102,9 @@ def describe_training(
     check_place(request, place, devices)
     if place.is_detached:
         units = list_units(run_root, request, progress=progress)
-        queue = build_detached_queue(open_run(run_root), units, request, place, autoseg=autoseg)
+        queue = build_detached_queue(
+            open_run(run_root), units, request, place, autoseg=autoseg, forecast_cpu=forecast_cpu
+        )
     else:
         groups = find_device_groups(request.device, devices, parallel=request.parallel)
         units = list_units(run_root, request, progress=progress)
@@ -120,6 +127,9 @@ def _train_detached(
         f"{len(queue.tasks)} of {len(queue.units)} folds to train as jobs, which continue without this command (Ctrl-C "
         f"ends it alone); their output goes to {queue.run.logs}"
     )
+    for origin in dict.fromkeys(task.resources.time_origin for task in queue.list_tasks()):
+        if origin is not None:
+            progress.note(f"time limits of jobs come from {origin}, unless slurm.json or --slurm has time_minutes")
     try:
         with stop.handle_signals(), closing(queue.run_all()) as snapshots:
             show_statuses(snapshots)

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from builders.labels import build_labels
 
-from autoseg.fingerprint import ForegroundIntensities
+from autoseg.fingerprint import Fingerprint, ForegroundIntensities
 from autoseg.intensities import IntensityFindings
 from autoseg.labels import LabelScheme
-from autoseg.measurement import CaseMeasurement, build_fingerprint, check_case, measure_case
+from autoseg.measurement import CaseMeasurement, build_fingerprint, check_case, collect_measurements, measure_case
 from autoseg.measurement.foreground import SUMMARY_VALUES
 
 LABELS = build_labels({"organ": (1,), "tumour": (2,)}, ignore_value=3)
@@ -25,15 +25,19 @@ def measure_values(values: np.ndarray) -> CaseMeasurement:
 
 
 def merge(measurements: Sequence[CaseMeasurement]) -> ForegroundIntensities | None:
-    fingerprint = build_fingerprint(
-        measurements,
-        dataset_name="set",
-        file_ending=".nii.gz",
-        labels=LABELS,
-        channel_names=["CT"],
-        orientation="LPS",
-    )
-    return fingerprint.channels[0].foreground
+    return build(measurements, "CT").channels[0].foreground
+
+
+def build(measurements: Sequence[CaseMeasurement], channel_name: str) -> Fingerprint:
+    with collect_measurements(measurements) as measured:
+        return build_fingerprint(
+            measured,
+            dataset_name="set",
+            file_ending=".nii.gz",
+            labels=LABELS,
+            channel_names=[channel_name],
+            orientation="LPS",
+        )
 
 
 def pool_with_equal_weights(cases: Sequence[np.ndarray]) -> np.ndarray:
@@ -182,14 +186,7 @@ def test_the_fingerprint_lists_the_cases_and_their_median_crop() -> None:
     half_image[:, 0] = 0
     half = measure(half_image, label_map)
 
-    fingerprint = build_fingerprint(
-        [whole, half, half],
-        dataset_name="set",
-        file_ending=".nii.gz",
-        labels=LABELS,
-        channel_names=["T1"],
-        orientation=None,
-    )
+    fingerprint = build([whole, half, half], "T1")
 
     assert [case.relative_size_after_cropping for case in fingerprint.cases] == [1, 0.5, 0.5]
     assert fingerprint.median_relative_size_after_cropping == 0.5

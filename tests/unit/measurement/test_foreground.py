@@ -67,7 +67,10 @@ def test_the_statistics_of_stored_values_load_one_case_at_a_time(monkeypatch: py
 def test_every_quantile_of_few_values_is_the_one_of_the_sorted_values() -> None:
     summaries = [one for of_case in make_summaries("of CT", cases=6) for one in of_case]
     doubled = [replace(one, counts=one.counts * 2) for one in summaries]
-    assert select_mixture_quantiles(doubled).tolist() == foreground._compute_mixture_quantiles(summaries).tolist()
+    assert (
+        select_mixture_quantiles(lambda: iter(doubled)).tolist()
+        == foreground._compute_mixture_quantiles(summaries).tolist()
+    )
 
 
 FULL_DISK = Path("/dev/full")

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 from builders.fake_slurm import prepend_to_path, write_fake_slurm
 
-from autoseg.errors import PlanError, WorkerError
+from autoseg.errors import OptionError, PlanError, WorkerError
 from autoseg.files.temporary_files import ABANDONED_SECONDS
 from autoseg.places import open_place
 from autoseg.places.case_worker import describe_caller, run_case
@@ -300,3 +300,25 @@ def test_jobs_are_cancelled_with_the_command(root, given, slurm):
         with pytest.raises(KeyboardInterrupt):
             place.run_over_cases(count_letters, given.jobs, **options)
     assert slurm.read("cancelled") == ["1_0 1_1"]
+
+
+def test_a_dry_run_shows_the_script_of_the_array_and_writes_nothing(root, slurm):
+    sizes = {"a": CaseSize(voxels=1, estimated_bytes=2 * 10**9)}
+    jobs = [("a", "x"), ("b", "xx"), ("c", "xxx")]
+    with open_place("slurm", root, ["case_jobs=2", "partition=long"]) as place:
+        text = place.describe_cases(jobs, label="Measuring", sizes=sizes)
+        assert place.describe_cases([], label="Measuring") == "# Measuring: nothing to do"
+    assert text.startswith("# Measuring: 3 cases\n# Measuring, part 1 of 2: ")
+    assert text.count("#!/bin/bash") == 1
+    assert {"#SBATCH --array=0-1%256", "#SBATCH --partition=long", "#SBATCH --cpus-per-task=4"} <= {*text.splitlines()}
+    assert "#SBATCH --mem=10000M" in text  # for four of the largest case and their processes
+    assert "--gres" not in text
+    assert slurm.read_scripts() == []
+    assert list(root.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["here", "dask"])
+def test_a_place_without_scripts_refuses_to_show_them(root, name):
+    pytest.importorskip("dask")
+    with open_place(name, root) as place, pytest.raises(OptionError, match=r"--dry-run .* give --on slurm, too"):
+        place.describe_cases([("a", "x")], label="Measuring")

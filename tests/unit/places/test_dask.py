@@ -135,7 +135,9 @@ def fail_for_two(job: int) -> int:
 
 
 def test_results_are_handed_over_as_they_come(caller: Caller) -> None:
-    assert run(FakeClient(), caller, keep=lambda result: 10 * result).results == (10, 20, 30)
+    seen: list[tuple[int, int]] = []
+    assert run(FakeClient(), caller, collect=lambda index, result: seen.append((index, result))).results == ()
+    assert seen == [(0, 1), (1, 2), (2, 3)]
 
 
 def test_a_case_that_kills_its_workers_fails_alone_with_advice(caller: Caller) -> None:
@@ -173,17 +175,17 @@ def test_only_as_many_tasks_as_a_scheduler_should_hold_are_submitted(
 ) -> None:
     monkeypatch.setattr(dask_queue, "MOST_SUBMITTED", 1)
     client, seen = FakeClient(), []
-    run(client, caller, keep=lambda result: seen.append(len(client.submitted)))
+    run(client, caller, collect=lambda index, result: seen.append(len(client.submitted)))
     assert seen == [1, 2, 3]
 
 
 def test_an_interruption_cancels_what_is_not_yet_worked_on(caller: Caller) -> None:
-    def interrupt(result: int) -> int:
+    def interrupt(index: int, result: int) -> None:
         raise KeyboardInterrupt
 
     client = FakeClient()
     with pytest.raises(KeyboardInterrupt):
-        run(client, caller, keep=interrupt)
+        run(client, caller, collect=interrupt)
     assert len(client.cancelled) == 2
 
 

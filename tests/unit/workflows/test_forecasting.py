@@ -5,12 +5,20 @@ from builders.fingerprints import build_case, build_fingerprint
 
 from autoseg.dataset.folds import Splits
 from autoseg.document import read_document, write_document
+from autoseg.errors import RunError
 from autoseg.fingerprint import Fingerprint
 from autoseg.network_cost import StepCost, count_checkpoint_bytes
 from autoseg.plan import Plan
 from autoseg.plan.augmentation import MirrorPlan
 from autoseg.run_folder import write_text
-from autoseg.workflows.plan.forecasting import count_windows, forecast_run, list_trained, measure_folder
+from autoseg.workflows.plan import forecasting
+from autoseg.workflows.plan.forecasting import (
+    count_windows,
+    forecast_cpu_seconds,
+    forecast_run,
+    list_trained,
+    measure_folder,
+)
 from autoseg.workflows.plan.machine_survey import MachineSurvey
 from autoseg.workflows.plan.planning import find_network_cost
 from autoseg.workflows.plan.preprocessing import extract_recipe
@@ -60,6 +68,23 @@ def test_a_fold_takes_its_epochs_and_the_windows_of_its_held_out_cases(planned):
     assert entry.validation_seconds == pytest.approx(windows * 0.1 / 2)
     assert result.fold_seconds == pytest.approx(TRAINING_SECONDS + 0.3)
     assert result.total_seconds == pytest.approx(2 * (TRAINING_SECONDS + 0.3))
+
+
+def test_a_fold_on_the_cpu_is_forecast_only_from_what_was_measured_before(planned, monkeypatch):
+    plan, costs = read_document(planned.plan, Plan), {"3d_lowres": COST}
+
+    def find_measured(plan, names, *, measure, **options):
+        if not costs:
+            with pytest.raises(RunError, match="not measured"):
+                measure()
+        return survey(costs)(plan, names)
+
+    monkeypatch.setattr(forecasting, "survey_cpu", find_measured)
+    options = {"estimate": print, "measure_cost": find_network_cost}
+    assert forecast_cpu_seconds(planned, plan, "3d_lowres", None, **options) == pytest.approx(TRAINING_SECONDS + 0.3)
+    assert forecast_cpu_seconds(planned, plan, "3d_lowres", 1, **options) == pytest.approx(TRAINING_SECONDS / 10 + 0.3)
+    costs.clear()
+    assert forecast_cpu_seconds(planned, plan, "3d_lowres", None, **options) is None
 
 
 def test_slices_and_mirrored_views_are_windows_of_their_own(planned):

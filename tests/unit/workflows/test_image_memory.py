@@ -59,9 +59,8 @@ def record(run, tmp_path, device, *, is_detached):
     images = tmp_path / "images"
     write_image(images / "a_0000.nii.gz", np.zeros(FINE.shape_voxels, np.float32), grid=FINE)
     (images / "b_0000.nii.gz").write_bytes(b"no image")
-    place = SimpleNamespace(
-        is_detached=is_detached, run_over_cases=run_over_cases, run_tasks=print, describe_tasks=print
-    )
+    unused = {"run_tasks": print, "describe_tasks": print, "describe_cases": print}
+    place = SimpleNamespace(is_detached=is_detached, run_over_cases=run_over_cases, **unused)
     request = PredictionRequest(configuration="3d_lowres", device=device)
     with pytest.raises(RecordedError):
         predict_images_in_tasks(

@@ -5,7 +5,9 @@ from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from builders.datasets import write_dataset
 from builders.fake_slurm import prepend_to_path, write_fake_slurm
 from builders.fingerprints import build_case, build_fingerprint
 from builders.folds import build_checkpoint_description, build_epoch_record, finish_fold
@@ -13,6 +15,7 @@ from builders.folds import build_checkpoint_description, build_epoch_record, fin
 from autoseg.cli.status import watch_run
 from autoseg.document import read_document, write_document
 from autoseg.errors import DeviceError, OptionError, Stopped, TrainingError
+from autoseg.fingerprint import Machine
 from autoseg.places import open_place
 from autoseg.places.local import ThisComputer
 from autoseg.places.place import TaskState
@@ -26,9 +29,11 @@ from autoseg.processes.signals import StopRequest
 from autoseg.run_folder import write_text
 from autoseg.training.monitoring.history import write_training_log
 from autoseg.training.options import Length
+from autoseg.workflows.evaluate.evaluation import describe_evaluating
 from autoseg.workflows.folds.jobs import cancel_run_jobs, has_jobs, read_watched_status
 from autoseg.workflows.folds.state import keep_state, read_state
 from autoseg.workflows.folds.status import FoldStatus, apply_task_state
+from autoseg.workflows.plan.planning import PlanRequest, describe_planning
 from autoseg.workflows.train import detached, dispatch
 from autoseg.workflows.train.detached import (
     build_detached_queue,
@@ -161,6 +166,36 @@ def test_without_a_budget_the_time_is_twice_that_of_the_slowest_fold_that_was_tr
     assert find_seconds(TrainingRequest(budget_seconds=60.0)) == 60.0
 
 
+def test_the_first_folds_on_a_cpu_take_twice_the_time_that_is_forecast_for_it(measured, slurm):
+    plan = read_document(measured.plan, Plan)
+
+    def forecast(run, plan, name, epochs):
+        return {None: 3600.0, 3: 60.0, 10**6: 1e9, 5: None}[epochs]
+
+    def find(request):
+        needed = estimate_resources(measured, plan, "3d_lowres", request, forecast_cpu=forecast)
+        return needed.seconds, needed.time_origin
+
+    origin = detached.CPU_FORECAST
+    assert find(TrainingRequest(device="cpu")) == (7200.0, origin)
+    assert find(TrainingRequest(device="cpu", length=Length(epochs=3))) == (120.0, origin)
+    assert find(TrainingRequest(device="cpu", length=Length(epochs=10**6))) == (detached.LONGEST_SECONDS, origin)
+    for request in (
+        TrainingRequest(),
+        TrainingRequest(device="cpu", length=Length(epochs=5)),  # the speed of this CPU is not known
+        TrainingRequest(device="cpu", length=Length(more_epochs=3)),
+    ):
+        assert find(request) == (None, None)
+    assert find(TrainingRequest(device="cpu", budget_seconds=60.0)) == (60.0, None)
+    for given, minutes in (((), 135), (("time_minutes=90",), 90)):
+        with open_place("slurm", measured.root, given) as place:
+            request = TrainingRequest(device="cpu", folds=("0",))
+            queue = build_detached_queue(measured, FIRST[:1], request, place, autoseg=None, forecast_cpu=forecast)
+            script = place.describe_tasks(queue.list_tasks())
+        assert f"#SBATCH --time={minutes}\n" in script
+        assert (f"# its time limit comes from {origin}" in script) == (not given)
+
+
 @pytest.mark.parametrize(("device", "on_cpu", "on_gpu"), [("cpu", 0.25, 0.5), ("2 x cpu", 0.25, 0.5)])
 def test_a_pace_counts_for_jobs_with_a_device_of_its_kind(measured, device, on_cpu, on_gpu):
     plan = read_document(measured.plan, Plan)
@@ -267,14 +302,14 @@ def test_ctrl_c_ends_the_command_and_no_job(measured, slurm, monkeypatch):
 def test_a_dry_run_here_shows_the_commands_that_would_be_run_here(measured, monkeypatch):
     monkeypatch.setattr(dispatch, "list_units", lambda *arguments, **options: FIRST)
     shown = dispatch.describe_training(
-        measured.root, TrainingRequest(), ThisComputer(), devices="cpu", autoseg=None, progress=SilentProgress()
+        measured.root, TrainingRequest(), place=ThisComputer(), devices="cpu", autoseg=None, progress=SilentProgress()
     )
     assert [line.split(" --")[2] for line in shown.splitlines()] == ["fold 0", "fold 1"]  # nothing is selected
     with pytest.raises(DeviceError, match="nonsense"):
         dispatch.describe_training(
             measured.root,
             TrainingRequest(),
-            ThisComputer(),
+            place=ThisComputer(),
             devices="nonsense",
             autoseg=None,
             progress=SilentProgress(),
@@ -418,3 +453,23 @@ def test_a_job_that_failed_says_why(run, slurm):
 def test_a_place_adds_what_files_do_not_tell(task, state, reason, device):
     found = apply_task_state(FoldStatus(configuration="2d", fold="0", state="interrupted"), task)
     assert (found.state, found.reason, found.device) == (state, reason, device)
+
+
+def test_a_dry_run_shows_the_jobs_that_measure_and_evaluate_and_writes_nothing(run, tmp_path, slurm):
+    volume = np.zeros((4, 4, 4), np.int16)
+    dataset = write_dataset(tmp_path / "data", [(name, (volume, volume)) for name in "abc"], labels={"organ": 1})
+    new, labels = tmp_path / "new.autoseg", dataset / "labelsTr"
+    with open_place("slurm", new, ["case_jobs=2"]) as place:
+        request = PlanRequest(planner="default", machine=Machine(accelerator_memory_gb=None), place=place)
+        planning = describe_planning(dataset, new, request=request)
+    with open_place("slurm", run.root) as place:
+        evaluating = describe_evaluating(labels, labels, run_root=run.root, place=place)
+    assert planning.startswith("# Measuring: 3 cases\n")
+    assert "#SBATCH --array=0-1%256" in planning
+    assert planning.endswith("# Preprocessing: a further array of jobs, whose memory follows from the plan")
+    assert evaluating.startswith("# Evaluating: 3 cases\n")
+    assert "#SBATCH --array=0-2%256" in evaluating
+    assert not new.exists()
+    assert {path.name for path in run.root.iterdir()} == {"plan.json", "splits.json"}
+    assert {path.name for path in dataset.iterdir()} == {"dataset.json", "imagesTr", "labelsTr"}
+    assert slurm.read_scripts() == []

@@ -34,6 +34,9 @@ class FakePlace:
     def describe_tasks(self, tasks: Sequence[Task]) -> str:
         raise NotImplementedError
 
+    def describe_cases(self, *arguments: object, **options: object) -> str:
+        raise NotImplementedError
+
     def run_tasks(self, tasks: Sequence[Task]) -> Iterator[States]:
         self.tasks += tasks
         yield from ({task.name: state for task in tasks} for state in self.states)

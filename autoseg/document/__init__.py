@@ -1,0 +1,61 @@
+"""JSON documents of a run: strict, versioned schemas, atomic writing, and readable errors."""
+
+from autoseg.document.documents import (
+    MOST_RESULT_BYTES,
+    AnyDocument,
+    AnyPart,
+    Document,
+    Upgrade,
+    UpgradeError,
+    parse_part,
+    read_document,
+    upgrade_content,
+    write_document,
+)
+from autoseg.document.packing import (
+    ComputedMapping,
+    FieldsCodec,
+    NamedItems,
+    PackedMapping,
+    PackedResults,
+    PackedSequence,
+)
+from autoseg.document.parts import (
+    CasePart,
+    OneOf,
+    Packed,
+    Part,
+    PartCodec,
+    PositiveTriple,
+    ShapeTriple,
+    pack_parts,
+    suggest_key,
+)
+
+__all__ = [
+    "MOST_RESULT_BYTES",
+    "AnyDocument",
+    "AnyPart",
+    "CasePart",
+    "ComputedMapping",
+    "Document",
+    "FieldsCodec",
+    "NamedItems",
+    "OneOf",
+    "Packed",
+    "PackedMapping",
+    "PackedResults",
+    "PackedSequence",
+    "Part",
+    "PartCodec",
+    "PositiveTriple",
+    "ShapeTriple",
+    "Upgrade",
+    "UpgradeError",
+    "pack_parts",
+    "parse_part",
+    "read_document",
+    "suggest_key",
+    "upgrade_content",
+    "write_document",
+]
