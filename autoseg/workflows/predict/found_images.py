@@ -119,10 +119,6 @@ class SeriesImages:
         """Returns one case alone, without the problems of others."""
         return replace(self, cases=(case,), problems=(), series={case.name: self.series[case.name]})
 
-    def find_folder(self) -> Path:
-        """Finds the folder of the first slice."""
-        return self.series[self.cases[0].name][0].slices[0].path.parent
-
     def describe(self, case: Case) -> str:
         """Returns the UID of the first series."""
         return case.name
@@ -175,10 +171,12 @@ def _name_series(series: DicomSeries) -> Iterator[None]:
 
 
 FoundImages = ImageFiles | SeriesImages
+ImageSource = Path | SeriesImages
+"""Where the images of a prediction are: a folder or a file, or series that were found in one."""
 
 
 def find_predicted_images(
-    place: Path,
+    place: ImageSource,
     run: RunFolder,
     *,
     series: Sequence[str] = (),
@@ -189,7 +187,7 @@ def find_predicted_images(
     """Finds the images of a folder, or one file with its channels.
 
     Args:
-        place: A folder of images, one image, or a folder with DICOM somewhere below it.
+        place: A folder of images, one image, or a folder with DICOM below it; series are returned as they are.
         run: Run of the model, which tells the channels, the ending of the files, and the classes.
         series: DICOM series to take, each by UID, number or description; empty for all.
         formats: Formats of DICOM in which results of series are written besides NIfTI.
@@ -202,6 +200,8 @@ def find_predicted_images(
         PredictionError: There is no complete image; the message lists all problems. Or formats were asked for which
             there are no series or no libraries.
     """
+    if isinstance(place, SeriesImages):
+        return place
     plan = read_document(run.plan, Plan)
     count = len(plan.channels)
     if terms is not None and not formats:
@@ -335,6 +335,20 @@ def _choose_channels(
             )
             problems.append(Problem(text=text, cases=(study,)))
     return chosen, problems
+
+
+def check_other_folder(images: ImageSource, out: Path) -> None:
+    """Refuses to write among the images, as the next call would take label maps for images.
+
+    Raises:
+        PredictionError: Both are the same folder.
+    """
+    if isinstance(images, SeriesImages):
+        return
+    folder = images if images.is_dir() else images.parent
+    if folder.resolve() == out.resolve():
+        msg = f"{out} is the folder of the images; choose another folder for the label maps"
+        raise PredictionError(msg)
 
 
 def list_incomplete(problems: Sequence[Problem]) -> list[Failure]:

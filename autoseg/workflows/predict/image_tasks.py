@@ -31,11 +31,17 @@ from autoseg.runtime.precision import Precision
 from autoseg.workflows.cases.image_memory import estimate_prediction_sizes
 from autoseg.workflows.cases.loop import check_failures
 from autoseg.workflows.plan.planning import find_network_cost
-from autoseg.workflows.predict.found_images import ImageFiles, SeriesImages, find_predicted_images, list_incomplete
+from autoseg.workflows.predict.found_images import (
+    ImageFiles,
+    ImageSource,
+    SeriesImages,
+    check_other_folder,
+    find_predicted_images,
+    list_incomplete,
+)
 from autoseg.workflows.predict.prediction import (
     PredictionOutcome,
     PredictionRequest,
-    check_other_folder,
     predict_images,
 )
 from autoseg.workflows.predict.prediction_folder import QUALITY_NAME
@@ -159,7 +165,7 @@ def predict_images_in_tasks(
     return PredictionOutcome(written=written, kept=len(outcome.results) - written)
 
 
-def _select_image(found: ImageFiles | SeriesImages, case: Case) -> Path | SeriesImages:
+def _select_image(found: ImageFiles | SeriesImages, case: Case) -> ImageSource:
     """Returns what a worker is told of an image: a file, or the headers of series, which many files hold."""
     return found.select(case) if isinstance(found, SeriesImages) else case.image_paths[0]
 
@@ -175,7 +181,7 @@ def _read_grids(found: ImageFiles | SeriesImages) -> dict[str, Grid]:
 
 
 def predict_image(
-    image: Path | SeriesImages, *, run_root: Path, out: Path, request: PredictionRequest, count: int
+    image: ImageSource, *, run_root: Path, out: Path, request: PredictionRequest, count: int
 ) -> tuple[bool, tuple[str, ...]]:
     """Predicts one image, with the model that this process has loaded for an earlier one, if it is the same.
 
@@ -193,15 +199,8 @@ def predict_image(
         AutosegError: As for `predict_images`.
     """
     heard = _KeptNotes()
-    is_file = isinstance(image, Path)
     outcome = predict_images(
-        run_root,
-        image if is_file else image.find_folder(),
-        out,
-        request=request,
-        progress=heard,
-        load=partial(load_kept_ensemble, count=count),
-        found=None if is_file else image,
+        run_root, image, out, request=request, progress=heard, load=partial(load_kept_ensemble, count=count)
     )
     notes = tuple(line for line in heard.lines if not line.startswith(QUALITY_NOTE))  # of the images so far
     return outcome.written > 0, notes

@@ -31,7 +31,13 @@ from autoseg.workflows.predict.attention_maps import MAPS_FOLDER, build_recorder
 from autoseg.workflows.predict.boxes import merge_boxes, remove_old_boxes
 from autoseg.workflows.predict.budget import Way, describe_duration, fit_budget
 from autoseg.workflows.predict.folder_preparation import check_unchanged, prepare_folder
-from autoseg.workflows.predict.found_images import FoundImages, find_predicted_images, list_incomplete
+from autoseg.workflows.predict.found_images import (
+    FoundImages,
+    ImageSource,
+    check_other_folder,
+    find_predicted_images,
+    list_incomplete,
+)
 from autoseg.workflows.predict.image_steps import ImageSteps, Recorder
 from autoseg.workflows.predict.objects import (
     build_object_finder,
@@ -134,13 +140,12 @@ class PredictionOutcome:
 
 def predict_images(
     run_root: Path,
-    images: Path,
+    images: ImageSource,
     out: Path,
     *,
     request: PredictionRequest,
     progress: Progress,
     load: LoadEnsemble | None = None,
-    found: FoundImages | None = None,
 ) -> PredictionOutcome:
     """Writes one label map per image, on the image's own grid, with the ending of the dataset.
 
@@ -148,12 +153,11 @@ def predict_images(
 
     Args:
         run_root: Run with the models.
-        images: Folder of images, or one image.
+        images: Folder of images, or one image; or series that were found before.
         out: Folder for the label maps.
         request: The request of the user.
         progress: Receives the progress.
         load: Loads the models, with the arguments of `load_ensemble`, which is the default.
-        found: The images, where they were found before.
 
     Raises:
         RunError: The run does not exist, or `out` holds results of another model or other options.
@@ -164,20 +168,17 @@ def predict_images(
     run = open_run(run_root)
     check_other_folder(images, out)
     with adaptive_cpu_threads(find_device(request.device), announce=progress.note):
-        return _predict_images(
-            run, images, out, request=request, progress=progress, load=load or load_ensemble, found=found
-        )
+        return _predict_images(run, images, out, request=request, progress=progress, load=load or load_ensemble)
 
 
 def _predict_images(
     run: RunFolder,
-    images: Path,
+    images: ImageSource,
     out: Path,
     *,
     request: PredictionRequest,
     progress: Progress,
     load: LoadEnsemble,
-    found: FoundImages | None,
 ) -> PredictionOutcome:
     choice = resolve_models(
         run,
@@ -187,7 +188,7 @@ def _predict_images(
         progress=progress,
     )
     _check_maps(run, choice, out, request)
-    found = found or find_predicted_images(
+    found = find_predicted_images(
         images, run, series=request.series, formats=request.formats, terms=request.terms, progress=progress
     )
     way, weights = _choose_way(run, choice, found, request=request, load=load, progress=progress)
@@ -370,18 +371,6 @@ def _describe_way(
         postprocessing=rules,
         versions=read_versions(),
     )
-
-
-def check_other_folder(images: Path, out: Path) -> None:
-    """Refuses to write among the images, as the next call would take label maps for images.
-
-    Raises:
-        PredictionError: Both are the same folder.
-    """
-    folder = images if images.is_dir() else images.parent
-    if folder.resolve() == out.resolve():
-        msg = f"{out} is the folder of the images; choose another folder for the label maps"
-        raise PredictionError(msg)
 
 
 def check_inputs_are_kept(cases: Sequence[Case], outputs: Sequence[Path]) -> None:

@@ -169,7 +169,13 @@ def open_place(*, is_detached):
         results = [pickle.loads(pickle.dumps(work))(pickle.loads(pickle.dumps(job))) for _, job in jobs]
         return PoolOutcome(results=tuple(results), failures=())
 
-    return SimpleNamespace(is_detached=is_detached, run_over_cases=run_over_cases, run_tasks=None, describe_tasks=None)
+    return SimpleNamespace(
+        is_detached=is_detached,
+        run_over_cases=run_over_cases,
+        run_tasks=print,
+        describe_tasks=print,
+        describe_cases=print,
+    )
 
 
 def test_series_are_predicted_by_workers_one_by_one_as_they_are_here(run, tmp_path):
