@@ -172,7 +172,7 @@ def test_objects_rank_candidates_whatever_their_dice():
     both, candidates = np.array([True, True]), []  # core and border
     for name, dice, precision in ((FULL, 0.9, 0.3), ("2d", 0.7, 0.5)):
         one = build(name, dice=dice)
-        objects = (choice, np.full((6, 1), precision))
+        objects = (choice, np.full((6, 1), precision), ())
         candidates.append(ModelCandidate(members=one.members, jobs=(), dice=np.tile(one.dice, 2), objects=objects))
     ranked = rank(candidates, both)
     assert [one.name for one in ranked] == ["2d", FULL]
