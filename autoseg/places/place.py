@@ -26,7 +26,7 @@ class Resources:
         cores: CPU cores of each process.
         ram_bytes: RAM of each process.
         seconds: Time until it has ended; None if that is not known.
-        time_origin: Where that time comes from, in words; None where nobody would ask.
+        time_origin: Source of that time, in words; None where nobody would ask.
         may_be_cut: Whether a time limit may be shorter than that, as the task continues after it with what is left; a
             training with a budget would get the whole budget again.
         nodes: Number of computers.

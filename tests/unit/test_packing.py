@@ -20,15 +20,14 @@ from autoseg.document import (
     PackedMapping,
     PackedResults,
     PackedSequence,
-    documents,
     pack_parts,
     read_document,
     write_document,
 )
 from autoseg.errors import DocumentError
 from autoseg.labels import InstanceTargets
-from autoseg.untrusted import json_entries
-from autoseg.untrusted.json_entries import read_entries
+from autoseg.untrusted import json_reading
+from autoseg.untrusted.json_reading import read_entries
 
 
 class Bud(CasePart):
@@ -127,8 +126,8 @@ def test_a_document_is_read_in_parts_of_any_size(tmp_path: Path, monkeypatch, ch
     content = json.loads(BRANCH.model_dump_json())
     content["twigs"][0]["bud"] = {"size": 1.25e-7}
     path.write_text("\ufeff" + json.dumps(content, indent=indent), encoding="utf-8")
-    monkeypatch.setattr(json_entries, "PART_CHARACTERS", characters)
-    monkeypatch.setattr(documents, "read_json", None)  # which reads whole documents
+    monkeypatch.setattr(json_reading, "PART_CHARACTERS", characters)
+    monkeypatch.setattr("autoseg.document.read_json", None)  # which reads whole documents
     branch = read_document(path, Branch)
     assert branch == Branch.model_validate(content)
     assert isinstance(branch.twigs, PackedSequence)

@@ -74,8 +74,10 @@ def build_detached_queue(
         raise OptionError(msg)
     plan = read_document(run.plan, Plan)
     waiting = [unit for unit in units if not is_up_to_date(run, unit, request)]
-    names = {unit.configuration for unit in waiting}
-    needed = {name: estimate_resources(run, plan, name, request, forecast_cpu=forecast_cpu) for name in names}
+    needed = {
+        name: estimate_resources(run, plan, name, request, forecast_cpu=forecast_cpu)
+        for name in {unit.configuration for unit in waiting}
+    }
     tasks = {
         unit: build_task(
             run,

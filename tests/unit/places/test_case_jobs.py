@@ -310,7 +310,7 @@ def test_a_dry_run_shows_the_script_of_the_array_and_writes_nothing(root, slurm)
         assert place.describe_cases([], label="Measuring") == "# Measuring: nothing to do"
     assert text.startswith("# Measuring: 3 cases\n# Measuring, part 1 of 2: ")
     assert text.count("#!/bin/bash") == 1
-    assert {"#SBATCH --array=0-1%256", "#SBATCH --partition=long", "#SBATCH --cpus-per-task=4"} <= {*text.splitlines()}
+    assert {"#SBATCH --array=0-1%2", "#SBATCH --partition=long", "#SBATCH --cpus-per-task=4"} <= {*text.splitlines()}
     assert "#SBATCH --mem=10000M" in text  # for four of the largest case and their processes
     assert "--gres" not in text
     assert slurm.read_scripts() == []

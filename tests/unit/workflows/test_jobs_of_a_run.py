@@ -247,7 +247,7 @@ def test_nothing_is_discarded_for_jobs_that_cannot_be_submitted(measured):
 
 
 def test_options_that_do_not_fit_the_place_are_refused(run):
-    methods = dict.fromkeys(("run_over_cases", "run_tasks", "describe_tasks"), print)
+    methods = dict.fromkeys(("run_over_cases", "run_tasks", "describe_tasks", "describe_cases"), print)
     place_of_cases = SimpleNamespace(is_detached=False, **methods)
     with open_place("slurm", run.root) as place:
         with pytest.raises(OptionError, match=r"--devices 0,1 are of this computer.*gres=gpu:2"):
@@ -465,10 +465,10 @@ def test_a_dry_run_shows_the_jobs_that_measure_and_evaluate_and_writes_nothing(r
     with open_place("slurm", run.root) as place:
         evaluating = describe_evaluating(labels, labels, run_root=run.root, place=place)
     assert planning.startswith("# Measuring: 3 cases\n")
-    assert "#SBATCH --array=0-1%256" in planning
+    assert "#SBATCH --array=0-1%2" in planning
     assert planning.endswith("# Preprocessing: a further array of jobs, whose memory follows from the plan")
     assert evaluating.startswith("# Evaluating: 3 cases\n")
-    assert "#SBATCH --array=0-2%256" in evaluating
+    assert "#SBATCH --array=0-2%3" in evaluating
     assert not new.exists()
     assert {path.name for path in run.root.iterdir()} == {"plan.json", "splits.json"}
     assert {path.name for path in dataset.iterdir()} == {"dataset.json", "imagesTr", "labelsTr"}
