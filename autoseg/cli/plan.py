@@ -30,7 +30,6 @@ from autoseg.errors import PlanError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from autoseg.cli.terminal.console import Console
     from autoseg.fingerprint import DeviceThroughput, Machine
     from autoseg.plan.document import Plan
     from autoseg.workflows.plan.planner import PlanRule
@@ -142,7 +141,6 @@ def plan(
 ) -> None:
     """Check and measure a dataset, plan, print every decision with its reason, and preprocess."""
     given = dict(locals())
-    from autoseg.cli.terminal.console import open_console
     from autoseg.places import HERE, open_place
     from autoseg.workflows.plan.planner import find_label_check
     from autoseg.workflows.plan.planning import PlanRequest, build_plan_rule, describe_planning, measure_device
@@ -166,12 +164,12 @@ def plan(
         check_labels=find_label_check(chosen),
         call=list_given_options(plan, given),
     )
-    console, measure = open_console(), cache(measure_device)
+    measure = cache(measure_device)
     with open_place(on or HERE, run or Path(), slurm or ()) as place:
         if dry_run:
             return typer.echo(describe_planning(dataset, run, request=replace(request, place=place)))
         outcome = plan_and_print(dataset, run, build_plan_rule(chosen, measure=measure), replace(request, place=place))
-    show_forecast(console, outcome, request, measure, options=list_given_options(plan, given, but=WITHOUT_PLANNER))
+    show_forecast(outcome, request, measure, options=list_given_options(plan, given, but=WITHOUT_PLANNER))
 
 
 def describe_machine(memory_gb: float | None, budget: str | None, planner: str) -> "Machine":
@@ -244,7 +242,6 @@ def parse_budget(text: str | None, planner: str) -> float | None:
 
 
 def show_forecast(
-    console: "Console",
     outcome: "PlanningOutcome",
     request: "PlanRequest",
     measure: "Callable[[], DeviceThroughput]",
@@ -254,18 +251,19 @@ def show_forecast(
     """Prints what was done, what training will take on this computer, and the next command.
 
     Args:
-        console: Console to print to.
         outcome: The run and what was done for it.
         request: The request that led to it.
         measure: Measures the speed of the device that will train.
         options: Words of the command line that say what was planned, for the suggestion of another plan.
     """
+    from autoseg.cli.terminal.console import open_console
     from autoseg.cli.terminal.forecast_table import print_forecast, suggest_next
     from autoseg.workflows.plan.forecasting import forecast_run
     from autoseg.workflows.plan.machine_survey import survey_machine
     from autoseg.workflows.plan.planning import find_network_cost
     from planners.step_time import estimate_cost
 
+    console = open_console()
     console.note(f"\n{outcome.describe()}")
     run = outcome.run.root
     forecast = forecast_run(

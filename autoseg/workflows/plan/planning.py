@@ -90,14 +90,12 @@ def build_plan_rule(
 ) -> PlanRule:
     """Builds a planning function that measures the device first if the planner needs it.
 
-    A GPU executes the steps of a training in other ways than single layers. So steps of what is planned by layers are
-    timed, and the final plan is made with them.
-
     Args:
         planner: Decides.
         measure: Measures the speed of the device that will train.
         measure_cost: Counts what a network costs.
-        time_steps: Times steps of a plan on a GPU.
+        time_steps: Times steps of a plan on a GPU, which executes them in other ways than single layers; the final plan
+            is made with them.
     """
 
     def rule(fingerprint: Fingerprint, machine: Machine) -> Plan:
@@ -106,8 +104,7 @@ def build_plan_rule(
             return decide(machine)
         throughput = measure()
         plan = decide(machine.model_copy(update={"throughput": throughput}))
-        steps = None if throughput.is_cpu else time_steps(plan)
-        if steps is None:
+        if throughput.is_cpu or (steps := time_steps(plan)) is None:
             return plan
         return decide(machine.model_copy(update={"throughput": throughput.model_copy(update={"steps": steps})}))
 
