@@ -23,7 +23,7 @@ SECONDS_PER_PARAMETER: Final = 5e-9  # changing the weights
 SECONDS_PER_PATCH: Final = 0.0025  # reading and changing it on one core
 SECONDS_PER_PATCH_ELEMENT: Final = 1.1e-7
 SMALLEST_PATCH_SHARE: Final = 0.02
-"""Least share of a step that a second patch adds to it (guess): timings of the same step differ by about as much."""
+"""Smallest part of a step that a second patch adds (guess): timings of the same step differ by about as much."""
 
 
 def estimate_step_seconds(cost: NetworkCost, throughput: DeviceThroughput) -> float:

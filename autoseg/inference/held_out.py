@@ -33,7 +33,7 @@ def load_held_out_model(
         run: Run folder.
         configuration: Name of the configuration.
         fold: Name of the fold.
-        device: Device, as for `load_model`.
+        device: Device that predicts, "auto" for the best one.
         images: Number of cases to predict.
         options: Options of their prediction.
         pruned_depth: Depth to which the network is pruned; None for the whole one.

@@ -172,7 +172,7 @@ def _name_series(series: DicomSeries) -> Iterator[None]:
 
 FoundImages = ImageFiles | SeriesImages
 ImageSource = Path | SeriesImages
-"""Origin of the images of a prediction: a folder or a file, or series that were found in one."""
+"""The images of a prediction: a folder or a file, or series that were found in one."""
 
 
 def find_predicted_images(
