@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shlex
-import shutil
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -19,7 +18,6 @@ import numpy as np
 import pytest
 import typer.main
 from builders.balls import write_balls
-from builders.dicom_series import write_series
 from builders.folds import write_trained_fold
 from builders.plans import build_configuration, build_plan
 from builders.progress import Notes
@@ -427,10 +425,6 @@ def test_a_label_map_that_a_worker_wrote_elsewhere_is_a_failure(trained: Path) -
         predict(trained, client)
 
 
-def test_budgets_and_images_of_many_files_are_refused(trained: Path) -> None:
+def test_a_budget_is_refused(trained: Path) -> None:
     with pytest.raises(OptionError, match="--budget"):
         predict(trained, FakeClient(), budget_seconds=10.0)
-    shutil.rmtree(trained.with_name("new_images"))
-    write_series(trained.with_name("new_images"), np.zeros((9, 10, 11)), number=1, description="thorax")
-    with pytest.raises(OptionError, match="predict them without --on"):
-        predict(trained, FakeClient())

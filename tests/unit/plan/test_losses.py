@@ -25,12 +25,12 @@ def test_terms_are_told_apart_by_their_name():
 @pytest.mark.parametrize(
     ("losses", "message"),
     [
-        ([], r"losses: must hold at least one loss term, of: dice, cross_entropy, .*, cldice \(got none\)"),
+        ([], r"losses: must hold at least one loss term, of: dice, cross_entropy, .*, centre_distance \(got none\)"),
         ([DICE | {"weight": 0}], r"losses: the weights must not all be 0, or nothing would be learnt \(got dice 0\)"),
         ([DICE | {"weight": -1}], r"losses\.0\.weight: .*greater than or equal to 0 \(got -1\)"),
         (
             [DICE | {"name": "dise"}],
-            r"losses\.0: 'name' must be one of dice, cross_entropy, .*, cldice \(got 'dise'\) \(did you mean 'dice'",
+            r"losses\.0: 'name' must be one of dice, .*, centre_distance \(got 'dise'\) \(did you mean 'dice'",
         ),
         ([DICE, {"name": "dice", "weight": 1}], r"losses\.1\.batch_dice: is missing"),
         ([DICE | {"smoothing": 1}], r"losses\.0\.smoothing: unknown key"),
