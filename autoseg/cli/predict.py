@@ -129,29 +129,9 @@ def predict(
         overwrite=overwrite,
     )
     with open_model(run, configuration=configuration, folds=request.folds, progress=console) as model:
-        work = describe_at if dry_run else predict_at
-        work(on, images, out, model=model, settings=slurm or (), request=request, progress=console)
-
-
-def describe_at(
-    on: str | None,
-    images: Path,
-    out: Path,
-    *,
-    model: "OpenedModel",
-    settings: "Sequence[str]",
-    request: "PredictionRequest",
-    progress: "Progress",
-) -> None:
-    """Shows the jobs of a prediction at another place."""
-    from dataclasses import replace
-
-    from autoseg.places import HERE, open_place
-    from autoseg.workflows.predict.image_tasks import describe_predicting
-
-    chosen = replace(request, configuration=model.configuration)
-    with open_place(on or HERE, model.run, settings) as place:
-        typer.echo(describe_predicting(model.run, images, out, request=chosen, place=place, progress=progress))
+        predict_at(
+            on, images, out, model=model, settings=slurm or (), request=request, dry_run=dry_run, progress=console
+        )
 
 
 def predict_at(
@@ -162,17 +142,21 @@ def predict_at(
     model: "OpenedModel",
     settings: "Sequence[str]",
     request: "PredictionRequest",
+    dry_run: bool,
     progress: "Progress",
 ) -> None:
-    """Predicts in this process, or at another place by one piece of work an image."""
+    """Predicts in this process, or at another place by one piece of work an image, whose jobs a dry run only shows."""
     from dataclasses import replace
 
     from autoseg.places import HERE, open_place
-    from autoseg.workflows.predict.image_tasks import predict_images_in_tasks
+    from autoseg.workflows.predict.image_tasks import describe_predicting, predict_images_in_tasks
     from autoseg.workflows.predict.prediction import predict_images
 
     chosen = replace(request, configuration=model.configuration)
     with open_place(on or HERE, model.run, settings) as place:
+        if dry_run:
+            typer.echo(describe_predicting(model.run, images, out, request=chosen, place=place, progress=progress))
+            return
         if on in (None, HERE):
             outcome = predict_images(model.run, images, out, request=chosen, progress=progress)
         else:
