@@ -7,7 +7,7 @@ backward pass, not its output, so this halves what an activation costs and chang
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from itertools import chain
-from typing import Final
+from typing import Final, cast
 
 import torch
 from jaxtyping import Float
@@ -17,7 +17,29 @@ from torch.nn import functional
 NEGATIVE_SLOPE: Final = 0.01  # of the leaky ReLU, as in the reference implementation
 NORM_EPSILON: Final = 1e-5
 
-CONVOLUTIONS: Final[dict[int, Callable[..., nn.Module]]] = {2: nn.Conv2d, 3: nn.Conv3d}
+
+class VolumeConvolution(nn.Conv3d):
+    """A convolution of volumes whose weights get the right gradient on CPUs in 16 bits, too.
+
+    There PyTorch (2.13, oneDNN) writes only a part of the gradient of a kernel that is longer than the image along an
+    axis; the rest is whatever the memory held. Such an image has few voxels, so its convolution in single precision
+    costs nearly nothing.
+    """
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if not self._needs_single_precision(input):
+            return cast(Tensor, super()._conv_forward(input, weight, bias))
+        with torch.autocast("cpu", enabled=False):
+            return cast(Tensor, super()._conv_forward(input.float(), weight, bias))
+
+    def _needs_single_precision(self, image: Tensor) -> bool:
+        if image.device.type != "cpu" or not torch.is_grad_enabled() or not torch.is_autocast_enabled("cpu"):
+            return False
+        pairs = zip(self.kernel_size, image.shape[2:], strict=True)
+        return any(kernel > 1 and kernel >= extent for kernel, extent in pairs)
+
+
+CONVOLUTIONS: Final[dict[int, Callable[..., nn.Module]]] = {2: nn.Conv2d, 3: VolumeConvolution}
 TRANSPOSED_CONVOLUTIONS: Final[dict[int, Callable[..., nn.Module]]] = {
     2: nn.ConvTranspose2d,
     3: nn.ConvTranspose3d,

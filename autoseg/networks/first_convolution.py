@@ -19,10 +19,7 @@ MOST_CHANNELS: Final = 4
 """Images with more channels are convolved as everything else (guess: four fill half of what is read at once)."""
 PADDED_CHANNELS: Final = 8
 """The matrix units of a GPU read so many channels at once in 16 bits."""
-CONVOLUTIONS: Final[Mapping[type[nn.Module], Callable[..., Tensor]]] = {
-    nn.Conv2d: functional.conv2d,
-    nn.Conv3d: functional.conv3d,
-}
+CONVOLUTIONS: Final[Mapping[int, Callable[..., Tensor]]] = {2: functional.conv2d, 3: functional.conv3d}
 
 
 class FirstConvolutionForm(nn.Module):
@@ -40,7 +37,7 @@ class FirstConvolutionForm(nn.Module):
         self.weight, self.bias = original.weight, original.bias
         assert not isinstance(original.padding, str), "such a convolution has no other form"
         self.stride, self.borders, self.kernel_size = original.stride, original.padding, original.kernel_size
-        self.convolve, self.compute, self.layout = CONVOLUTIONS[type(original)], FORMS[form], layout
+        self.convolve, self.compute, self.layout = CONVOLUTIONS[len(original.kernel_size)], FORMS[form], layout
 
     def forward(self, image: Float[Tensor, "batch channel *space"]) -> Float[Tensor, "batch output ..."]:
         """Convolves."""

@@ -35,7 +35,7 @@ def test_branches_are_one_convolution_after_fusion(kernel, stride, channels_out:
         network = nn.Sequential(branches)
         fuse_modules(network)
         found = network(features)
-    assert type(network[0]) in (nn.Conv2d, nn.Conv3d)
+    assert isinstance(network[0], nn.Conv2d | nn.Conv3d)
     assert (network[0].bias is not None) == bias
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from autoseg.errors import DeviceError
+from autoseg.networks.blocks import build_convolution
 from autoseg.runtime.precision import autocast, find_dtype
 
 CPU, CUDA, MPS = torch.device("cpu"), torch.device("cuda", 0), torch.device("mps")
@@ -80,3 +81,17 @@ def test_networks_compute_in_the_wanted_numbers_within_the_context_and_not_after
         assert network(image).dtype == torch.float32
     with torch.autocast("cpu", dtype=torch.bfloat16), autocast(CPU, "float32"):
         assert network(image).dtype == torch.float32
+
+
+@pytest.mark.parametrize(("kernel", "extent"), [((5, 5, 5), (4, 5, 4)), ((7, 7, 7), (3, 3, 3)), ((3, 3, 3), (2, 4, 4))])
+def test_a_kernel_longer_than_the_image_gets_its_gradient_in_16_bits(kernel: tuple[int, ...], extent: tuple[int, ...]):
+    convolution = build_convolution(8, 16, kernel, stride=(1, 1, 1))
+    image = torch.randn(1, 8, *extent, generator=torch.Generator().manual_seed(0))
+    gradients = []
+    for precision in ("float32", "bfloat16"):
+        convolution.zero_grad()
+        with autocast(torch.device("cpu"), precision):
+            convolved = convolution(image)
+        convolved.float().square().mean().backward()
+        gradients.append(convolution.weight.grad.clone())
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=0.02, atol=0.02 * float(gradients[0].abs().max()))
