@@ -8,7 +8,7 @@ label map, clicks its largest error, and so on; the network always gets the firs
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,16 +94,22 @@ def list_cases(run: RunFolder, plan: Plan, name: str) -> list[CorrectedCase]:
 
 def click_errors(run: RunFolder, model: SegmentationModel, case: CorrectedCase, count: int) -> list[float]:
     """Returns the mean Dice after 0, 1, ... clicks."""
-    volume, shown = read_case(run, case.name), case.before
+    corrected = correct_by_clicks(model, read_case(run, case.name), case, count)
+    return [compute_mean_dice(label_map, case.reference, model.plan) for label_map in corrected]
+
+
+def correct_by_clicks(
+    model: SegmentationModel, volume: Volume, case: CorrectedCase, count: int
+) -> Iterator[np.ndarray]:
+    """Yields the label map after 0, 1, ... clicks."""
+    shown = case.before
     clicks: list[Click] = []
-    scores = []
     for given in range(count + 1):
         if given > 0:
             clicks += find_click(shown, case.reference, model.plan)
         corrected = refine_volume(model, volume, case.before, clicks=clicks)
         shown = corrected if given > 0 else shown  # the first click is placed on what the user has
-        scores.append(compute_mean_dice(corrected, case.reference, model.plan))
-    return scores
+        yield corrected
 
 
 def find_click(shown: np.ndarray, reference: np.ndarray, plan: Plan) -> Sequence[Click]:

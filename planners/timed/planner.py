@@ -12,9 +12,17 @@ from autoseg.plan.document import Plan
 from planners.architectures.architecture import Architecture
 from planners.configuration import explain_missing_pooling
 from planners.dataset_decisions import CommonDecisions, choose_common
-from planners.further import choose_further, name_options, sort_further
+from planners.further import (
+    FURTHER_CONFIGURATIONS,
+    Chosen,
+    Configurations,
+    choose_further,
+    name_options,
+    sort_further,
+)
 from planners.heads import Head
 from planners.label_checks import check_network
+from planners.reasons import record
 from planners.rules.cascade import FULL_RESOLUTION, LOW_RESOLUTION
 from planners.rules.context_slices import SLICES
 from planners.rules.dimensionality import choose_dimensionality
@@ -30,7 +38,7 @@ from planners.timed.rules import TimedRules
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimedPlanner:
-    """Plans one configuration for training in limited time on a device that was measured.
+    """Plans one configuration for training in limited time on a device that was measured, and others on request.
 
     Attributes:
         architecture: The networks that it chooses from; None: small plain U-Nets.
@@ -125,7 +133,8 @@ class TimedPlanner:
         needed = explain_needed_iterations(chosen.iterations, chosen.step_seconds, seconds)
         configuration, reasons = build_configuration(name, candidate, situation)
         smallest = warn_of_smallest(chosen, dataset, situation)
-        planned = {name: configuration}
+        slices, slice_reasons = self._choose_slices({name: configuration}, common, situation)
+        planned = {name: configuration} | slices
         rules = TimedRules(situation=situation, width=chosen.width)
         further, own = choose_further(self.further, planned, common.dataset, shared=rules)
         memory = _choose_memory(throughput, machine.accelerator_memory_gb)
@@ -133,7 +142,7 @@ class TimedPlanner:
             self.name,
             memory,
             configurations=planned | further,
-            reasons=(explain_budget(machine, throughput), needed, *smallest, *reasons, *own),
+            reasons=(explain_budget(machine, throughput), needed, *smallest, *reasons, *slice_reasons, *own),
             budget_seconds=find_budget(machine),
         )
 
@@ -159,6 +168,25 @@ class TimedPlanner:
         if candidate.value.dataset != dataset and name == FULL_RESOLUTION:
             name = LOW_RESOLUTION
         return name, dataset, candidate
+
+    def _choose_slices(self, planned: Configurations, common: CommonDecisions, situation: Situation) -> Chosen:
+        """Chooses the configuration of single slices where it is not planned, but others that are asked for need it.
+
+        Raises:
+            PlanError: The architecture has no network for slices.
+        """
+        needing = [name for name in self.further if FURTHER_CONFIGURATIONS[name].needs == (SLICES,)]
+        dataset, is_flat = common.dataset.in_plane, common.dataset.median_shape_voxels[0] <= 1
+        if not needing or SLICES in planned or is_flat or explain_missing_pooling(dataset, situation.topology):
+            return {}, ()
+        self._check_slices(SLICES)
+        configuration, reasons = build_configuration(SLICES, choose_candidate(dataset, situation), situation)
+        exists = Decision(
+            SLICES,
+            f"{' and '.join(needing)}, which {'is' if len(needing) == 1 else 'are'} made of it, "
+            f"{'was' if len(needing) == 1 else 'were'} asked for",
+        )
+        return {SLICES: configuration}, (record(SLICES, exists, "planned"), *reasons)
 
     def _check_slices(self, name: str) -> None:
         reason = None if self.architecture is None else self.architecture.without_slices

@@ -67,8 +67,26 @@ def test_networks_of_an_architecture_correct_its_boundaries():
 def test_slices_get_neighbours_where_slices_are_planned():
     configurations = make_plan(["2.5d", "2d_triplanar"], THICK, minutes=1.0).configurations
     assert list(configurations) == ["2d", "2.5d", "2d_triplanar"]
-    with pytest.raises(PlanError, match=r"2.5d is made of 2d for volumes, but planned are 3d_fullres"):
-        make_plan(["2.5d"])
+
+
+def test_slices_are_planned_beside_volumes_for_what_is_made_of_them():
+    planned, alone = make_plan(["2.5d", "2d_triplanar"]), make_plan([])
+    configurations = planned.configurations
+    assert list(configurations) == ["3d_fullres", "2d", "2.5d", "2d_triplanar"]
+    assert configurations["3d_fullres"] == alone.configurations["3d_fullres"]
+    assert configurations["2d"].training.budget_seconds == configurations["3d_fullres"].training.budget_seconds
+    assert configurations["2.5d"].network.features_per_stage == configurations["2d"].network.features_per_stage
+    assert configurations["2d_triplanar"].plane_axes == (0, 1, 2)
+    (reason,) = [reason.because for reason in planned.reasons if reason.subject == "2d"]
+    assert reason == "2.5d and 2d_triplanar, which are made of it, were asked for"
+
+
+def test_neighbours_are_refused_where_an_architecture_or_the_images_have_no_slices():
+    planner = find_planner("timed", "h_dense_unet", configurations=["2.5d"])
+    with pytest.raises(PlanError, match=r"no network exists for these images: .*; choose another --architecture"):
+        make_plan(["2.5d"], planner=planner)
+    with pytest.raises(PlanError, match=r"2.5d is made of 2d for volumes, but planned are 2d .* 1 slices"):
+        make_plan(["2.5d"], ((999.0, 1.0, 1.0), (1, 64, 64)))
 
 
 def test_a_stage_that_needs_the_full_resolution_needs_a_longer_budget_where_a_coarser_one_is_planned():
