@@ -26,7 +26,7 @@ import resource
 import shutil
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -104,14 +104,19 @@ def main() -> None:
         sys.exit(f"{options.dataset} is absent; name the folder of the data set with --dataset")
     check_host_speed()
     options.results.mkdir(parents=True, exist_ok=True)
-    print("\n".join(compare(options.results, options.dataset, options.only, options.minutes)))
+    for line in compare(list_trainings(options.results, options.dataset, options.only, options.minutes)):
+        print(line, flush=True)
 
 
-def compare(results: Path, dataset: Path, only: list[str] | None, minutes: float) -> Iterator[str]:
-    """Trains what is not trained yet, then yields the lines of the table, and what failed."""
+def list_trainings(results: Path, dataset: Path, only: Sequence[str] | None, minutes: float) -> list["Training"]:
+    """Lists the runs of the table that fits the data set, the one with the plain network first."""
     runs = OBJECT_RUNS if (dataset / "instancesTr").is_dir() else RUNS
     names = dict.fromkeys((next(iter(runs)), *(name for name in runs if only is None or name in only)))
-    trainings = [Training(results, dataset, name, minutes, runs[name]) for name in names]
+    return [Training(results, dataset, name, minutes, runs[name]) for name in names]
+
+
+def compare(trainings: list["Training"]) -> Iterator[str]:
+    """Trains what is not trained yet, then yields the lines of the table, and what failed."""
     failures: list[str] = []
     planned = [training for training in trainings if training.attempt(training.plan, failures)]
     timed = measure_paces(planned, failures)
@@ -131,6 +136,7 @@ class Training:
 
     Attributes:
         options: Options of `autoseg plan`.
+        program: Begin of every command.
     """
 
     results: Path
@@ -138,6 +144,7 @@ class Training:
     name: str
     minutes: float
     options: tuple[str, ...]
+    program: tuple[str, ...] = (sys.executable, "-m", "autoseg")
 
     @property
     def stem(self) -> str:
@@ -311,9 +318,9 @@ class Training:
             CommandFailedError: It fails.
         """
         before = read_cpu_seconds()
-        if measure_command([sys.executable, "-m", "autoseg", *arguments], self.log, dict(os.environ)).exit_code:
-            (*_, last) = filter(None, ["", *self.log.read_text(encoding="utf-8").split("\n")])
-            msg = f"autoseg {arguments[0]} failed: {last.strip()}"
+        if measure_command([*self.program, *arguments], self.log, dict(os.environ)).exit_code:
+            lines = [line for line in self.log.read_text(encoding="utf-8").splitlines() if line.strip()]
+            msg = f"autoseg {arguments[0]} failed: {lines[-1].strip() if lines else 'without a word'}"
             raise CommandFailedError(msg)
         return read_cpu_seconds() - before
 
