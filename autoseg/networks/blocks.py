@@ -23,7 +23,7 @@ class VolumeConvolution(nn.Conv3d):
 
     There PyTorch (2.13, oneDNN) writes only a part of the gradient of a kernel that is longer than the image along an
     axis; the rest is whatever the memory held. Such an image has few voxels, so its convolution in single precision
-    costs nearly nothing.
+    costs little. What is computed without gradients is as it was.
     """
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -35,8 +35,7 @@ class VolumeConvolution(nn.Conv3d):
     def _needs_single_precision(self, image: Tensor) -> bool:
         if image.device.type != "cpu" or not torch.is_grad_enabled() or not torch.is_autocast_enabled("cpu"):
             return False
-        pairs = zip(self.kernel_size, image.shape[2:], strict=True)
-        return any(kernel > 1 and kernel >= extent for kernel, extent in pairs)
+        return any(kernel > extent for kernel, extent in zip(self.kernel_size, image.shape[2:], strict=True))
 
 
 CONVOLUTIONS: Final[dict[int, Callable[..., nn.Module]]] = {2: nn.Conv2d, 3: VolumeConvolution}
