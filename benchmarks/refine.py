@@ -61,11 +61,10 @@ def main() -> None:
         sys.exit(f"no fold of {name} is trained in {run.root}; run: autoseg train {run.root} --configuration {name}")
     worst = cases[: arguments.cases]
     rows: dict[str, list[float]] = {}
-    for fold in sorted({case.fold for case in worst}):
+    for fold, held_out in group_by_fold(worst).items():
         model = load_model(run, configuration=name, folds=(fold,), with_previous=False)
-        for case in worst:
-            if case.fold == fold:
-                rows[case.name] = [case.score, *click_errors(run, model, case, arguments.clicks)]
+        for case in held_out:
+            rows[case.name] = [case.score, *click_errors(run, model, case, arguments.clicks)]
     print(f"{name}: mean Dice of the {len(worst)} worst of {len(cases)} held-out cases\n")
     heads = ["label map", *(f"{count} clicks" for count in range(arguments.clicks + 1))]
     print("  ".join(f"{head:>10}" for head in ("case", *heads)))
@@ -90,6 +89,11 @@ def list_cases(run: RunFolder, plan: Plan, name: str) -> list[CorrectedCase]:
             score = compute_mean_dice(before, reference, plan)
             cases.append(CorrectedCase(name=case, fold=fold, before=before, reference=reference, score=score))
     return cases
+
+
+def group_by_fold(cases: Sequence[CorrectedCase]) -> dict[str, list[CorrectedCase]]:
+    """Groups cases by the fold that holds them out."""
+    return {fold: [case for case in cases if case.fold == fold] for fold in sorted({case.fold for case in cases})}
 
 
 def click_errors(run: RunFolder, model: SegmentationModel, case: CorrectedCase, count: int) -> list[float]:

@@ -2,9 +2,9 @@
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import Final, get_args
 
 from autoseg.document import read_document
 from autoseg.evaluation.case_metrics import evaluate_case
@@ -13,7 +13,7 @@ from autoseg.plan import Plan
 from autoseg.run_folder import FoldFolder, RunFolder
 from autoseg.workflows.evaluate.objects import SCORES_JSON, ObjectSource
 from autoseg.workflows.select.selection_document import read_selection
-from benchmarks.refine import correct_by_clicks, list_cases, read_case
+from benchmarks.refine import correct_by_clicks, group_by_fold, list_cases, read_case
 
 CLASS_SCORES: Final = {"Dice": "Dice", "NSD at 1 mm": "NSD"}
 """Heading of a column, and the name of the score in `summary.json`."""
@@ -53,11 +53,6 @@ def score_clicks(run: RunFolder, configuration: str) -> Iterator[tuple[int, Scor
                 scores[count]["NSD at 1 mm"][case.name] = [of_class.surface_dice for of_class in found]
     for count, of_count in scores.items():
         yield count, of_count, sum(seconds) / len(seconds)
-
-
-def group_by_fold(cases: list[Any]) -> Mapping[str, list[Any]]:
-    """Groups cases by the fold that holds them out."""
-    return {fold: [case for case in cases if case.fold == fold] for fold in sorted({case.fold for case in cases})}
 
 
 def read_object_scores(folder: Path, source: ObjectSource) -> Scores:
