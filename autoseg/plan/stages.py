@@ -38,6 +38,11 @@ class PreviousStagePlan(Part):
         """Margin of the box that is made of a prediction; None where no box is made."""
         return None
 
+    @property
+    def box_minimum_mm3(self) -> float:
+        """Volume that a component of a prediction needs to count for the box; 0 where all count or no box is made."""
+        return 0.0
+
     def choose_network_labels(self, labels: LabelScheme) -> LabelScheme:
         """Returns the labels that the network tells apart: those of the dataset, or one class and all else."""
         return build_class_labels(labels) if self.is_class_by_class else labels
@@ -109,17 +114,25 @@ class BoxOfPreviousStage(PreviousStagePlan):
 
     Attributes:
         margin_mm: Distance by which the box is larger than the foreground, at either end of each axis.
+        minimum_mm3: Volume that a component of the foreground needs to count for the box, unless none has it. It is
+            learned from predictions of held-out cases before the first fold is trained; 0: every component counts.
     """
 
     has_channels: ClassVar[bool] = False
 
     input: Literal["box"] = "box"
     margin_mm: NonNegative
+    minimum_mm3: NonNegative = 0.0
 
     @property
     def box_margin_mm(self) -> float | None:
         """Margin of the box that is made of a prediction."""
         return self.margin_mm
+
+    @property
+    def box_minimum_mm3(self) -> float:
+        """Volume that a component needs to count for the box."""
+        return self.minimum_mm3
 
     def count_channels(self, labels: LabelScheme) -> int:
         """Returns none."""

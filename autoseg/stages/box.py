@@ -16,6 +16,7 @@ from autoseg.preprocessing.cache import CachedCase
 from autoseg.preprocessing.case import CaseGeometry
 from autoseg.preprocessing.class_locations import ClassLocations
 from autoseg.preprocessing.stored_array import LazyArray
+from autoseg.stages.box_components import BoxComponents, find_components
 from autoseg.stages.previous_input import Array, PreviousStageInput, StagePrediction
 from autoseg.stages.staged_case import StagedCase
 
@@ -30,13 +31,25 @@ class BoxInput(PreviousStageInput):
     ) -> Int16[np.ndarray, "new_z new_y new_x"]:
         """Finds the box around the foreground on the grid of the previous stage, and widens it by the margin."""
         assert isinstance(self.plan, BoxOfPreviousStage)
+        if self.plan.minimum_mm3 > 0:
+            return store_box(self.find_components(prediction, target).join(self.plan.minimum_mm3))
         shape_voxels = prediction.geometry.resampled_shape_voxels
         foreground = prediction.restore_on(shape_voxels) > 0
-        corners = np.zeros((3, 2, 1), np.int16)
-        if foreground.any():
-            found = compute_bounding_box(foreground)
-            corners[:, :, 0] = widen_box(found, shape_voxels, target, margin_mm=self.plan.margin_mm)
-        return corners
+        if not foreground.any():
+            return store_box(None)
+        found = compute_bounding_box(foreground)
+        return store_box(widen_box(found, shape_voxels, target, margin_mm=self.plan.margin_mm))
+
+    def find_components(self, prediction: StagePrediction, target: CaseGeometry) -> BoxComponents:
+        """Finds the components of the foreground, each with its box on the grid of a case, widened by the margin."""
+        assert isinstance(self.plan, BoxOfPreviousStage)
+        geometry = prediction.geometry
+        shape_voxels = geometry.resampled_shape_voxels
+        found = find_components(
+            prediction.restore_on(shape_voxels) > 0, voxel_mm3=math.prod(geometry.target_spacing_mm)
+        )
+        widened = [widen_box(box, shape_voxels, target, margin_mm=self.plan.margin_mm) for box in found.list_boxes()]
+        return replace(found, boxes=np.array(widened, dtype=np.int64).reshape(found.boxes.shape))
 
     def convert_for_prediction(
         self, prediction: StagePrediction, case: StagedCase, *, resampling: ResamplingPlan
@@ -65,9 +78,15 @@ class BoxInput(PreviousStageInput):
         return case if found is None else crop_case(case, found)
 
 
-def widen_box(
-    box: Box, shape_voxels: Sequence[int], target: CaseGeometry, *, margin_mm: float
-) -> list[tuple[int, int]]:
+def store_box(box: Box | None) -> Int16[np.ndarray, "3 2 1"]:
+    """Returns the map that holds a box; None is the whole image."""
+    corners = np.zeros((3, 2, 1), np.int16)
+    if box is not None:
+        corners[:, :, 0] = box
+    return corners
+
+
+def widen_box(box: Box, shape_voxels: Sequence[int], target: CaseGeometry, *, margin_mm: float) -> Box:
     """Returns the voxels of another grid of the same image that a box touches, and those up to a margin around it.
 
     Args:
@@ -77,12 +96,12 @@ def widen_box(
         margin_mm: The margin.
     """
     axes = zip(box, shape_voxels, target.resampled_shape_voxels, target.target_spacing_mm, strict=True)
-    widened = []
+    widened: list[tuple[int, int]] = []
     for (first, end), extent, new_extent, spacing_mm in axes:
         margin = math.ceil(margin_mm / spacing_mm)
         below, above = first * new_extent // extent - margin, -(-end * new_extent // extent) + margin
         widened.append((max(0, below), min(new_extent, above)))
-    return widened
+    return widened[0], widened[1], widened[2]
 
 
 def crop_case(case: CachedCase, box: Box) -> CachedCase:

@@ -2,17 +2,15 @@
 
 import math
 from collections.abc import Iterator
-from typing import Final
 
 import numpy as np
 
 from autoseg.nonzero_region import Box, slice_box
 from autoseg.plan.document import Plan
 from autoseg.preprocessing.case import CaseGeometry
+from autoseg.stages.box_components import NEIGHBOURS
 from autoseg.stages.previous_input import StagePrediction
 from autoseg.stages.staged_case import FoundBox
-
-NEIGHBOURS: Final = 26  # faces, edges and corners
 
 
 def list_boxes(

@@ -90,12 +90,15 @@ class StageLink:
         }
 
     def list_outdated_cases(self, sources: Mapping[str, PredictionSource]) -> list[str]:
-        """Lists cases whose map is missing, damaged, or was made by other weights, for another grid or margin.
+        """Lists cases whose map is missing, damaged, or was made by other weights, for another grid or box.
 
         Raises:
             RunError: A preprocessed case is missing or damaged.
         """
-        is_current = partial(is_stage_map_current, self.folder, margin_mm=self.input.plan.box_margin_mm)
+        box = self.input.plan
+        is_current = partial(
+            is_stage_map_current, self.folder, margin_mm=box.box_margin_mm, minimum_mm3=box.box_minimum_mm3
+        )
         return [
             case
             for case, source in sources.items()
@@ -124,6 +127,7 @@ class StageLink:
             geometry=self.read_geometry(case),
             patch_voxels=self.plan.configurations[self.configuration].patch_voxels,
             margin_mm=self.input.plan.box_margin_mm,
+            minimum_mm3=self.input.plan.box_minimum_mm3,
         )
 
     def build_stored_input(self, sources: Mapping[str, PredictionSource]) -> StoredStageInput:

@@ -40,6 +40,7 @@ class StageMapRecord(Document):
         array_bytes: Size of the array's file, by which a damaged copy is recognized.
         checksums: None in files of earlier versions.
         margin_mm: Margin of the box that the map holds; None for a map that has none, and in files of earlier versions.
+        minimum_mm3: Volume that a component needed to count for that box; 0: every one counted.
     """
 
     schema_version: Literal[1] = 1
@@ -48,6 +49,7 @@ class StageMapRecord(Document):
     array_bytes: int
     checksums: ArrayChecksums | None = None
     margin_mm: float | None = None
+    minimum_mm3: float = 0.0
 
 
 def write_stage_map(
@@ -59,6 +61,7 @@ def write_stage_map(
     geometry: CaseGeometry,
     patch_voxels: tuple[int, ...],
     margin_mm: float | None = None,
+    minimum_mm3: float = 0.0,
 ) -> None:
     """Stores the map of a case, in place of an older one.
 
@@ -70,6 +73,7 @@ def write_stage_map(
         geometry: Geometry of the preprocessed case.
         patch_voxels: The extents in which it will be read.
         margin_mm: Margin of the box that the map holds, if it holds one.
+        minimum_mm3: Volume that a component needed to count for that box.
 
     Raises:
         RunError: The folder cannot be written or the disk is full.
@@ -83,20 +87,28 @@ def write_stage_map(
         array_bytes=array.stat().st_size,
         checksums=checksums,
         margin_mm=margin_mm,
+        minimum_mm3=minimum_mm3,
     )
     write_document(record, content, is_durable=False)
 
 
 def is_stage_map_current(
-    folder: Path, name: str, *, source: PredictionSource, geometry: CaseGeometry, margin_mm: float | None = None
+    folder: Path,
+    name: str,
+    *,
+    source: PredictionSource,
+    geometry: CaseGeometry,
+    margin_mm: float | None = None,
+    minimum_mm3: float = 0.0,
 ) -> bool:
-    """Returns whether the map of a case exists, is complete, and was made by these weights for this grid and margin."""
+    """Returns whether the map of a case exists, is complete, and was made by these weights for this grid and box."""
     array, record = _find_paths(folder, name)
     try:
         found = read_document(record, StageMapRecord)
-        wanted = (source, geometry, margin_mm, array.stat().st_size)
-        is_wanted = (found.source, found.geometry, found.margin_mm, found.array_bytes) == wanted
-        return is_wanted and is_array_intact(array, found.checksums)
+        box, size = (margin_mm, minimum_mm3), array.stat().st_size
+        is_same_box = (found.margin_mm, found.minimum_mm3) == box
+        is_wanted = (found.source, found.geometry, found.array_bytes) == (source, geometry, size)
+        return is_same_box and is_wanted and is_array_intact(array, found.checksums)
     except (DocumentError, OSError):
         return False
 

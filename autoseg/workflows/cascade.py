@@ -1,21 +1,30 @@
 """Makes what a configuration is trained on of its previous stage: out-of-fold predictions of all cases."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 
 from autoseg.dataset.folds import Splits
+from autoseg.document import read_document, write_document
 from autoseg.errors import TrainingError
+from autoseg.evaluation.crossvalidation import FEWEST_CASES
 from autoseg.inference.held_out import load_held_out_model
 from autoseg.inference.model import check_stages_compatible, read_common_plan
+from autoseg.nonzero_region import compute_bounding_box
+from autoseg.plan.decisions import Decision, Reason
 from autoseg.plan.document import Plan
+from autoseg.plan.stages import BoxOfPreviousStage
+from autoseg.preprocessing.cache import open_case
 from autoseg.processes.case_pool import Failure
 from autoseg.processes.fold_lock import wait_for_lock
 from autoseg.processes.progress import Progress
 from autoseg.run_folder import RunFolder
+from autoseg.stages.box import BoxInput, store_box
+from autoseg.stages.box_components import BoxCase, learn_minimum
 from autoseg.stages.out_of_fold import StageLink, digest_sources, find_holders
+from autoseg.stages.previous_input import StagePrediction
 from autoseg.stages.stored_maps import PredictionSource
 from autoseg.stages.training_cases import StoredStageInput
 from autoseg.training.checkpoint import read_description
@@ -28,6 +37,8 @@ from autoseg.workflows.plan.preprocessing import check_preprocessed
 
 LOCK_NAME: Final = ".predicting.lock"
 LOG_NAME: Final = "stage_predictions.log"
+
+Converted = TypeVar("Converted")
 
 
 def find_link(run: RunFolder, plan: Plan, configuration: str, splits: Splits) -> StageLink | None:
@@ -117,26 +128,137 @@ def _predict_outdated(
     device: str,
     progress: Progress,
 ) -> Iterator[Failure | None]:
-    """Loads every fold once."""
+    """Stores the maps of cases."""
 
-    def convert(case: str, outputs: Sequence[CaseOutput]) -> np.ndarray:
-        (output,) = outputs
-        prediction = output.model.build_stage_prediction(output.logits, output.geometry)
+    def convert(case: str, prediction: StagePrediction) -> np.ndarray:
         stage_map = link.input.convert_for_training(prediction, link.read_geometry(case))
-        fallback = link.input.explain_fallback(stage_map)
-        if fallback is not None:
-            progress.note(f"{case}: {fallback}")
+        _note_fallback(link, case, stage_map, progress)
         return stage_map
 
     def write(case: str, stage_map: np.ndarray) -> None:
         link.write_map(case, stage_map, source=sources[case])
 
+    yield from _predict_cases(link, sources, outdated, convert=convert, write=write, device=device, progress=progress)
+
+
+def _note_fallback(link: StageLink, case: str, stage_map: np.ndarray, progress: Progress) -> None:
+    fallback = link.input.explain_fallback(stage_map)
+    if fallback is not None:
+        progress.note(f"{case}: {fallback}")
+
+
+def _predict_cases(
+    link: StageLink,
+    sources: Mapping[str, PredictionSource],
+    cases: Sequence[str],
+    *,
+    convert: Callable[[str, StagePrediction], Converted],
+    write: Callable[[str, Converted], None],
+    device: str,
+    progress: Progress,
+) -> Iterator[Failure | None]:
+    """Loads every fold once."""
+
+    def finish(case: str, outputs: Sequence[CaseOutput]) -> Converted:
+        (output,) = outputs
+        return convert(case, output.model.build_stage_prediction(output.logits, output.geometry))
+
     for fold in link.folds:
-        cases = [case for case in outdated if sources[case].fold == fold]
-        if cases:
+        own = [case for case in cases if sources[case].fold == fold]
+        if own:
             model = load_held_out_model(
-                link.run, configuration=link.previous, fold=fold, device=device, images=len(cases)
+                link.run, configuration=link.previous, fold=fold, device=device, images=len(own)
             )
-            yield from predict_preprocessed_cases(
-                link.run, [model], cases, finish=convert, write=write, progress=progress
-            )
+            yield from predict_preprocessed_cases(link.run, [model], own, finish=finish, write=write, progress=progress)
+
+
+def learn_box_minimum(link: StageLink, *, device: str, progress: Progress) -> StageLink:
+    """Learns which components count for the box of a configuration, before its first fold is trained.
+
+    The volume that a component needs is written with its reason to the plan of the run, which every fold copies. It is
+    learned once, from out-of-fold predictions of all cases, whose boxes are stored; not from fewer than `FEWEST_CASES`,
+    nor where folds are trained already, where the plan holds a volume, or where the previous stage has one itself.
+
+    Returns:
+        The link with the present plan of the run, to which a previous stage may have added its own.
+
+    Raises:
+        AutosegError: As `prepare_stage_input`.
+    """
+    link = replace(link, plan=read_document(link.run.plan, Plan))
+    if not _is_minimum_open(link):
+        return link
+    note = f"waiting for another process, which predicts cases with {link.previous}"
+    with wait_for_lock(link.folder / LOCK_NAME, on_wait=lambda: progress.note(note)):
+        link = replace(link, plan=read_document(link.run.plan, Plan))
+        if not _is_minimum_open(link):
+            return link
+        check_stages_compatible(
+            read_common_plan(list(link.folds.values()), link.previous), link.plan, link.configuration
+        )
+        sources = link.find_sources()
+        found = _find_box_cases(link, sources, device=device, progress=progress)
+        learned = learn_minimum(list(found.values()), distance_unit=link.plan.distance_unit)
+        link = replace(link, plan=_record_minimum(link.plan, link.configuration, learned))
+        write_document(link.run.plan, link.plan)
+        for case, box_case in found.items():
+            stage_map = store_box(box_case.components.join(learned.value))
+            _note_fallback(link, case, stage_map, progress)
+            link.write_map(case, stage_map, source=sources[case])
+    reason = link.plan.reasons[-1]
+    progress.note(f"{reason.subject}: {reason.value} ({reason.because})")
+    return link
+
+
+def _is_minimum_open(link: StageLink) -> bool:
+    """Whether it is still to be learned which components count for the box."""
+    plan, name = link.plan, link.configuration
+    stage = plan.configurations[name].previous_stage
+    if not isinstance(stage, BoxOfPreviousStage) or plan.configurations[link.previous].previous_stage is not None:
+        return False
+    if len(link.holders) < FEWEST_CASES:
+        return False
+    is_decided = stage.minimum_mm3 > 0 or any(reason.subject == _name_minimum(name) for reason in plan.reasons)
+    return not is_decided and not any(link.run.configuration_models(name).glob("fold_*/plan.json"))
+
+
+def _name_minimum(configuration: str) -> str:
+    return f"{configuration}: smallest component of the box"
+
+
+def _record_minimum(plan: Plan, configuration: str, learned: Decision[float]) -> Plan:
+    """Returns the plan with the volume that a component needs to count for the box, and the reason."""
+    part = plan.configurations[configuration]
+    assert isinstance(part.previous_stage, BoxOfPreviousStage), "there is no box"
+    stage = part.previous_stage.model_copy(update={"minimum_mm3": learned.value})
+    value = f"{learned.value:g} {plan.distance_unit}3" if learned.value > 0 else "any"
+    reason = Reason(subject=_name_minimum(configuration), value=value, because=learned.because)
+    changed = plan.configurations | {configuration: part.model_copy(update={"previous_stage": stage})}
+    return plan.model_copy(update={"configurations": changed, "reasons": (*plan.reasons, reason)})
+
+
+def _find_box_cases(
+    link: StageLink, sources: Mapping[str, PredictionSource], *, device: str, progress: Progress
+) -> dict[str, BoxCase]:
+    """Finds the components that the previous stage predicts in every case, and the box of the reference."""
+    source = link.input
+    assert isinstance(source, BoxInput), "a box is made"
+    found: dict[str, BoxCase] = {}
+    data = link.run.preprocessed(link.plan.configurations[link.configuration].data_of)
+
+    def convert(name: str, prediction: StagePrediction) -> BoxCase:
+        case = open_case(data, name)
+        foreground = np.isin(case.label_map[:], link.plan.labels.foreground_labels)
+        return BoxCase(
+            components=source.find_components(prediction, case.geometry),
+            reference=compute_bounding_box(foreground) if foreground.any() else None,
+            shape_voxels=case.geometry.resampled_shape_voxels,
+        )
+
+    check_preprocessed(link.run, link.plan, link.plan.configurations[link.previous].data_of, sorted(sources))
+    events = _predict_cases(
+        link, sources, sorted(sources), convert=convert, write=found.__setitem__, device=device, progress=progress
+    )
+    label, total = f"Predicting with {link.previous}", len(sources)
+    complete_cases(events, progress=progress, label=label, total=total, log=link.run.logs / LOG_NAME)
+    return {case: found[case] for case in sources}

@@ -1,0 +1,161 @@
+"""Small components far away that a first stage finds by mistake do not make the box of the second one larger."""
+
+import numpy as np
+import pytest
+import torch
+from builders.progress import skip_drawing
+
+from autoseg.document import parse_part, read_document, write_document
+from autoseg.errors import DocumentError
+from autoseg.inference.model import load_model
+from autoseg.plan import BoxOfPreviousStage, Plan
+from autoseg.preprocessing.cache import open_case
+from autoseg.processes.progress import SilentProgress
+from autoseg.stages.box_components import BoxCase, BoxComponents, find_components, learn_minimum
+from autoseg.stages.previous_input import StagePrediction
+from autoseg.workflows import cascade
+from autoseg.workflows.cascade import find_link, learn_box_minimum, prepare_stage_input
+from autoseg.workflows.train.request import TrainingRequest
+from autoseg.workflows.train.training import train_run
+
+FIRST, ROI = "3d_lowres", "3d_cascade_fullres"
+WITH_STRAY, WITHOUT = ((1, 10), (1, 12), (0, 8)), ((1, 7), (1, 9), (0, 7))
+
+
+_no_drawing = pytest.fixture(autouse=True)(skip_drawing)
+
+
+def make_case(*components, reference=((2, 4), (2, 4), (2, 4)), shape=(10, 10, 10)):
+    """A case with components (volume, box), the largest first."""
+    volumes, boxes = zip(*components, strict=True) if components else ((), ())
+    found = BoxComponents(
+        volumes_mm3=np.array(volumes, float), boxes=np.array(boxes, np.int64).reshape(len(components), 3, 2)
+    )
+    return BoxCase(components=found, reference=reference, shape_voxels=shape)
+
+
+BIG, LEFT, RIGHT = ((1, 5), (1, 5), (1, 5)), ((2, 4), (2, 4), (2, 3)), ((2, 4), (2, 4), (3, 4))
+STRAY = ((9, 10), (9, 10), (9, 10))
+
+
+def test_components_are_found_with_their_volumes_the_largest_first():
+    foreground = np.zeros((4, 5, 6), bool)
+    foreground[0, 0, 0] = foreground[2:4, 1:3, 2:5] = foreground[1, 3, 5] = True  # the last one touches at a corner
+    found = find_components(foreground, voxel_mm3=0.5)
+    assert found.volumes_mm3.tolist() == [6.5, 0.5]
+    assert found.boxes.tolist() == [[[1, 4], [1, 4], [2, 6]], [[0, 1], [0, 1], [0, 1]]]
+    assert found.join(0.0) == ((0, 4), (0, 4), (0, 6))
+    assert found.join(0.6) == ((1, 4), (1, 4), (2, 6))
+    assert found.join(7.0) == found.join(0.0)  # none is large enough, so all count
+    assert find_components(np.zeros((4, 5, 6), bool), voxel_mm3=1.0).join(0.0) is None
+
+
+def test_half_of_the_smallest_component_that_matters_in_some_case_is_the_minimum():
+    cases = [make_case((100.0, BIG), (3.0, STRAY)), make_case((40.0, LEFT), (30.0, RIGHT), (2.0, STRAY)), make_case()]
+    learned = learn_minimum(cases, distance_unit="mm")
+    assert learned.value == 15.0
+    shares = [(9**3 + 8 * 8 * 8 + 1000) / 3000, (4**3 + 2**3 + 1000) / 3000]
+    assert learned.because == (
+        f"all 3 held-out cases lie in the box of the components of at least 30 mm3, of which half is taken, as new "
+        f"images may have smaller ones (guess); boxes hold {shares[1]:.3g} of an image, the mean over the cases, "
+        f"instead of {shares[0]:.3g}"
+    )
+    assert all(case.covers(learned.value) for case in cases)
+
+
+def test_a_case_without_foreground_needs_its_largest_component_alone():
+    learned = learn_minimum([make_case((8.0, BIG), (2.0, STRAY), reference=None)], distance_unit="mm")
+    assert learned.value == 4.0
+
+
+@pytest.mark.parametrize(
+    ("cases", "because"),
+    [
+        ([make_case((9.0, LEFT), (1.0, STRAY)), make_case((9.0, LEFT))], "1 of 2 held-out cases do not lie in the box"),
+        ([make_case((9.0, BIG), (1.0, LEFT))], "leaving out small components makes the box of no held-out case"),
+        ([make_case((9.0, LEFT), (8.0, RIGHT), (5.0, STRAY))], "leaving out small components makes the box of no"),
+    ],
+)
+def test_every_component_counts_where_a_minimum_would_lose_something_or_gain_nothing(cases, because):
+    learned = learn_minimum(cases, distance_unit="mm")
+    assert learned.value == 0.0
+    assert because in learned.because
+
+
+@pytest.fixture
+def roi_run(run, describe_plan, train, monkeypatch):
+    """A run whose first stage is trained and finds a stray voxel, with the plan of a second one in its box."""
+    content = describe_plan()
+    del content["configurations"]["third"]
+    second = content["configurations"][ROI]
+    second["previous_stage"] = {"input": "box", "configuration": FIRST, "margin_mm": 1.0}
+    second["network"]["input_channels"] = 1
+    plan = Plan.model_validate(content)
+    write_document(run.plan, plan)
+    for fold in range(3):
+        train(plan, FIRST, str(fold))
+    label_map = np.zeros((5, 6, 4), np.int16)
+    label_map[1:3, 1:4, 0:3] = label_map[4, 5, 3] = 1
+    monkeypatch.setattr(StagePrediction, "restore_on", lambda prediction, shape: label_map)
+    monkeypatch.setattr(cascade, "FEWEST_CASES", 3)
+    return run
+
+
+def learn(run, splits):
+    link = find_link(run, read_document(run.plan, Plan), ROI, splits)
+    return learn_box_minimum(link, device="cpu", progress=SilentProgress())
+
+
+def test_what_is_learned_stands_in_the_plan_and_shapes_the_boxes_of_training_and_prediction(roi_run, splits, train):
+    link = learn(roi_run, splits)
+    plan = read_document(roi_run.plan, Plan)
+    assert link.plan == plan
+    assert plan.configurations[ROI].previous_stage.minimum_mm3 == 72.0  # half of 18 voxels of 8 mm3
+    reason = plan.reasons[-1]
+    assert (reason.subject, reason.value) == (f"{ROI}: smallest component of the box", "72 mm3")
+    assert link.list_outdated_cases(link.find_sources()) == []
+    stored = prepare_stage_input(link, device="cpu", progress=SilentProgress())
+    assert stored.open_case(roi_run.preprocessed("3d_fullres"), "a").image.shape == (1, 6, 8, 7)
+    assert learn(roi_run, splits).plan == plan
+    train(plan, ROI, "0", is_random=True)
+    model = load_model(roi_run, configuration=ROI, folds=("0",), device="cpu")
+    grid = open_case(roi_run.preprocessed("3d_fullres"), "a").geometry.grid
+    case = model.preprocess(np.random.default_rng(0).normal(1, 0.1, (1, 10, 12, 8)).astype(np.float32), grid)
+    assert torch.equal(model.predict_case(case), model.predict_preprocessed(case.image, box=WITHOUT))
+
+
+def test_boxes_are_made_again_where_the_minimum_of_the_plan_differs(roi_run, splits):
+    link = learn(roi_run, splits)
+    content = link.plan.model_dump(mode="json")
+    content["configurations"][ROI]["previous_stage"]["minimum_mm3"] = 0.0
+    other = find_link(roi_run, Plan.model_validate(content), ROI, splits)
+    assert other.list_outdated_cases(other.find_sources()) == ["a", "b", "c"]
+    stored = prepare_stage_input(other, device="cpu", progress=SilentProgress())
+    extents = tuple(end - first for first, end in WITH_STRAY)
+    assert stored.open_case(roi_run.preprocessed("3d_fullres"), "a").image.shape == (1, *extents)
+
+
+def test_trained_folds_keep_the_box_of_all_components(roi_run, splits, train):
+    plan = read_document(roi_run.plan, Plan)
+    train(plan, ROI, "0")
+    assert learn(roi_run, splits).plan == plan == read_document(roi_run.plan, Plan)
+
+
+def test_few_cases_and_masks_leave_the_plan_as_it_is(roi_run, splits, monkeypatch):
+    plan = read_document(roi_run.plan, Plan)
+    monkeypatch.setattr(cascade, "FEWEST_CASES", 4)
+    assert learn(roi_run, splits).plan == plan
+
+
+def test_a_training_learns_it_before_it_begins(roi_run):
+    request = TrainingRequest(configuration=ROI, folds=("0",), device="cpu", precision="float32", workers=0)
+    list(train_run(roi_run.root, request, progress=SilentProgress()))
+    plan = read_document(roi_run.fold(ROI, "0").plan, Plan)
+    assert plan.configurations[ROI].previous_stage.minimum_mm3 == 72.0
+
+
+def test_plans_of_earlier_versions_let_every_component_count_and_a_negative_minimum_is_refused():
+    stage = BoxOfPreviousStage(configuration=FIRST, margin_mm=1.0)
+    assert (stage.minimum_mm3, stage.box_minimum_mm3) == (0.0, 0.0)
+    with pytest.raises(DocumentError, match="minimum_mm3"):
+        parse_part(stage.model_dump() | {"minimum_mm3": -1.0}, BoxOfPreviousStage, where="plan.json")
