@@ -16,8 +16,8 @@ from autoseg.dataset.files import (
     find_endings,
     get_stem,
     group_channels,
-    list_files,
     list_misnamed_folders,
+    list_names,
     list_subfolders,
     report_second_files,
     select_ending,
@@ -37,15 +37,19 @@ LABELS: Final = "labelsTr"
 ANY_CHANNEL_COUNT: Final = 10_000  # more than four digits can number
 
 
-def list_folder(folder: Path) -> list[Path]:
-    """Lists the files of a folder; none if it does not exist."""
-    return list_files(folder) if folder.is_dir() else []
+def list_folder(folder: Path) -> list[str]:
+    """Lists the names of the files of a folder; none if it does not exist."""
+    return list_names(folder) if folder.is_dir() else []
 
 
 def list_object_files(folder: Path) -> list[Path]:
     """Lists the label maps of a folder that may number objects, or hold one each."""
+    return [folder / name for name in _list_object_names(folder)]
+
+
+def _list_object_names(folder: Path) -> list[str]:
     unfit = (None, *LOSSY_ENDINGS, *HEADER_OF_VOXELS.values())
-    return [path for path in list_folder(folder) if find_ending(path.name) not in unfit]
+    return [name for name in list_folder(folder) if find_ending(name) not in unfit]
 
 
 def attach_instances(root: Path, cases: Sequence[Case], findings: Findings | None = None) -> PackedSequence[Case]:
@@ -56,8 +60,8 @@ def attach_instances(root: Path, cases: Sequence[Case], findings: Findings | Non
     """
     folder = root / INSTANCES
     folders = {path.name: str(path) for path in list_subfolders(folder)} if folder.is_dir() else {}
-    files = {strip_label_map_ending(path.name): str(path) for path in list_object_files(folder)}
-    paths = {name: path for name, path in folders.items() if list_object_files(Path(path))} | files
+    files = {strip_label_map_ending(name): str(folder / name) for name in _list_object_names(folder)}
+    paths = {name: path for name, path in folders.items() if _list_object_names(Path(path))} | files
     attached = pack_cases(root, (replace(case, instances=paths.get(case.name)) for case in cases))
     if findings is not None and paths:
         for case in attached:
@@ -94,20 +98,24 @@ def find_folder_cases(
         label_names=labels.keys(),
         findings=findings,
     )
-    report_second_files(images, groups, findings)
-    check_links(groups, findings)
-    usual = set(labels)
-    labels |= _find_other_labels(root / LABELS, set(groups) - usual, endings, findings)
+    report_second_files(root / IMAGES, images, ((name, files.values()) for name, files in groups.items()), findings)
+    check_links(root / IMAGES, groups, findings)
+    labels |= _find_other_labels(root / LABELS, {name for name in groups if name not in labels}, endings, findings)
     if channel_names is not None:
         check_channels(groups, channel_names=channel_names, ending=ending, findings=findings)
     if are_there[1]:
         _check_labels(groups, labels, folder=root / LABELS, ending=endings[0], findings=findings)
-        _explain_lack_of_labels(root / LABELS, set(groups), labels, findings)
-    cases = (
-        Case.from_paths(name, images=(path for _, path in sorted(files.items())), label=labels.get(name))
-        for name, files in groups.items()
+        _explain_lack_of_labels(root / LABELS, {name for name in groups if name not in labels}, findings)
+    del images, chosen
+    return pack_cases(root, (_build_case(root, name, files, labels.get(name)) for name, files in groups.items()))
+
+
+def _build_case(root: Path, name: str, files: ChannelFiles, label: str | None) -> Case:
+    return Case.from_paths(
+        name,
+        images=(root / IMAGES / file for _, file in sorted(files.items())),
+        label=None if label is None else root / LABELS / label,
     )
-    return pack_cases(root, cases)
 
 
 def _check_folder(root: Path, name: str, findings: Findings) -> bool:
@@ -118,36 +126,36 @@ def _check_folder(root: Path, name: str, findings: Findings) -> bool:
     return False
 
 
-def _find_usual_labels(folder: Path, endings: tuple[str, ...], findings: Findings) -> dict[str, Path]:
+def _find_usual_labels(folder: Path, endings: tuple[str, ...], findings: Findings) -> dict[str, str]:
     """Returns label maps by name whose endings are the usual ones for these images."""
-    labels: dict[str, Path] = {}
+    labels: dict[str, str] = {}
     files = list_folder(folder)
     for ending in endings:
-        for path in select_ending(files, ending):
-            name = strip_label_map_ending(path.name)
-            first = labels.setdefault(name, path)
-            if first != path:
-                findings.add_to_case(name, f"two label maps, {first.name} and {path.name}; remove one")
-    report_second_files(files, {name: {0: path} for name, path in labels.items()}, findings)
+        for file in select_ending(files, ending):
+            name = strip_label_map_ending(file)
+            first = labels.setdefault(name, file)
+            if first != file:
+                findings.add_to_case(name, f"two label maps, {first} and {file}; remove one")
+    report_second_files(folder, files, ((name, (file,)) for name, file in labels.items()), findings)
     return labels
 
 
 def _find_other_labels(
     folder: Path, names: Collection[str], usual: tuple[str, ...], findings: Findings
-) -> dict[str, Path]:
+) -> dict[str, str]:
     """Returns label maps with other endings for cases without a label map of a usual ending."""
-    found: dict[str, dict[str, Path]] = {}
-    for path in list_folder(folder):
-        ending, name = find_ending(path.name), strip_label_map_ending(path.name)
+    found: dict[str, dict[str, str]] = {}
+    for file in list_folder(folder) if names else ():
+        ending, name = find_ending(file), strip_label_map_ending(file)
         if ending is not None and name in names and ending not in LOSSY_ENDINGS:
-            found.setdefault(name, {})[ending] = path
+            found.setdefault(name, {})[ending] = file
     labels = {}
     for name, files in found.items():
-        headers = [path for ending, path in files.items() if HEADER_OF_VOXELS.get(ending) not in files]
+        headers = [file for ending, file in files.items() if HEADER_OF_VOXELS.get(ending) not in files]
         labels[name], *others = headers
         if others:
-            findings.add_to_case(name, f"two label maps, {labels[name].name} and {others[0].name}; remove one")
-        findings.add_note_to_case(name, f"{LABELS}/{labels[name].name} is used, though it does not end in {usual[0]}")
+            findings.add_to_case(name, f"two label maps, {labels[name]} and {others[0]}; remove one")
+        findings.add_note_to_case(name, f"{LABELS}/{labels[name]} is used, though it does not end in {usual[0]}")
     return labels
 
 
@@ -170,24 +178,23 @@ def _report_subfolders(folder: Path, label_names: Collection[str], *, has_images
 
 
 def _check_labels(
-    groups: dict[str, ChannelFiles], labels: dict[str, Path], *, folder: Path, ending: str, findings: Findings
+    groups: dict[str, ChannelFiles], labels: dict[str, str], *, folder: Path, ending: str, findings: Findings
 ) -> None:
     folders = {strip_label_map_ending(path.name) for path in list_misnamed_folders(folder)}
     for name in groups:
         if name not in labels:
             is_folder = f"; {LABELS}/{name}{ending} is a folder" if name in folders else ""
             findings.add_to_case(name, f"the label map {LABELS}/{name}{ending} is missing{is_folder}")
-        elif not labels[name].is_file():
-            findings.add_to_case(name, explain_missing_file(labels[name]))
-    for name in sorted(labels.keys() - groups.keys()):
-        findings.add_note_to_case(name, f"{LABELS}/{labels[name].name} has no image in {IMAGES} and is not used")
+        elif not (folder / labels[name]).is_file():
+            findings.add_to_case(name, explain_missing_file(folder / labels[name]))
+    for name in sorted(name for name in labels if name not in groups):
+        findings.add_note_to_case(name, f"{LABELS}/{labels[name]} has no image in {IMAGES} and is not used")
 
 
-def _explain_lack_of_labels(folder: Path, names: Collection[str], labels: Collection[str], findings: Findings) -> None:
+def _explain_lack_of_labels(folder: Path, missing: Collection[str], findings: Findings) -> None:
     """Explains why label maps are missing although files of their names exist."""
-    missing = set(names) - set(labels)
-    lossy = [path.name for path in list_folder(folder) if find_ending(path.name) in LOSSY_ENDINGS]
-    lossy = [name for name in lossy if get_stem(Path(name), find_ending(name) or "") in missing]
+    lossy = [name for name in list_folder(folder) if find_ending(name) in LOSSY_ENDINGS]
+    lossy = [name for name in lossy if get_stem(name, find_ending(name) or "") in missing]
     if lossy:
         findings.problems.append(
             f"{LABELS} holds {len(lossy)} x JPEG ({lossy[0]}), which changes label values on saving; save label maps "
@@ -198,7 +205,7 @@ def _explain_lack_of_labels(folder: Path, names: Collection[str], labels: Collec
         findings.problems.append(f"{LABELS} lacks label maps{hint}")
 
 
-def _note_other_endings(images: list[Path], ending: str, findings: Findings) -> None:
+def _note_other_endings(images: list[str], ending: str, findings: Findings) -> None:
     others = {other: count for other, count in find_endings(images).items() if other != ending}
     if others and len(others) < len(find_endings(images)):
         listed = ", ".join(f"{count} x {other}" for other, count in sorted(others.items()))

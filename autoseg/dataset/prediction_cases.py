@@ -13,8 +13,8 @@ from autoseg.dataset.files import (
     describe_endings,
     get_stem,
     group_channels,
-    list_files,
     list_misnamed_folders,
+    list_names,
     list_subfolders,
     report_second_files,
     select_ending,
@@ -40,8 +40,10 @@ def find_images(path: Path, *, channel_count: int, file_ending: str) -> tuple[tu
     """
     findings = Findings()
     if path.is_dir():
-        groups, ending = _find_in_folder(path, channel_count, file_ending.lower(), findings), file_ending.lower()
+        folder, ending = path, file_ending.lower()
+        groups = _find_in_folder(folder, channel_count, ending, findings)
     elif path.is_file():
+        folder = path.parent
         groups, ending = _find_channels_of(path, channel_count)
     else:
         msg = f"expected an image file or a folder of images, but {path} does not exist"
@@ -51,7 +53,7 @@ def find_images(path: Path, *, channel_count: int, file_ending: str) -> tuple[tu
         groups, findings
     )
     cases = tuple(
-        Case.from_paths(name, images=(file for _, file in sorted(files.items())), label=None)
+        Case.from_paths(name, images=(folder / file for _, file in sorted(files.items())), label=None)
         for name, files in groups.items()
         if name not in failed
     )
@@ -70,7 +72,7 @@ def _report_unusable_names(names: Iterable[str], findings: Findings) -> set[str]
 
 
 def _find_in_folder(folder: Path, channel_count: int, ending: str, findings: Findings) -> dict[str, ChannelFiles]:
-    files = list_files(folder)
+    files = list_names(folder)
     chosen = select_ending(files, ending)
     if not chosen:
         subfolders = list_subfolders(folder)
@@ -87,9 +89,9 @@ def _find_in_folder(folder: Path, channel_count: int, ending: str, findings: Fin
     for path in list_misnamed_folders(folder):
         findings.add_to_case(path.name, f"{path} is a folder, though named like an image; restore the image")
     groups = group_channels(chosen, ending, channel_count=channel_count, label_names=(), findings=findings)
-    report_second_files(files, groups, findings)
+    report_second_files(folder, files, ((name, found.values()) for name, found in groups.items()), findings)
     _announce_numbers(groups, ending, channel_count)
-    check_links(groups, findings)
+    check_links(folder, groups, findings)
     return groups
 
 
@@ -118,10 +120,12 @@ def _find_channels_of(path: Path, channel_count: int) -> tuple[dict[str, Channel
         msg = f"expected an image, but the ending of {path} cannot be read; readable: {' '.join(READABLE_ENDINGS)}"
         msg += explain_dicom(path)
         raise PredictionError(msg)
-    others = [file for file in select_ending(list_files(path.parent), ending) if file.name != path.name]
-    groups = group_channels([path, *others], ending, channel_count=channel_count, label_names=(), findings=Findings())
+    others = [name for name in select_ending(list_names(path.parent), ending) if name != path.name]
+    groups = group_channels(
+        [path.name, *others], ending, channel_count=channel_count, label_names=(), findings=Findings()
+    )
     for name, files in groups.items():
         channels = {index: file for index, file in files.items() if index < channel_count}
-        if path in channels.values():
+        if path.name in channels.values():
             return {name: channels}, ending
-    return {get_stem(path, ending): {0: path}}, ending
+    return {get_stem(path.name, ending): {0: path.name}}, ending

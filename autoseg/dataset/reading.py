@@ -79,7 +79,9 @@ def _build_dataset(root: Path, description: Description, findings: Findings) -> 
 def _find_file_ending(root: Path, description: Description, findings: Findings) -> str | None:
     """Derives the ending from the files, as the Decathlon's dataset.json does not name it."""
     listed = description.listed_cases
-    files = list_folder(root / IMAGES) if listed is None else [Path(image) for case in listed for image in case.images]
+    files = (
+        list_folder(root / IMAGES) if listed is None else [Path(image).name for case in listed for image in case.images]
+    )
     found = find_endings(files)
     if len(found) == 1:
         (ending,) = found

@@ -5,19 +5,26 @@ import os
 import pickle
 import sys
 import tracemalloc
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, NoReturn
 
 import numpy as np
 import pytest
 from builders.labels import build_labels
 
-from autoseg.dataset import read_dataset
+from autoseg.dataset import Case, read_dataset
+from autoseg.dataset.cases import Findings
+from autoseg.dataset.folder_cases import find_folder_cases
+from autoseg.fingerprint import Fingerprint, Machine
 from autoseg.measurement import measure_case
+from autoseg.processes.progress import SilentProgress
 from autoseg.run_folder import write_text
-from autoseg.workflows.plan.header_survey import survey_headers
+from autoseg.workflows.plan import planning
+from autoseg.workflows.plan.header_survey import HeaderSurvey, survey_headers
+from autoseg.workflows.plan.planning import PlanRequest, plan_dataset
 from benchmarks import growth_stages
 from benchmarks.growth_stages import CONFIGURATION, STAGES, Folders, write_dataset
 
@@ -112,6 +119,50 @@ def measure_bytes(build: Callable[[], Sequence[object]]) -> float:
     after, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     return (after - before) / len(built)
+
+
+def test_while_a_folder_is_listed_little_is_kept_of_each_file(tmp_path: Path) -> None:
+    cases = 400
+    for folder, ending in (("imagesTr", "_0000.nii"), ("labelsTr", ".nii")):
+        (tmp_path / folder).mkdir()
+        for index in range(cases):
+            (tmp_path / folder / f"case_{index:05d}{ending}").touch()
+    gc.collect()
+    tracemalloc.start()
+    found = find_folder_cases(tmp_path, ("MR",), ending=".nii", findings=Findings())
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(found) == cases
+    assert peak / cases <= 1100  # with paths 1,800
+
+
+class DecidedError(Exception):
+    pass
+
+
+def test_planning_forgets_the_headers_before_it_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    surveyed: list[weakref.ref[Any]] = []
+
+    def survey(cases: Sequence[Case]) -> HeaderSurvey:
+        headers = survey_headers(cases)
+        surveyed.append(weakref.ref(headers.grids))
+        return headers
+
+    def decide(fingerprint: Fingerprint, machine: Machine) -> NoReturn:
+        assert len(fingerprint.cases) == 2
+        raise DecidedError(surveyed[0]() is None)
+
+    monkeypatch.setattr(planning, "survey_headers", survey)
+    folders = Folders(root=tmp_path)
+    write_dataset(folders, 2)
+    request = PlanRequest(planner="default", machine=Machine(accelerator_memory_gb=None), workers=1)
+    with pytest.raises(DecidedError, match="True"):
+        plan_dataset(
+            *(folders.dataset, folders.run.root, decide),
+            request=request,
+            report=lambda _: None,
+            progress=SilentProgress(),
+        )
 
 
 def test_the_main_process_keeps_little_of_a_case(tmp_path: Path) -> None:

@@ -245,7 +245,7 @@ def _make_rows(found: LabelsFound) -> tuple[LabelRow, ...]:
 
 
 def _count_endings(cases: Iterable[DraftCase]) -> dict[str, int]:
-    return find_endings(Path(image) for case in cases for image in case.images)
+    return find_endings(Path(image).name for case in cases for image in case.images)
 
 
 def _sort_by_reason(left_out: Mapping[str, str]) -> dict[str, tuple[str, ...]]:

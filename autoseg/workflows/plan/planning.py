@@ -385,6 +385,7 @@ def _plan_anew(
     fingerprint = measure_dataset(
         dataset, run, grids=headers.grids, workers=request.workers, place=request.place, progress=progress
     )
+    del headers  # of all cases, which planning needs no more
     plan = rule(fingerprint, request.machine)
     select_data_configurations(plan, request.configurations)
     make_folder(run.root)

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float32, Integer
 
 from autoseg.dataset import Case, find_images
-from autoseg.dataset.files import CHANNEL_NAME, get_stem, list_files, select_ending
+from autoseg.dataset.files import CHANNEL_NAME, get_stem, list_names, select_ending
 from autoseg.dataset.terms import read_terms
 from autoseg.dicom_files import explain_dicom
 from autoseg.document import read_document
@@ -232,7 +232,7 @@ def find_predicted_images(
 
 def _note_other_images(place: Path, ending: str, progress: Progress) -> None:
     """Notes files like those of the training that are left out, as series are to be predicted."""
-    files = select_ending(list_files(place), ending) if place.is_dir() and ending not in DICOM_ENDINGS else []
+    files = select_ending(list_names(place), ending) if place.is_dir() and ending not in DICOM_ENDINGS else []
     if files:
         progress.note(
             f"warning: {len(files)} files ending in {ending} are left out, as --series or --format is for DICOM"
@@ -255,10 +255,10 @@ def _holds_series(place: Path, ending: str, *, channel_count: int) -> bool:
     """
     if not place.is_dir():
         return False
-    images = select_ending(list_files(place), ending)
+    images = select_ending(list_names(place), ending)
     if not images:
         return explain_dicom(place) != ""
-    if ending not in DICOM_ENDINGS or all(_has_channel(get_stem(path, ending), channel_count) for path in images):
+    if ending not in DICOM_ENDINGS or all(_has_channel(get_stem(name, ending), channel_count) for name in images):
         return False
     return any(len(one.slices) > 1 for one in find_series(place).series)
 

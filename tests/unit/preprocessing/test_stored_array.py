@@ -1,5 +1,7 @@
 """Damage to the file of an array is found when it is read, and never becomes wrong voxels."""
 
+import gc
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -7,11 +9,14 @@ import pytest
 from numpy.typing import NDArray
 
 from autoseg.errors import RunError
+from autoseg.files.checksums import FileVersion
 from autoseg.preprocessing import stored_array
 from autoseg.preprocessing.stored_array import (
     LARGEST_UNDIVIDED_BYTES,
+    REST,
     ArrayChecksums,
     LazyArray,
+    list_unchecked_parts,
     open_array,
     write_array,
 )
@@ -38,6 +43,27 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, NDArray[np.fl
     array = np.random.default_rng(SEED).normal(size=(1, 64, 96, 96)).astype(np.float32)
     array[:, :32] = 0
     return path, array, write_array(path, array, (16, 48, 48))
+
+
+def test_little_is_kept_of_a_file_that_was_checked() -> None:
+    files, folder = 1000, Path("/data/abdomen.autoseg/preprocessed/3d_fullres")
+    gc.collect()
+    tracemalloc.start()
+    for index in range(files):
+        version = FileVersion(folder / f"case_{index:05d}.image.b2nd", 10**7 + index, 17 * 10**17 + index, 10**6)
+        list_unchecked_parts(version).discard(REST)
+        assert not list_unchecked_parts(version)
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept / files <= 500  # with the versions 1,100
+
+
+def test_every_version_of_a_file_is_checked() -> None:
+    version = FileVersion(Path("/data/a.b2nd"), 1, 2, 3)
+    list_unchecked_parts(version, 2).clear()
+    assert list_unchecked_parts(version, 2) == set()
+    for changed in ({"path": Path("/data/b.b2nd")}, {"inode": 7}, {"modified_ns": 7}, {"size_bytes": 7}):
+        assert list_unchecked_parts(version._replace(**changed), 2) == {REST, 0, 1}
 
 
 def test_every_flipped_bit_of_a_small_file_is_found_or_changes_nothing(tmp_path: Path) -> None:
