@@ -14,8 +14,8 @@ from autoseg.plan.decisions import Decision
 
 NEIGHBOURS: Final = 26  # faces, edges and corners
 TAKEN_SHARE: Final = 0.5
-"""Of the volume up to which components may be left out of the boxes of all held-out cases: in a new image, one that
-matters may be smaller than in any of them (guess)."""
+"""Share of the volume up to which components may be left out of the boxes of all held-out cases: in a new image, one
+that matters may be smaller than in any of them (guess)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -64,7 +64,7 @@ class BoxCase:
     """A held-out case whose foreground is to lie in the box.
 
     Attributes:
-        components: What is found, its boxes on the grid of the case with the margin of the box.
+        components: Components that a stage finds, with boxes on the grid of the case, the margin included.
         reference: Box of the foreground of the reference; None without any.
         shape_voxels: Shape of the case.
     """
