@@ -58,10 +58,8 @@ class ClassLoss:
 
 def predict_target_spacing(grids: Iterable[Grid], orientation: str | None) -> FloatTriple | None:
     """Predicts the target spacing by the median of all headers along every axis; None without headers."""
-    spacings_mm = np.fromiter(
-        (find_reorientation(grid, orientation).apply_to_grid(grid).spacing_mm for grid in grids), np.dtype((float, 3))
-    )
-    if not len(spacings_mm):
+    spacings_mm = [find_reorientation(grid, orientation).apply_to_grid(grid).spacing_mm for grid in grids]
+    if not spacings_mm:
         return None
     z, y, x = np.median(spacings_mm, axis=0).tolist()
     return z, y, x

@@ -46,12 +46,7 @@ from autoseg.workflows.plan.preprocessing import (
     select_data_configurations,
 )
 from autoseg.workflows.plan.run_protection import refuse_foreign_folder, refuse_to_lose_models
-from autoseg.workflows.plan.splitting import (
-    DivisionIntoFolds,
-    SplitRequest,
-    check_same_folds,
-    divide_into_folds,
-)
+from autoseg.workflows.plan.splitting import DivisionIntoFolds, SplitRequest, check_same_folds, divide_into_folds
 
 LATER_JOBS: Final = "# Preprocessing: a further array of jobs, whose memory follows from the plan"
 PRESENT_NAMES: Final = {"lite": "timed"}  # of planners, by their names in earlier versions
