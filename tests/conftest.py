@@ -79,6 +79,16 @@ def own_locale() -> Iterator[None]:
     locale.setlocale(locale.LC_ALL, STARTING_LOCALE)
 
 
+@pytest.fixture(autouse=True)
+def own_environment() -> Iterator[None]:
+    """Variables that a library sets while a test runs are removed: commands of later tests would need a new process."""
+    before = dict(os.environ)
+    yield
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
+
+
 def require_folder(request: pytest.FixtureRequest, option: str, content: str) -> Path:
     """The folder that an option names; a test that needs it is skipped where there is none."""
     folder = Path(request.config.getoption(option))

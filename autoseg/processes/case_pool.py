@@ -24,7 +24,7 @@ from autoseg.errors import (
     group_problems,
     has_unnamed_cases,
 )
-from autoseg.processes.fork_server import defer_interruptions, prepare_worker_context
+from autoseg.processes.fork_server import defer_interruptions, prepare_context_of_work
 from autoseg.processes.pool_worker import prepare_worker, run_job
 from autoseg.processes.progress import Progress
 from autoseg.processes.signals import TERMINATION_SIGNALS, StopSignal, list_unignored_signals
@@ -281,7 +281,7 @@ def _submit_jobs(
     Raises:
         OSError, EOFError: Workers cannot be started.
     """
-    pool = _open_pool(workers)
+    pool = _open_pool(workers, work)
     with _cancel_on_interruption(pool), defer_interruptions():
         try:
             return pool, {pool.submit(run_job, work, job): index for index, (_, job) in enumerate(jobs)}
@@ -331,10 +331,10 @@ def _run_alone(
         return _collect(index, name, future)
 
 
-def _open_pool(workers: int) -> ProcessPoolExecutor:
+def _open_pool(workers: int, work: Callable[..., object]) -> ProcessPoolExecutor:
     heeded = list_unignored_signals(TERMINATION_SIGNALS)
     return ProcessPoolExecutor(
-        workers, mp_context=prepare_worker_context(), initializer=prepare_worker, initargs=(heeded,)
+        workers, mp_context=prepare_context_of_work(work), initializer=prepare_worker, initargs=(heeded,)
     )
 
 

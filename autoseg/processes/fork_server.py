@@ -6,8 +6,9 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing.context import BaseContext
 from types import FrameType
 from typing import Final
@@ -18,6 +19,8 @@ from autoseg.processes.signals import CTRL_C, TERMINATION_SIGNALS, signal_handle
 # Forking a process that runs threads can deadlock. A fork server is a clean interpreter that runs none, and its forks
 # share the memory of the modules that it has loaded. "spawn" starts a clean interpreter for every worker.
 START_METHOD: Final = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+LIBRARIES: Final = ("blosc2", "cc3d", "isal.igzip", "nibabel", "scipy.ndimage", "scipy.sparse.csgraph")
+"""What work on cases imports when it is done, about half a second."""
 
 
 def prepare_worker_context(modules: Sequence[str] = ()) -> BaseContext:
@@ -41,6 +44,14 @@ def prepare_worker_context(modules: Sequence[str] = ()) -> BaseContext:
         with signal_handlers(signal.SIG_IGN, (CTRL_C, *TERMINATION_SIGNALS)):
             forkserver.ensure_running()
     return context
+
+
+def prepare_context_of_work(work: Callable[..., object]) -> BaseContext:
+    """As `prepare_worker_context`; a fork server that it starts loads what the work on a case needs, for all pools."""
+    function = work.func if isinstance(work, partial) else work
+    module = getattr(function, "__module__", None)  # methods of built-in types have none
+    own = [] if module in {None, "__main__"} else [module]  # a script is run by its workers
+    return prepare_worker_context([*own, *LIBRARIES])
 
 
 def exit_on_thread_errors() -> None:

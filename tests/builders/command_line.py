@@ -28,7 +28,7 @@ class Done:
 AUTOSEG = (sys.executable, "-m", "autoseg")
 READ_WHEN_USED = {
     *("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "USER", "LOGNAME", "HOSTNAME"),
-    *("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"),
+    *("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION", "AWS_MAX_ATTEMPTS"),
 }
 """Variables that no library reads when it is loaded, but matplotlib, whose settings no test is about.
 

@@ -36,7 +36,7 @@ from autoseg.processes.case_pool import (
     list_problems,
     write_failure_log,
 )
-from autoseg.processes.fork_server import prepare_worker_context
+from autoseg.processes.fork_server import LIBRARIES, prepare_worker_context
 from autoseg.processes.progress import Progress
 from autoseg.run_folder import RunFolder, check_writable, remove_folder
 from autoseg.runtime.host_memory import find_available_ram
@@ -44,15 +44,7 @@ from autoseg.workflows.cases.reading import read_instances, read_labelled_case
 from autoseg.workflows.plan.class_losses import KEPT, ClassLoss, compare_counts, format_spacing, warn_of_losses
 
 # Modules that workers import in advance: it takes half a second, during which the dataset is inspected.
-WORKER_MODULES = (
-    "autoseg.workflows.plan.preprocessing",
-    "blosc2",
-    "cc3d",
-    "isal.igzip",
-    "nibabel",
-    "scipy.ndimage",
-    "scipy.sparse.csgraph",
-)
+WORKER_MODULES = ("autoseg.workflows.plan.preprocessing", *LIBRARIES)
 # Per voxel of a case and of its largest resampled array together. Measured: 8 bytes for one channel of CT
 # (512 x 512 x 160), 14 for two channels of MR; a quarter or more is added.
 BYTES_PER_IMAGE_VOXEL = 6

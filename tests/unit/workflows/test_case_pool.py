@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.process import BaseProcess
@@ -118,9 +119,9 @@ def test_of_many_cases_only_those_that_a_broken_pool_had_begun_are_tried_alone(
     monkeypatch.setattr(case_pool, "CASES_PER_WORKER", 1)
     pools, open_pool = [], case_pool._open_pool
 
-    def count_and_open(workers: int) -> ProcessPoolExecutor:
+    def count_and_open(workers: int, work: Callable[..., object]) -> ProcessPoolExecutor:
         pools.append(workers)
-        return open_pool(workers)
+        return open_pool(workers, work)
 
     monkeypatch.setattr(case_pool, "_open_pool", count_and_open)
     names = [f"c{index}" for index in range(40)]
@@ -129,6 +130,31 @@ def test_of_many_cases_only_those_that_a_broken_pool_had_begun_are_tried_alone(
     assert (
         len(pools) <= 3 + 3
     )  # two that were running, one that the pool refused; the check that workers start, the rest
+
+
+LOADING = """
+import sys
+from functools import partial
+from autoseg.processes.progress import SilentProgress
+from autoseg.processes.case_pool import run_over_cases
+
+def find_loaded(job, names):
+    return [name in sys.modules for name in names]
+
+if __name__ == "__main__":
+    names = ["scipy.ndimage", "cc3d"]
+    work = partial(find_loaded, names=names)
+    pools = [run_over_cases(work, [("a", 0)], workers=2, label="", progress=SilentProgress()) for _ in range(2)]
+    print([pool.results for pool in pools], [name in sys.modules for name in names])
+"""
+
+
+def test_what_cases_need_is_loaded_once_for_the_workers_of_all_pools(tmp_path: Path) -> None:
+    """And not by the main process, which works on none."""
+    script = tmp_path / "script.py"
+    script.write_text(LOADING)
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.split("\n")[0] == "[([True, True],), ([True, True],)] [False, False]"
 
 
 UNGUARDED = """
@@ -242,7 +268,7 @@ def test_a_pool_that_is_terminated_ends_at_once_and_leaves_no_temporary_file(tmp
 def test_a_worker_that_dies_unnoticed_breaks_the_pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As one that is killed while it sends a result, for the rest of which the pool waits."""
     monkeypatch.setattr(case_pool, "SECONDS_BETWEEN_LOOKS", 0.1)
-    with case_pool._open_pool(2) as pool:
+    with case_pool._open_pool(2, os.getpid) as pool:
         pool.submit(os.getpid).result()
         pool._result_queue._writer._send(struct.pack("!i", 1000))  # the length of a result that does not come
         future = pool.submit(time.sleep, 100)
@@ -266,7 +292,7 @@ def test_a_case_without_memory_is_named_without_a_traceback(error: Exception) ->
 def test_cases_are_worked_on_here_where_no_worker_can_be_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def refuse(workers: int) -> None:
+    def refuse(workers: int, work: Callable[..., object]) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(case_pool, "_open_pool", refuse)
@@ -296,11 +322,11 @@ def test_cases_are_worked_on_here_where_only_some_workers_can_be_started(
 def refuse_single_workers(monkeypatch: pytest.MonkeyPatch, *, after: int) -> None:
     pools, open_pool = [], case_pool._open_pool
 
-    def open_or_refuse(workers: int) -> ProcessPoolExecutor:
+    def open_or_refuse(workers: int, work: Callable[..., object]) -> ProcessPoolExecutor:
         pools.append(workers)
         if pools.count(1) > after:
             raise OSError(errno.EMFILE, "Too many open files")
-        return open_pool(workers)
+        return open_pool(workers, work)
 
     monkeypatch.setattr(case_pool, "_open_pool", open_or_refuse)
 

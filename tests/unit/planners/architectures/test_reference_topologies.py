@@ -13,7 +13,9 @@ from torch.nn import functional
 
 from autoseg.networks import FAMILIES, build_network
 from autoseg.networks.blocks import InstanceNormalization
+from autoseg.plan import NetworkPlan
 from autoseg.plan.network.diffusion_unet import DiffusionUNetPlan
+from autoseg.plan.network.encoder_u import DenseNetEncoderPlan, EncoderOfLiteraturePlan
 from planners.architectures import ARCHITECTURES
 from planners.architectures.architecture import Architecture
 from planners.rules.topology import FEWEST_STAGES
@@ -32,6 +34,8 @@ SIZES = (
     *("mednext_v2", "mednext_v2_wide", "primus_b", "primus_m", "primus_l", "resnet34_unet", "resnet101_unet"),
 )
 """Architectures that are another one of their family with other numbers."""
+REPEATED = ("blocks", "blocks_per_branch", "blocks_per_stage", "decoder_blocks_per_stage", "modules_per_stage")
+"""Numbers of parts in a row of which all after the first get what they give."""
 Shape = tuple[tuple[float, ...], tuple[int, ...]]
 MADE_UP: dict[int, tuple[Shape, ...]] = {
     2: (((1.0, 1.0), (8, 8)), ((1.0, 1.0), (8, 72)), ((0.5, 3.0), (40, 24))),
@@ -149,8 +153,7 @@ def check_shape(architecture: Architecture, shape: Shape, *, channels: int) -> b
     if topology.stage_count < FEWEST_STAGES:
         return False
     plan, _ = architecture.choose_network(topology, input_channels=channels, output_channels=3, width=4)
-    if isinstance(plan, DiffusionUNetPlan):
-        plan = plan.model_copy(update={"samples": 1, "sampler_steps": 1})  # all have the same shape
+    plan = shorten(plan)
     with torch.device("meta"):
         network = build_network(plan).eval()
     logits = network(torch.empty(2, channels, *topology.patch_voxels, device="meta"))[0]
@@ -158,3 +161,18 @@ def check_shape(architecture: Architecture, shape: Shape, *, channels: int) -> b
     inside = [extent - 2 * margin for extent, margin in zip(topology.patch_voxels, margins, strict=True)]
     assert logits.shape == (2, 3, *inside), (architecture.name, shape)
     return True
+
+
+def shorten(plan: NetworkPlan) -> NetworkPlan:
+    """Leaves out repetitions, which take most of the time: two parts in a row have the shapes of any number."""
+    if isinstance(plan, DiffusionUNetPlan):
+        return plan.model_copy(update={"samples": 1, "sampler_steps": 1})
+    if isinstance(plan, EncoderOfLiteraturePlan) and isinstance(plan.encoder, DenseNetEncoderPlan):
+        return plan  # each layer adds features
+    counts = {name: getattr(plan, name) for name in REPEATED if name in type(plan).model_fields}
+    return plan.model_copy(
+        update={
+            name: min(count, 2) if isinstance(count, int) else tuple(min(each, 2) for each in count)
+            for name, count in counts.items()
+        }
+    )
