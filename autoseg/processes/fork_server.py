@@ -20,7 +20,7 @@ from autoseg.processes.signals import CTRL_C, TERMINATION_SIGNALS, signal_handle
 # share the memory of the modules that it has loaded. "spawn" starts a clean interpreter for every worker.
 START_METHOD: Final = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 LIBRARIES: Final = ("blosc2", "cc3d", "isal.igzip", "nibabel", "scipy.ndimage", "scipy.sparse.csgraph")
-"""What work on cases imports when it is done, about half a second."""
+"""Libraries that work on cases imports; it takes about half a second."""
 
 
 def prepare_worker_context(modules: Sequence[str] = ()) -> BaseContext:

@@ -60,6 +60,7 @@ def test_the_published_network_has_the_published_number_of_multiply_adds(name: s
     assert counted.multiply_adds == pytest.approx(published.multiply_adds, rel=0.01)
 
 
+@pytest.mark.usefixtures("_unchecked_types")
 @pytest.mark.parametrize(
     ("architecture", "dataset"),
     [
