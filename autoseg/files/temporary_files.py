@@ -31,6 +31,7 @@ EARLIER_NAME: Final = re.compile(r"\..+-[0-9a-f]{16}(\..*)?")
 """The same of earlier versions, which other programs may use as well."""
 TEMPORARY_FOLDER: Final = re.compile(rf"autoseg-{TOKEN}")
 """Name of a folder in the system's folder of temporary files, or of a mark in a folder of multiprocessing."""
+MULTIPROCESSING_PREFIX: Final = "pymp-"
 REPLACED_ENDING: Final = ".replaced"
 """Ending of the temporary name of a folder that is being replaced, on file systems that cannot exchange two names."""
 ABANDONED_SECONDS: Final = 24 * 3600.0
@@ -100,12 +101,17 @@ def remove_abandoned_folders() -> None:
 
 
 def _list_temporary_folders(place: Path) -> Iterator[Path]:
-    for folder in place.glob("autoseg-*"):
-        if _is_left_on_this_host(folder.name):
-            yield folder
-    for mark in place.glob("pymp-*/autoseg-*"):
-        if _is_left_on_this_host(mark.name):
-            yield mark.parent
+    for name in _list_names(place):
+        marks = _list_names(place / name) if name.startswith(MULTIPROCESSING_PREFIX) else [name]
+        if any(map(_is_left_on_this_host, marks)):
+            yield place / name
+
+
+def _list_names(folder: Path) -> list[str]:
+    """Lists what a folder holds; nothing where another process has removed it meanwhile."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        return [entry.name for entry in entries]
+    return []
 
 
 def _is_left_on_this_host(name: str) -> bool:
@@ -146,7 +152,9 @@ def _is_abandoned(path: Path, match: re.Match[str]) -> bool:
 
 
 def _list_change_times(path: Path) -> Iterator[float]:
-    for entry in (path, *path.rglob("*")):
+    """Lists when a file, or a folder and what is in it, changed; without what another process removes meanwhile."""
+    inside = (Path(place, name) for place, folders, files in os.walk(path) for name in (*folders, *files))
+    for entry in (path, *inside):
         with suppress(OSError):
             yield entry.lstat().st_mtime
 

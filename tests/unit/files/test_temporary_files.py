@@ -178,6 +178,22 @@ def test_a_temporary_folder_goes_with_its_block(temporary_place):
     assert not list_names(temporary_place)
 
 
+def test_folders_that_their_processes_remove_meanwhile_are_no_error(temporary_place, tmp_path, monkeypatch):
+    """Many commands on one computer have the same folder of temporary files."""
+    before = os.scandir
+
+    def list_late(folder):
+        if Path(folder).name.startswith("pymp-"):
+            Path(folder).rmdir()
+        return before(folder)
+
+    (temporary_place / "pymp-x").mkdir()
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "scandir", list_late)
+        remove_leftovers(tmp_path)
+    assert not list_names(temporary_place)
+
+
 def test_the_folder_of_multiprocessing_is_marked_once(temporary_place, monkeypatch):
     (temporary_place / "pymp-x").mkdir()
     monkeypatch.setattr(temporary_files.multiprocessing_util, "get_temp_dir", lambda: temporary_place / "pymp-x")
