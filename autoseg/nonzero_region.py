@@ -3,7 +3,7 @@
 from typing import Final
 
 import numpy as np
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool, Float32, UInt
 
 Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]  # half open per axis
 
@@ -62,6 +62,18 @@ def find_holes(box: Bool[np.ndarray, "*space"]) -> Bool[np.ndarray, "*space"]:
             is_hole[np.unique(regions.take(face, axis=axis))] = False
     holes: Bool[np.ndarray, "*space"] = is_hole[regions]
     return holes
+
+
+def connect_voxels(mask: Bool[np.ndarray, "*space"], *, connectivity: int) -> UInt[np.ndarray, "*space"]:
+    """Numbers the connected components of a mask from 1, in the order of their first voxels.
+
+    cc3d gets integers: of a mask with the connectivity 26 it expects no more components than a quarter of the voxels,
+    and fails where a small box has more, such as two voxels in a row that do not touch.
+    """
+    import cc3d  # imported here because it takes 0.1 s
+
+    numbers: UInt[np.ndarray, "*space"] = cc3d.connected_components(mask.view(np.uint8), connectivity=connectivity)
+    return numbers
 
 
 def _find_extent(occupied: Bool[np.ndarray, " extent"]) -> tuple[int, int]:

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from typing import Final
 
-import cc3d
 import numpy as np
 from jaxtyping import Bool
+
+from autoseg.nonzero_region import connect_voxels
 
 CONNECTIVITY: Final = {2: 8, 3: 26}  # by number of axes: neighbours through faces, edges and corners
 
@@ -43,7 +44,8 @@ def _count_touched(mask: Bool[np.ndarray, "*space"], both: Bool[np.ndarray, "*sp
     """Counts the components of a mask that hold a voxel of `both`, and those that hold none."""
     if not mask.any():
         return 0, 0
-    numbers, count = cc3d.connected_components(mask, connectivity=CONNECTIVITY[mask.ndim], return_N=True)
+    numbers = connect_voxels(mask, connectivity=CONNECTIVITY[mask.ndim])
+    count = int(numbers.max())
     is_touched = np.zeros(1 + count, dtype=bool)
     is_touched[numbers[both]] = True
     touched = int(np.count_nonzero(is_touched))

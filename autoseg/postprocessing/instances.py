@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Final, Literal
 
-import cc3d
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int16, Int32, Int64, Integer
 from pydantic import Field
@@ -17,6 +16,7 @@ from skimage.segmentation import watershed
 from autoseg.document import Part
 from autoseg.geometry import FloatTriple, Grid
 from autoseg.labels import InstanceTargets, LabelScheme
+from autoseg.nonzero_region import connect_voxels
 from autoseg.postprocessing.application import compute_voxel_mm3, is_large_enough
 from autoseg.postprocessing.rules import UNIT_NAMES, SizeUnit
 
@@ -210,7 +210,7 @@ def remove_small(objects: Int32[np.ndarray, "z y x"], rule: ObjectRule, grid: Gr
 
 def number_components(mask: Bool[np.ndarray, "z y x"]) -> Int32[np.ndarray, "z y x"]:
     """Numbers the connected components of a mask; neighbours touch by faces, edges or corners."""
-    numbers: Int32[np.ndarray, "z y x"] = cc3d.connected_components(mask, connectivity=NEIGHBOURS).astype(np.int32)
+    numbers: Int32[np.ndarray, "z y x"] = connect_voxels(mask, connectivity=NEIGHBOURS).astype(np.int32)
     return numbers
 
 

@@ -4,13 +4,13 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
-import cc3d
 import numpy as np
 from jaxtyping import Bool, Integer
 from scipy import ndimage
 
 from autoseg.geometry import FloatTriple
 from autoseg.labels import LabelScheme
+from autoseg.nonzero_region import connect_voxels
 from autoseg.quality.features import MM3_PER_ML, ClassShape
 
 MOST_VOXELS: Final = 2**24
@@ -47,7 +47,7 @@ def _measure_class(
     voxels = int(np.count_nonzero(mask))
     step = _choose_step(mask.size)
     thinned = mask[::step, ::step, ::step]
-    sizes = np.bincount(cc3d.connected_components(thinned, connectivity=NEIGHBOURS).ravel())[1:]
+    sizes = np.bincount(connect_voxels(thinned, connectivity=NEIGHBOURS).ravel())[1:]
     areas_mm2 = [math.prod(spacing_mm) / along for along in spacing_mm]
     inner = [count * area for count, area in zip(_count_faces(mask), areas_mm2, strict=True)]
     at_border = [count * area for count, area in zip(_count_border(mask, box, label_map.shape), areas_mm2, strict=True)]

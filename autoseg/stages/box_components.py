@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from autoseg.geometry import IntTriple
-from autoseg.nonzero_region import Box
+from autoseg.nonzero_region import Box, connect_voxels
 from autoseg.plan.decisions import Decision
 
 NEIGHBOURS: Final = 26  # faces, edges and corners
@@ -46,10 +46,9 @@ class BoxComponents:
 
 def find_components(foreground: Bool[np.ndarray, "z y x"], *, voxel_mm3: float) -> BoxComponents:
     """Finds the components of the foreground."""
-    import cc3d  # imported here because only stages that find boxes need it
     from scipy import ndimage  # imported here because it takes 0.3 s
 
-    numbers = cc3d.connected_components(foreground, connectivity=NEIGHBOURS).astype(np.int32)
+    numbers = connect_voxels(foreground, connectivity=NEIGHBOURS).astype(np.int32)
     voxels = np.bincount(numbers.ravel())[1:]
     order = np.argsort(-voxels, kind="stable")
     places = ndimage.find_objects(numbers)

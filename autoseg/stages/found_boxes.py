@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from autoseg.nonzero_region import Box, slice_box
+from autoseg.nonzero_region import Box, connect_voxels, slice_box
 from autoseg.plan.document import Plan
 from autoseg.preprocessing.case import CaseGeometry
 from autoseg.stages.box_components import NEIGHBOURS
@@ -35,13 +35,12 @@ def list_boxes(
 
 
 def _find_components(prediction: StagePrediction, plan: Plan, configuration: str) -> Iterator[FoundBox]:
-    import cc3d  # imported here because only stages that find boxes need it
     from scipy import ndimage  # imported here because it takes 0.3 s
 
     geometry = prediction.geometry
     label_map = prediction.restore_on(geometry.resampled_shape_voxels)
     for name, members, outputs in _list_classes(plan):
-        components = cc3d.connected_components(np.isin(label_map, members), connectivity=NEIGHBOURS).astype(np.int32)
+        components = connect_voxels(np.isin(label_map, members), connectivity=NEIGHBOURS).astype(np.int32)
         for number, place in enumerate(ndimage.find_objects(components), start=1):
             box = tuple((part.start, part.stop) for part in place)
             score = None

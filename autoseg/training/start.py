@@ -1,5 +1,6 @@
 """The start of a training: its beginning, a checkpoint of an interrupted one, or the end of a finished one."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,8 +21,11 @@ def find_start(output: FoldFolder, identity: TrainingIdentity, length: Length) -
         TrainingError: What is there belongs to another training, or is shorter or longer than asked for.
     """
     final, latest = output.final_checkpoint, output.latest_checkpoint
-    finished = _read_own_description(output, final, identity, accepts_other_predictions=length.more_epochs is not None)
     begun = _read_own_description(output, latest, identity)
+    is_extended = begun is not None or length.more_epochs is not None
+    finished = _read_own_description(
+        output, final, identity, wanted_epochs=math.inf if is_extended else length.epochs or 0
+    )
     if begun is not None and (finished is None or begun.reached > finished.reached):
         _check_same_length(latest, begun.schedule, length)
         return _continue_from(latest, begun, begun.schedule)
@@ -41,9 +45,10 @@ def _continue_from(path: Path, description: CheckpointDescription, schedule: Sch
 
 
 def _read_own_description(
-    output: FoldFolder, path: Path, identity: TrainingIdentity, *, accepts_other_predictions: bool = False
+    output: FoldFolder, path: Path, identity: TrainingIdentity, *, wanted_epochs: int | float = 0
 ) -> CheckpointDescription | None:
-    """Reads the description; other predictions of the first stage are accepted where only the weights are restored."""
+    """Reads the description; other predictions of the first stage are accepted where more epochs are wanted than are
+    finished, since only the weights are restored then."""
     if not path.exists():
         return None
     description = read_description(path)
@@ -51,7 +56,7 @@ def _read_own_description(
     # None, or another one, by an earlier version: of the plan in another form, or without the fields of today.
     if stored.plan_digest != identity.plan_digest and output.plan.is_file() and _has_followed(output.plan, identity):
         stored = stored.model_copy(update={"plan_digest": identity.plan_digest})
-    if accepts_other_predictions:
+    if wanted_epochs > len(description.history):
         expected = identity.model_copy(update={"previous_digest": stored.previous_digest})
     check_identity(path, stored, expected)
     return description

@@ -36,6 +36,7 @@ from autoseg.workflows.cases.loop import (
 from autoseg.workflows.plan.preprocessing import check_preprocessed
 
 LOCK_NAME: Final = ".predicting.lock"
+PLAN_LOCK_NAME: Final = ".learning.lock"
 LOG_NAME: Final = "stage_predictions.log"
 
 Converted = TypeVar("Converted")
@@ -199,8 +200,7 @@ def learn_box_minimum(link: StageLink, *, device: str, progress: Progress) -> St
         sources = link.find_sources()
         found = _find_box_cases(link, sources, device=device, progress=progress)
         learned = learn_minimum(list(found.values()), distance_unit=link.plan.distance_unit)
-        link = replace(link, plan=_record_minimum(link.plan, link.configuration, learned))
-        write_document(link.run.plan, link.plan)
+        link = replace(link, plan=_write_minimum(link, learned))
         for case, box_case in found.items():
             stage_map = store_box(box_case.components.join(learned.value))
             _note_fallback(link, case, stage_map, progress)
@@ -226,14 +226,23 @@ def _name_minimum(configuration: str) -> str:
     return f"{configuration}: smallest component of the box"
 
 
-def _record_minimum(plan: Plan, configuration: str, learned: Decision[float]) -> Plan:
-    """Returns the plan with the volume that a component needs to count for the box, and the reason."""
-    part = plan.configurations[configuration]
+def _write_minimum(link: StageLink, learned: Decision[float]) -> Plan:
+    """Adds what was learned to the plan of the run, which others may have changed since; returns that plan."""
+    with wait_for_lock(link.run.root / PLAN_LOCK_NAME, on_wait=lambda: None, is_kept=False):
+        plan = _record_minimum(read_document(link.run.plan, Plan), link, learned)
+        write_document(link.run.plan, plan)
+    return plan
+
+
+def _record_minimum(plan: Plan, link: StageLink, learned: Decision[float]) -> Plan:
+    """Returns a plan with the volume that a component needs to count for the box of the link, and the reason."""
+    name = link.configuration
+    part = link.plan.configurations[name]
     assert isinstance(part.previous_stage, BoxOfPreviousStage), "there is no box"
     stage = part.previous_stage.model_copy(update={"minimum_mm3": learned.value})
     value = f"{learned.value:g} {plan.distance_unit}3" if learned.value > 0 else "any"
-    reason = Reason(subject=_name_minimum(configuration), value=value, because=learned.because)
-    changed = plan.configurations | {configuration: part.model_copy(update={"previous_stage": stage})}
+    reason = Reason(subject=_name_minimum(name), value=value, because=learned.because)
+    changed = plan.configurations | {name: part.model_copy(update={"previous_stage": stage})}
     return plan.model_copy(update={"configurations": changed, "reasons": (*plan.reasons, reason)})
 
 

@@ -2,7 +2,13 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
-from autoseg.nonzero_region import compute_bounding_box, compute_nonzero_box, compute_nonzero_mask, slice_box
+from autoseg.nonzero_region import (
+    compute_bounding_box,
+    compute_nonzero_box,
+    compute_nonzero_mask,
+    connect_voxels,
+    slice_box,
+)
 
 
 def make_shell(extent: int, *, lower: int, upper: int) -> np.ndarray:
@@ -99,3 +105,12 @@ def test_the_box_of_an_image_is_that_of_its_mask() -> None:
     image = np.concatenate([make_shell(9, lower=2, upper=6), make_shell(9, lower=3, upper=8)])
 
     assert compute_nonzero_box(image) == compute_bounding_box(compute_nonzero_mask(image)) == ((2, 8),) * 3
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (1, 1, 7), (7, 1, 1), (1, 3, 5), (3, 3, 3), (4, 5, 6)])
+def test_as_many_components_are_numbered_as_a_box_can_hold(shape: tuple[int, int, int]) -> None:
+    mask = np.zeros(shape, dtype=bool)
+    mask[::2, ::2, ::2] = True
+    expected, _ = scipy.ndimage.label(mask, np.ones((3, 3, 3)))
+
+    np.testing.assert_array_equal(connect_voxels(mask, connectivity=26), expected)

@@ -7,12 +7,12 @@ for them, the network does not.
 from dataclasses import dataclass
 from typing import Final
 
-import cc3d
 import numpy as np
 import torch
 from jaxtyping import Bool, Float64, Integer
 from torch import Tensor
 
+from autoseg.nonzero_region import connect_voxels
 from autoseg.plan.augmentation import MaskComponentRemovalPlan
 from autoseg.training.augmentation.masks import draw_for_masks, encode_masks, join_masks, split_masks, write_masks
 from autoseg.training.augmentation.tensors.transfer import move_to_device
@@ -78,7 +78,7 @@ def remove_components(masks: Bool[np.ndarray, " label *space"], plan: MaskCompon
 
 def find_small_components(mask: Mask, limit_fraction: float) -> tuple[Integer[np.ndarray, "*space"], np.ndarray]:
     """Numbers the connected components, and lists those that are smaller than a share of the patch."""
-    components = cc3d.connected_components(mask, connectivity=FULL_CONNECTIVITY[mask.ndim])
+    components = connect_voxels(mask, connectivity=FULL_CONNECTIVITY[mask.ndim])
     counts = np.bincount(components.ravel())
     counts[0] = mask.size  # background is no component
     return components, np.flatnonzero(counts < limit_fraction * mask.size)

@@ -12,6 +12,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import Bool, Int16, Int32
 
+from autoseg.nonzero_region import connect_voxels
 from autoseg.preprocessing.cache import CachedCase
 
 Coordinates = Int32[np.ndarray, "_ 3"]
@@ -78,7 +79,7 @@ def list_component_voxels(mask: Bool[np.ndarray, "z y x"]) -> tuple[Coordinates,
     """Lists the voxels of each component of a mask."""
     import cc3d  # imported here because it takes 0.1 s, and most trainings need no components
 
-    numbers = cc3d.connected_components(mask, connectivity=26, binary_image=True)
+    numbers = connect_voxels(mask, connectivity=26)
     boxes = cc3d.statistics(numbers)["bounding_boxes"][1:]
     return tuple(_list_voxels(numbers, number, box) for number, box in enumerate(boxes, start=1))
 

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Final
 
-import cc3d
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, Int16, Int32
@@ -11,6 +10,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from autoseg.labels import LabelScheme
+from autoseg.nonzero_region import connect_voxels
 from autoseg.training.objectives.box_targets import CONNECTIVITY
 
 MOST_OBJECTS: Final = 128
@@ -126,7 +126,5 @@ def _find_nearest(is_core: Bool[np.ndarray, "*space"], spacing_mm: tuple[float, 
 
 
 def _number(mask: Bool[np.ndarray, "*space"]) -> Int32[np.ndarray, "*space"]:
-    numbers: Int32[np.ndarray, "*space"] = cc3d.connected_components(mask, connectivity=CONNECTIVITY[mask.ndim]).astype(
-        np.int32
-    )
+    numbers: Int32[np.ndarray, "*space"] = connect_voxels(mask, connectivity=CONNECTIVITY[mask.ndim]).astype(np.int32)
     return numbers

@@ -9,7 +9,7 @@ from autoseg.errors import TrainingError
 from autoseg.processes.progress import Progress, format_duration
 from autoseg.run_folder import ALL_CASES
 from autoseg.training.budget.pace import Budget, Forecast, count_iterations, estimate_epoch_seconds
-from autoseg.training.checkpoint import CheckpointDescription
+from autoseg.training.checkpoint import CheckpointDescription, read_description
 from autoseg.training.options import Length
 from autoseg.validation_conditions import LARGEST_VALIDATION_SHARE as LARGEST_SHARE
 from autoseg.validation_conditions import is_hopeless
@@ -42,7 +42,7 @@ def find_fold_time(
     """Divides the requested or planned time, after measuring how long validation takes on this machine.
 
     A requested budget starts now. The plan's budget includes the time spent in earlier calls, and does not apply where
-    a number of epochs is requested.
+    a number of epochs is requested, or more of them were for a training that is finished.
 
     Raises:
         TrainingError: Validation takes too much of the time, even when reduced as far as possible.
@@ -51,7 +51,7 @@ def find_fold_time(
     planned = job.configuration_plan.training.budget_seconds
     limit = request.budget_seconds
     if limit is None and request.length == Length():
-        limit = planned
+        limit = None if _is_extension_begun(job, checkpoint) else planned
     elif limit is None and planned is not None and request.length.epochs is not None:
         progress.note(f"--epochs decides, so the budget of the plan ({format_duration(planned)}) does not hold")
     if limit is None:
@@ -64,6 +64,11 @@ def find_fold_time(
     spent = 0.0 if checkpoint is None or request.budget_seconds is not None else checkpoint.spent_seconds
     reserved = 0.0 if validation is None else validation.seconds
     return FoldTime(budget=Budget(seconds=limit - spent, reserved_seconds=reserved, start=start), validation=validation)
+
+
+def _is_extension_begun(job: FoldJob, checkpoint: CheckpointDescription | None) -> bool:
+    final = job.folder.final_checkpoint
+    return checkpoint is not None and final.is_file() and read_description(final).reached < checkpoint.reached
 
 
 def _refit_validation(

@@ -9,6 +9,7 @@ from autoseg.document import parse_part, read_document, write_document
 from autoseg.errors import DocumentError
 from autoseg.inference.model import load_model
 from autoseg.plan import BoxOfPreviousStage, Plan
+from autoseg.plan.decisions import Reason
 from autoseg.preprocessing.cache import open_case
 from autoseg.processes.progress import SilentProgress
 from autoseg.stages.box_components import BoxCase, BoxComponents, find_components, learn_minimum
@@ -122,6 +123,22 @@ def test_what_is_learned_stands_in_the_plan_and_shapes_the_boxes_of_training_and
     grid = open_case(roi_run.preprocessed("3d_fullres"), "a").geometry.grid
     case = model.preprocess(np.random.default_rng(0).normal(1, 0.1, (1, 10, 12, 8)).astype(np.float32), grid)
     assert torch.equal(model.predict_case(case), model.predict_preprocessed(case.image, box=WITHOUT))
+
+
+def test_what_others_write_into_the_plan_meanwhile_is_kept(roi_run, splits, monkeypatch):
+    plan = read_document(roi_run.plan, Plan)
+    other = plan.model_copy(update={"reasons": (*plan.reasons, Reason(subject="other", value="1", because="learned"))})
+
+    def find_while_another_process_writes(*arguments, **named):
+        write_document(roi_run.plan, other)
+        return find_box_cases(*arguments, **named)
+
+    find_box_cases = cascade._find_box_cases
+    monkeypatch.setattr(cascade, "_find_box_cases", find_while_another_process_writes)
+    link = learn(roi_run, splits)
+    assert read_document(roi_run.plan, Plan) == link.plan
+    assert [reason.subject for reason in link.plan.reasons[-2:]] == ["other", f"{ROI}: smallest component of the box"]
+    assert link.plan.configurations[ROI].previous_stage.minimum_mm3 == 72.0
 
 
 def test_boxes_are_made_again_where_the_minimum_of_the_plan_differs(roi_run, splits):

@@ -410,6 +410,18 @@ def test_a_cascade_is_not_continued_on_predictions_of_another_first_stage(start,
         next(start(tmp_path / "fold", plan=cascade, previous=replace(previous, digest="second")))
 
 
+def test_a_finished_cascade_is_extended_on_other_predictions_and_continued_alike(start, cascade, previous, tmp_path):
+    other = replace(previous, digest="second")
+    for length in ({"more_epochs": 2}, {"epochs": 3}):
+        folder = tmp_path / next(iter(length))
+        list(start(folder, plan=cascade, previous=previous, epochs=1))
+        stop_after_epoch(start(folder, plan=cascade, previous=other, **length), 1)
+        list(start(folder, plan=cascade, previous=other))
+        assert len(read_final(folder).description.history) == 3
+        with pytest.raises(TrainingError, match="weights of the previous stage changed"):
+            next(start(folder, plan=cascade, previous=previous, epochs=3))
+
+
 def test_a_lost_loss_ends_the_training_and_keeps_the_checkpoint(start, tmp_path, monkeypatch):
     folder = tmp_path / "fold"
     stop_after_epoch(start(folder), 0)

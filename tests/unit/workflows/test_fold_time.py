@@ -5,16 +5,19 @@ from dataclasses import replace
 import pytest
 import torch
 from builders.folds import build_checkpoint_description, build_epoch_record
+from safetensors.torch import save_file
 
 from autoseg.dataset.folds import Fold
 from autoseg.document import read_document
 from autoseg.errors import TrainingError
 from autoseg.plan import Plan
+from autoseg.processes.progress import SilentProgress
 from autoseg.training.budget.pace import Budget, Forecast, StepTimes
 from autoseg.training.optimization.schedule import Schedule
 from autoseg.workflows.folds.status import ValidationChoice
-from autoseg.workflows.train.fold_time import FoldTime, check_forecast, format_budget
+from autoseg.workflows.train.fold_time import FoldTime, check_forecast, find_fold_time, format_budget
 from autoseg.workflows.train.job import FoldJob
+from autoseg.workflows.train.request import TrainingRequest
 
 TIMES = StepTimes(
     data_seconds=0.1, forward_seconds=0.3, backward_seconds=0.6, iteration_seconds=1.0, validation_seconds=0.5
@@ -63,6 +66,20 @@ def refuse(job, fold_time, *, epochs=7):
     with pytest.raises(TrainingError) as refused:
         check_forecast(job, forecast_epochs(epochs, seconds=fold_time.budget.seconds), fold_time, None)
     return str(refused.value)
+
+
+def save(path, **reached):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    description = build_checkpoint_description(**reached)
+    save_file({"network.x": torch.zeros(1)}, path, metadata={"autoseg": description.model_dump_json()})
+    return description
+
+
+def test_the_budget_of_the_plan_does_not_cut_an_extension_that_is_continued(make_job):
+    job = make_job(budget_seconds=60.0)
+    save(job.folder.final_checkpoint, epochs=100)
+    begun = save(job.folder.latest_checkpoint, epochs=101)
+    assert find_fold_time(job, TrainingRequest(), begun, SilentProgress()) == FoldTime()
 
 
 def test_less_than_a_tenth_is_refused_before_training_and_the_time_that_would_do_is_named(make_job):
