@@ -10,10 +10,14 @@ from typing import Final
 
 from autoseg.dicom_files import is_dicom
 from autoseg.errors import VolumeError, shorten_names
+from autoseg.geometry import FloatTriple
 from autoseg.remote.local_files import use_local
 from autoseg.volume_io.dicom.headers import SliceHeader, find_object_kind, read_slice_header
 
 LOCALIZER: Final = "LOCALIZER"
+
+Identity = tuple[str, FloatTriple | None]
+"""UID and place of an image: some programs give one UID to all slices."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +26,7 @@ class DicomSeries:
 
     Attributes:
         uid: Its identifier, which the archive knows.
-        slices: Headers of its files in no order, each instance once.
+        slices: Headers of its files in no order, without copies.
     """
 
     uid: str
@@ -71,11 +75,12 @@ class FoundSeries:
 def find_series(place: Path) -> FoundSeries:
     """Finds all series of images in a folder and its subfolders, or that of one file.
 
-    Localizers, colours and objects without an image are left out, and copies of an image count once.
+    Localizers, colours and objects without an image are left out, and copies of an image count once: files with its
+    identifier at its place.
     """
     left_out: Counter[str] = Counter()
     unreadable: dict[Path, str] = {}
-    found: dict[str, dict[str, SliceHeader]] = defaultdict(dict)
+    found: dict[str, dict[Identity, SliceHeader]] = defaultdict(dict)
     for path in iterate_dicom_files(place):
         kind = find_object_kind(path)
         header = None
@@ -89,7 +94,7 @@ def find_series(place: Path) -> FoundSeries:
         if kind is not None:
             left_out[kind] += 1
         elif header is not None:
-            found[header.series][header.instance] = header
+            found[header.series][_identify(header)] = header
     series = [DicomSeries(uid=uid, slices=tuple(headers.values())) for uid, headers in found.items()]
     listed = ", ".join(f"{count} x {kind}" for kind, count in left_out.items())
     return FoundSeries(
@@ -115,12 +120,16 @@ def iterate_dicom_files(place: Path) -> Iterator[Path]:
                 yield path
 
 
-def _find_kind_left_out(header: SliceHeader, found: dict[str, dict[str, SliceHeader]]) -> str | None:
+def _find_kind_left_out(header: SliceHeader, found: dict[str, dict[Identity, SliceHeader]]) -> str | None:
     if LOCALIZER in header.image_type:
         return "localizer"
     if header.component_count > 1:
         return "colour image"
-    return "copy of an image" if header.instance in found[header.series] else None
+    return "copy of an image" if _identify(header) in found[header.series] else None
+
+
+def _identify(header: SliceHeader) -> Identity:
+    return header.instance, header.position_mm
 
 
 def _get_order(series: DicomSeries) -> tuple[int, str]:

@@ -97,6 +97,10 @@ def turn_some(index, tags):
         tags["0020|0037"] = "0\\1\\0\\0\\0\\-1"
 
 
+def give_one_identifier(index, tags):
+    tags["0008|0018"] = f"{STUDY}.1.1"
+
+
 @pytest.mark.parametrize(
     ("place", "change", "expected"),
     [
@@ -108,6 +112,7 @@ def turn_some(index, tags):
         (stop_at_two_places, None, "expected one image at every position, found 5 images at 3 positions"),
         (shift, None, "tilted by 21.8 degrees (8.0 mm over the whole stack)"),
         (None, turn_some, "expected slices of one orientation, found 2 (3 axial, 2 sagittal)"),
+        (None, give_one_identifier, "expected a UID of its own (SOPInstanceUID) in every slice, found 1 in 5 slices"),
     ],
 )
 def test_slices_that_are_no_volume_are_refused_with_advice(tmp_path, place, change, expected):
