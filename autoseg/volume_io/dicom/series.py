@@ -77,6 +77,9 @@ def find_series(place: Path) -> FoundSeries:
 
     Localizers, colours and objects without an image are left out, and copies of an image count once: files with its
     identifier at its place.
+
+    Raises:
+        VolumeError: A folder cannot be listed.
     """
     left_out: Counter[str] = Counter()
     unreadable: dict[Path, str] = {}
@@ -107,17 +110,33 @@ def find_series(place: Path) -> FoundSeries:
 def iterate_dicom_files(place: Path) -> Iterator[Path]:
     """Yields the DICOM files of a folder and its subfolders in the order of their names, without hidden ones.
 
-    A file by URL is there until the next one is asked for.
+    Files that cannot be opened are among them, as are links whose file is missing: they may be slices. A file by URL
+    is there until the next one is asked for.
+
+    Raises:
+        VolumeError: A folder cannot be listed.
     """
     if place.is_file():
         yield from [place] if is_dicom(place) else []
         return
-    for root, folders, names in os.walk(place):
+    for root, folders, names in os.walk(place, onerror=_refuse_unlisted_folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         files = (Path(root) / name for name in sorted(names) if not name.startswith("."))
-        for path in (path for path in files if path.is_file() and is_dicom(path)):
+        for path in filter(_may_be_slice, files):
             with use_local(path):
                 yield path
+
+
+def _may_be_slice(path: Path) -> bool:
+    return (path.is_file() or path.is_symlink()) and is_dicom(path, if_unreadable=True)
+
+
+def _refuse_unlisted_folder(error: OSError) -> None:
+    msg = (
+        f"cannot list the folder {error.filename} ({error.strerror}), in which slices may lie; ask for permission, or "
+        f"copy the series to a place of your own"
+    )
+    raise VolumeError(msg) from error
 
 
 def _find_kind_left_out(header: SliceHeader, found: dict[str, dict[Identity, SliceHeader]]) -> str | None:

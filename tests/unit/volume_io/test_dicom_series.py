@@ -1,9 +1,12 @@
 """Series in folders: which there are, where their slices lie, and what is wrong with some."""
 
 import copy
+import errno
+import os
 import shutil
 import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -190,6 +193,29 @@ def test_files_that_cannot_be_read_are_told_from_those_that_are_no_image(tmp_pat
     (tmp_path / "broken.dcm").write_bytes(bytes(128) + b"DICM" + b"junk" * 50)
     found = find_series(tmp_path)
     assert [path.name for path in found.unreadable] == ["broken.dcm"]
+
+
+@pytest.mark.parametrize("name", ["IM1", "IM1.dcm"])
+def test_a_slice_whose_file_is_gone_or_closed_is_not_left_out(tmp_path, name):
+    write_series(tmp_path, VOXELS)
+    (tmp_path / name).symlink_to(tmp_path / "gone")  # such as content that git-annex has not fetched
+    found = find_series(tmp_path)
+    assert [path.name for path in found.unreadable] == [name]
+
+
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
+    write_series(tmp_path / "a", VOXELS)
+    write_series(tmp_path / "b", VOXELS[:2])
+    scandir = os.scandir
+
+    def list_all_but_one(path):
+        if Path(path).name == "b":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", list_all_but_one)
+    with pytest.raises(VolumeError, match=r"cannot list the folder .*b \(Permission denied\), in which slices may lie"):
+        find_series(tmp_path)
 
 
 def test_identifiers_that_could_be_paths_are_refused(tmp_path):
