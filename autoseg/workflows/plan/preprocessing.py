@@ -150,7 +150,7 @@ def preprocess_dataset(
 
 
 def _refuse_to_remove_what_is_read(run: RunFolder, plan: Plan, configuration: str) -> None:
-    """Refuses to remove the arrays of a configuration while a fold is trained on them: it would fail, or go on with
+    """Refuses to remove the arrays of a configuration while a fold is trained on them: it would fail, or continue with
     other arrays."""
     readers = [name for name, other in plan.configurations.items() if other.data_of == configuration]
     holders = {
