@@ -3,7 +3,7 @@
 import fnmatch
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -63,7 +63,7 @@ class FoundSeries:
 
     Attributes:
         series: Series of images, ordered by their number.
-        unreadable: Files that should be images and cannot be read, each with the reason.
+        unreadable: Files that should be images and cannot be read, and folders, each with the reason.
         notes: Files that were left out, one sentence for each reason.
     """
 
@@ -77,14 +77,16 @@ def find_series(place: Path) -> FoundSeries:
 
     Localizers, colours and objects without an image are left out, and copies of an image count once: files with its
     identifier at its place.
-
-    Raises:
-        VolumeError: A folder cannot be listed.
     """
     left_out: Counter[str] = Counter()
     unreadable: dict[Path, str] = {}
+
+    def note_folder(error: OSError) -> None:
+        reason = f"{error.filename} cannot be listed: {error.strerror}; ask for permission, or move the folder away"
+        unreadable[Path(error.filename)] = reason
+
     found: dict[str, dict[Identity, SliceHeader]] = defaultdict(dict)
-    for path in iterate_dicom_files(place):
+    for path in iterate_dicom_files(place, on_error=note_folder):
         kind = find_object_kind(path)
         header = None
         if kind is None:
@@ -107,19 +109,20 @@ def find_series(place: Path) -> FoundSeries:
     )
 
 
-def iterate_dicom_files(place: Path) -> Iterator[Path]:
+def iterate_dicom_files(place: Path, *, on_error: Callable[[OSError], None]) -> Iterator[Path]:
     """Yields the DICOM files of a folder and its subfolders in the order of their names, without hidden ones.
 
     Files that cannot be opened are among them, as are links whose file is missing: they may be slices. A file by URL
     is there until the next one is asked for.
 
-    Raises:
-        VolumeError: A folder cannot be listed.
+    Args:
+        place: Folder, or file.
+        on_error: Called where a folder cannot be listed.
     """
     if place.is_file():
         yield from [place] if is_dicom(place) else []
         return
-    for root, folders, names in os.walk(place, onerror=_refuse_unlisted_folder):
+    for root, folders, names in os.walk(place, onerror=on_error):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         files = (Path(root) / name for name in sorted(names) if not name.startswith("."))
         for path in filter(_may_be_slice, files):
@@ -129,14 +132,6 @@ def iterate_dicom_files(place: Path) -> Iterator[Path]:
 
 def _may_be_slice(path: Path) -> bool:
     return (path.is_file() or path.is_symlink()) and is_dicom(path, if_unreadable=True)
-
-
-def _refuse_unlisted_folder(error: OSError) -> None:
-    msg = (
-        f"cannot list the folder {error.filename} ({error.strerror}), in which slices may lie; ask for permission, or "
-        f"copy the series to a place of your own"
-    )
-    raise VolumeError(msg) from error
 
 
 def _find_kind_left_out(header: SliceHeader, found: dict[str, dict[Identity, SliceHeader]]) -> str | None:

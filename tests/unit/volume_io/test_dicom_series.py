@@ -214,8 +214,10 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", list_all_but_one)
-    with pytest.raises(VolumeError, match=r"cannot list the folder .*b \(Permission denied\), in which slices may lie"):
-        find_series(tmp_path)
+    found = find_series(tmp_path)
+    assert [len(series.slices) for series in found.series] == [len(VOXELS)]
+    assert found.unreadable.keys() == {tmp_path / "b"}
+    assert "b cannot be listed: Permission denied; ask for permission" in found.unreadable[tmp_path / "b"]
 
 
 def test_identifiers_that_could_be_paths_are_refused(tmp_path):
