@@ -29,8 +29,13 @@ def explain_dicom(place: Path) -> str:
     return f"; {place.name} {what}: {FOLDER_ADVICE}"
 
 
-def is_dicom(path: Path) -> bool:
-    """Whether a file is DICOM, by its ending or, where no format has its ending, by its content."""
+def is_dicom(path: Path, *, if_unreadable: bool = False) -> bool:
+    """Whether a file is DICOM, by its ending or, where no format has its ending, by its content.
+
+    Args:
+        path: The file.
+        if_unreadable: The answer if the content is needed and cannot be read.
+    """
     ending = find_ending(path.name)
     if ending is not None:
         return ending in DICOM_ENDINGS
@@ -38,7 +43,7 @@ def is_dicom(path: Path) -> bool:
         with path.open("rb") as stream:
             return stream.read(PREAMBLE_BYTES + len(MAGIC))[PREAMBLE_BYTES:] == MAGIC
     except OSError:
-        return False
+        return if_unreadable
 
 
 def is_series_folder(path: Path) -> bool:

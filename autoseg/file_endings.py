@@ -81,8 +81,13 @@ def are_rivals(first: str, second: str) -> bool:
     Header and voxels of a pair are not.
     """
     endings = {find_ending(first), find_ending(second)}
-    is_pair = any(endings == set(pair) for pair in HEADER_OF_VOXELS.items())
-    return len(endings) > 1 and any(endings <= set(family) for family in RIVALS) and not is_pair
+    return any(endings <= set(family) for family in RIVALS) and are_two_volumes(first, second)
+
+
+def are_two_volumes(first: str, second: str) -> bool:
+    """Returns whether two files of one stem have different endings, and are not header and voxels of one volume."""
+    endings = {find_ending(first), find_ending(second)}
+    return len(endings) > 1 and not any(endings == set(pair) for pair in HEADER_OF_VOXELS.items())
 
 
 def normalize_ending(ending: str) -> str:

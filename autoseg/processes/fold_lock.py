@@ -166,6 +166,13 @@ def find_holder(folder: FoldFolder) -> LockHolder | None:
     return None
 
 
+def find_holders(configuration_models: Path) -> dict[Path, LockHolder]:
+    """Finds the processes that train folds of a configuration now, by the folders of the folds."""
+    locks = sorted(configuration_models.glob(".fold_*.lock"))
+    folders = [FoldFolder(lock.with_name(lock.name.removeprefix(".").removesuffix(".lock"))) for lock in locks]
+    return {folder.root: holder for folder in folders if (holder := find_holder(folder)) is not None}
+
+
 def _open_locked(path: Path) -> TextIO | None:
     """Opens and locks a file; None if another process holds the lock, or has just removed the file."""
     file = _open_lock(path)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import ClassVar, Final, Literal
 
 from autoseg.document import MOST_RESULT_BYTES, Document, read_document, write_document
-from autoseg.errors import DocumentError
+from autoseg.errors import DocumentError, RemoteError
 from autoseg.file_endings import find_ending
 from autoseg.files.temporary_files import TEMPORARY_NAME, name_temporary
 from autoseg.processes.fold_lock import share_lock, wait_for_lock
@@ -148,12 +148,19 @@ class UrlMirror:
         version = store.find_version(self.root.name)
         return {} if version is None else {self.root.name: version}
 
-    def list_local(self) -> dict[str, os.stat_result]:
-        """Lists the files of the mirror that belong to the URL: no locks, no temporary files, nothing kept local."""
+    def list_local(self, *, is_partial: bool = False) -> dict[str, os.stat_result]:
+        """Lists the files of the mirror that belong to the URL: no locks, no temporary files, nothing kept local.
+
+        Args:
+            is_partial: Whether folders that cannot be listed are passed over; their files then seem to be removed.
+
+        Raises:
+            RemoteError: A folder cannot be listed.
+        """
         if self.record.is_file:
             return {self.root.name: self.root.stat()} if self.root.is_file() else {}
         found = {}
-        for place, folders, names in os.walk(self.root):
+        for place, folders, names in os.walk(self.root, onerror=None if is_partial else _refuse_unlisted_folder):
             is_top = Path(place) == self.root
             folders[:] = [name for name in folders if not (_is_private(name) or (is_top and name == KEPT_LOCAL))]
             for path in (Path(place, name) for name in names if not _is_private(name)):
@@ -235,6 +242,13 @@ def write_placeholder(path: Path, version: RemoteVersion) -> None:
 def is_fetched_late(name: str) -> bool:
     """Returns whether a file is fetched only when it is read: an image, or a checkpoint."""
     return find_ending(name) is not None or name.lower().endswith(ENDINGS_FETCHED_LATE)
+
+
+def _refuse_unlisted_folder(error: OSError) -> None:
+    if isinstance(error, FileNotFoundError):  # removed meanwhile
+        return
+    msg = f"cannot list {error.filename} ({error.strerror}); nothing is removed or published: repeat the command"
+    raise RemoteError(msg) from error
 
 
 def _is_private(name: str) -> bool:

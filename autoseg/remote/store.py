@@ -264,7 +264,12 @@ def _compare_sizes(found: int, expected: int) -> None:
 
 
 def _is_name_of_file(name: str) -> bool:
-    return bool(name) and not PurePosixPath(name).name.startswith(UNFINISHED) and ".." not in PurePosixPath(name).parts
+    """Returns whether a listed name is that of a file: not of the empty object that stands for a folder in a store, as
+    consoles make it, nor of an unfinished file."""
+    is_folder = not name or name.endswith("/")
+    return (
+        not is_folder and not PurePosixPath(name).name.startswith(UNFINISHED) and ".." not in PurePosixPath(name).parts
+    )
 
 
 def _read_version(entry: Mapping[str, Any]) -> RemoteVersion:

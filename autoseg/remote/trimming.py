@@ -128,7 +128,7 @@ def _list_mirrors() -> Iterator[UrlMirror]:
 
 
 def _list_removable(mirror: UrlMirror) -> Iterator[_Removable]:
-    for name, found in mirror.list_local().items():
+    for name, found in mirror.list_local(is_partial=True).items():
         if is_fetched_late(name) and not is_placeholder(found):
             size_bytes, path = _count_bytes(found), mirror.base / name
             yield _Removable(mirror=mirror, path=path, size_bytes=size_bytes, used=found.st_atime, name=name)

@@ -3,17 +3,21 @@
 import fnmatch
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from autoseg.dicom_files import is_dicom
 from autoseg.errors import VolumeError, shorten_names
+from autoseg.geometry import FloatTriple
 from autoseg.remote.local_files import use_local
 from autoseg.volume_io.dicom.headers import SliceHeader, find_object_kind, read_slice_header
 
 LOCALIZER: Final = "LOCALIZER"
+
+Identity = tuple[str, FloatTriple | None]
+"""UID and place of an image: some programs give one UID to all slices."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +26,7 @@ class DicomSeries:
 
     Attributes:
         uid: Its identifier, which the archive knows.
-        slices: Headers of its files in no order, each instance once.
+        slices: Headers of its files in no order, without copies.
     """
 
     uid: str
@@ -59,7 +63,7 @@ class FoundSeries:
 
     Attributes:
         series: Series of images, ordered by their number.
-        unreadable: Files that should be images and cannot be read, each with the reason.
+        unreadable: Files that should be images and cannot be read, and folders, each with the reason.
         notes: Files that were left out, one sentence for each reason.
     """
 
@@ -71,12 +75,18 @@ class FoundSeries:
 def find_series(place: Path) -> FoundSeries:
     """Finds all series of images in a folder and its subfolders, or that of one file.
 
-    Localizers, colours and objects without an image are left out, and copies of an image count once.
+    Localizers, colours and objects without an image are left out, and copies of an image count once: files with its
+    identifier at its place.
     """
     left_out: Counter[str] = Counter()
     unreadable: dict[Path, str] = {}
-    found: dict[str, dict[str, SliceHeader]] = defaultdict(dict)
-    for path in iterate_dicom_files(place):
+
+    def note_folder(error: OSError) -> None:
+        reason = f"{error.filename} cannot be listed: {error.strerror}; ask for permission, or move the folder away"
+        unreadable[Path(error.filename)] = reason
+
+    found: dict[str, dict[Identity, SliceHeader]] = defaultdict(dict)
+    for path in iterate_dicom_files(place, on_error=note_folder):
         kind = find_object_kind(path)
         header = None
         if kind is None:
@@ -89,7 +99,7 @@ def find_series(place: Path) -> FoundSeries:
         if kind is not None:
             left_out[kind] += 1
         elif header is not None:
-            found[header.series][header.instance] = header
+            found[header.series][_identify(header)] = header
     series = [DicomSeries(uid=uid, slices=tuple(headers.values())) for uid, headers in found.items()]
     listed = ", ".join(f"{count} x {kind}" for kind, count in left_out.items())
     return FoundSeries(
@@ -99,28 +109,41 @@ def find_series(place: Path) -> FoundSeries:
     )
 
 
-def iterate_dicom_files(place: Path) -> Iterator[Path]:
+def iterate_dicom_files(place: Path, *, on_error: Callable[[OSError], None]) -> Iterator[Path]:
     """Yields the DICOM files of a folder and its subfolders in the order of their names, without hidden ones.
 
-    A file by URL is there until the next one is asked for.
+    Files that cannot be opened are among them, as are links whose file is missing: they may be slices. A file by URL
+    is there until the next one is asked for.
+
+    Args:
+        place: Folder, or file.
+        on_error: Called where a folder cannot be listed.
     """
     if place.is_file():
         yield from [place] if is_dicom(place) else []
         return
-    for root, folders, names in os.walk(place):
+    for root, folders, names in os.walk(place, onerror=on_error):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         files = (Path(root) / name for name in sorted(names) if not name.startswith("."))
-        for path in (path for path in files if path.is_file() and is_dicom(path)):
+        for path in filter(_may_be_slice, files):
             with use_local(path):
                 yield path
 
 
-def _find_kind_left_out(header: SliceHeader, found: dict[str, dict[str, SliceHeader]]) -> str | None:
+def _may_be_slice(path: Path) -> bool:
+    return (path.is_file() or path.is_symlink()) and is_dicom(path, if_unreadable=True)
+
+
+def _find_kind_left_out(header: SliceHeader, found: dict[str, dict[Identity, SliceHeader]]) -> str | None:
     if LOCALIZER in header.image_type:
         return "localizer"
     if header.component_count > 1:
         return "colour image"
-    return "copy of an image" if header.instance in found[header.series] else None
+    return "copy of an image" if _identify(header) in found[header.series] else None
+
+
+def _identify(header: SliceHeader) -> Identity:
+    return header.instance, header.position_mm
 
 
 def _get_order(series: DicomSeries) -> tuple[int, str]:

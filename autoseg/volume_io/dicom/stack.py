@@ -55,6 +55,7 @@ def stack_slices(series: DicomSeries) -> SliceStack:
     if len(slices) == 1:
         return _open_only_file(slices[0])
     _check_alike(slices)
+    _check_identifiers(slices)
     orientation = _check_orientation(slices)
     normal = compute_normal(orientation)
     positions, spacing = np.array([_get_position(header) for header in slices]), _get_spacing(slices[0])
@@ -160,6 +161,17 @@ def _check_alike(slices: Sequence[SliceHeader]) -> None:
             f"{count} of {shape[0]} x {shape[1]} with {spacing} mm" for (shape, spacing), count in kinds.items()
         )
         msg = f"expected slices of one size and pixel spacing, found {listed}; export them as series of their own"
+        raise VolumeError(msg)
+
+
+def _check_identifiers(slices: Sequence[SliceHeader]) -> None:
+    count = len({header.instance for header in slices})
+    if count < len(slices):
+        msg = (
+            f"expected a UID of its own (SOPInstanceUID) in every slice, found {count} in {len(slices)} slices at "
+            f"different positions, as programs that remove names from headers may leave them; export the series again, "
+            f"or convert it with dcm2niix"
+        )
         raise VolumeError(msg)
 
 

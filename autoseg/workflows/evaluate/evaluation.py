@@ -12,7 +12,7 @@ from autoseg.document import NamedItems, PackedSequence, read_document
 from autoseg.errors import CasesFailedError, EvaluationError
 from autoseg.evaluation.case_metrics import LabelMapPair, evaluate_case
 from autoseg.evaluation.summary import CaseEvaluation, CollectedScores, EvaluationSummary, write_summary
-from autoseg.file_endings import are_rivals, strip_label_map_ending
+from autoseg.file_endings import LOSSY_ENDINGS, are_two_volumes, find_ending, strip_ending, strip_label_map_ending
 from autoseg.geometry import Grid, find_distance_unit
 from autoseg.labels import LabelScheme
 from autoseg.places.local import ThisComputer
@@ -254,11 +254,18 @@ def _list_label_maps(place: Path) -> dict[str, str]:
         lower = file_name.lower()
         if lower.endswith(READABLE_ENDINGS) and not lower.endswith(RESULT_ENDINGS) and not lower.startswith("."):
             name = strip_label_map_ending(file_name)
-            if name in found and are_rivals(found[name], file_name):
+            if name in found and _may_be_two_label_maps(found[name], file_name):
                 msg = f"{place} holds {found[name]} and {file_name}, which may differ; keep one of them"
                 raise EvaluationError(msg)
             found[name] = file_name
     return found
+
+
+def _may_be_two_label_maps(first: str, second: str) -> bool:
+    """Returns whether either file may be meant: not beside a JPEG, which holds no labels, or an image of 3D Slicer, the
+    name of whose segmentation tells what it is."""
+    is_jpeg = any(find_ending(name) in LOSSY_ENDINGS for name in (first, second))
+    return strip_ending(first) == strip_ending(second) and are_two_volumes(first, second) and not is_jpeg
 
 
 def _check_values(volume: LabelVolume, labels: LabelScheme, path: Path) -> None:

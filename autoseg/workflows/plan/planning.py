@@ -385,9 +385,9 @@ def _plan_anew(
     select_data_configurations(plan, request.configurations)
     make_folder(run.root)
     if request.overwrite:
-        run.plan.unlink(missing_ok=True)
         remove_folder(run.root / "preprocessed")
         remove_folder(run.references)
+        run.plan.unlink(missing_ok=True)  # at last: a folder with arrays and without a plan would be no run
     told = {"groups": dict(division.groups), "split_options": request.split.options}
     write_document(run.dataset, record_dataset(dataset).model_copy(update=told))
     write_document(run.fingerprint, fingerprint)

@@ -36,6 +36,7 @@ from autoseg.processes.case_pool import (
     list_problems,
     write_failure_log,
 )
+from autoseg.processes.fold_lock import find_holders
 from autoseg.processes.fork_server import LIBRARIES, prepare_worker_context
 from autoseg.processes.progress import Progress
 from autoseg.run_folder import RunFolder, check_writable, remove_folder
@@ -100,7 +101,7 @@ def preprocess_dataset(
 
     Raises:
         PlanError: The plan tells objects apart in another way than the run was planned.
-        RunError: The run cannot be written.
+        RunError: The run cannot be written, or a training reads arrays that would be removed.
         CasesFailedError: Some cases failed; the others are written.
         OptionError: A number of processes is given for jobs.
     """
@@ -111,10 +112,12 @@ def preprocess_dataset(
             f"plan again with --overwrite"
         )
         raise PlanError(msg)
-    for name in configurations:
-        if not is_recipe_followed(run, plan, name):
-            remove_folder(run.preprocessed(name))
-            write_document(run.recipe(name), extract_recipe(plan, name))
+    outdated = [name for name in configurations if not is_recipe_followed(run, plan, name)]
+    for name in outdated:
+        _refuse_to_remove_what_is_read(run, plan, name)
+    for name in outdated:
+        remove_folder(run.preprocessed(name))
+        write_document(run.recipe(name), extract_recipe(plan, name))
     waiting = (case for case in dataset.cases if _list_missing(case, run, configurations))
     jobs = NamedItems(pack_cases(dataset.root, waiting), attrgetter("name"))
     if not jobs:
@@ -144,6 +147,22 @@ def preprocess_dataset(
         heading = f"{len(outcome.failures)} of {len(jobs)} cases failed; the others are finished:"
         raise CasesFailedError(heading, problems)
     return len(outcome.results)
+
+
+def _refuse_to_remove_what_is_read(run: RunFolder, plan: Plan, configuration: str) -> None:
+    """Refuses to remove the arrays of a configuration while a fold is trained on them: it would fail, or continue with
+    other arrays."""
+    readers = [name for name, other in plan.configurations.items() if other.data_of == configuration]
+    holders = {
+        fold: holder for name in readers for fold, holder in find_holders(run.configuration_models(name)).items()
+    }
+    for fold, holder in holders.items():
+        msg = (
+            f"plan.json was changed after {run.preprocessed(configuration)} was made, and process {holder.pid} on "
+            f"{holder.host} trains {fold} with what would be replaced; wait until it has ended or stop it (autoseg "
+            f"status {run.root}), or put the plan back"
+        )
+        raise RunError(msg)
 
 
 def describe_preprocessing(

@@ -365,10 +365,10 @@ def _list_segments(labels: LabelScheme, terms: Mapping[str, ClassTerms]) -> tupl
     segments = []
     for index, entry in enumerate(labels.classes, start=1):
         known = terms.get(entry.name)
-        own = Code(scheme=PRIVATE_SCHEME, value=f"CLASS{index}", meaning=_make_meaning(entry.name))
+        own = Code(scheme=PRIVATE_SCHEME, value=f"CLASS{index}", meaning=_make_text(entry.name))
         term = own if known is None else _build_code(known.type)
         category = STRUCTURE if known is None or known.category is None else _build_code(known.category)
-        segments.append(Segment(name=entry.name, values=entry.values, category=category, term=term))
+        segments.append(Segment(name=_make_text(entry.name), values=entry.values, category=category, term=term))
     return tuple(segments)
 
 
@@ -376,5 +376,6 @@ def _build_code(term: CodedTerm) -> Code:
     return Code(scheme=term.scheme, value=term.value, meaning=term.meaning)
 
 
-def _make_meaning(name: str) -> str:
+def _make_text(name: str) -> str:
+    """Returns a name as elements of DICOM hold it, in which a backslash would begin another value."""
     return "".join(letter for letter in name if letter.isprintable() and letter != "\\")[:64] or "class"

@@ -23,12 +23,14 @@ from autoseg.inference.options import PredictionOptions
 from autoseg.labels import ClassTerms, CodedTerm
 from autoseg.plan.document import Plan
 from autoseg.processes.case_pool import PoolOutcome
+from autoseg.run_folder import RunFolder
 from autoseg.volume_io import check_same_grid, read_label_map
 from autoseg.volume_io.dicom import segmentation
 from autoseg.workflows.evaluate.evaluation import pair_label_maps
 from autoseg.workflows.exchange.exporting import export_model
 from autoseg.workflows.exchange.importing import import_model
 from autoseg.workflows.exchange.request import ExportRequest
+from autoseg.workflows.predict.found_images import find_predicted_images
 from autoseg.workflows.predict.image_tasks import predict_images_in_tasks
 from autoseg.workflows.predict.prediction import PredictionRequest, predict_images
 
@@ -309,6 +311,18 @@ def test_terms_can_be_given_with_a_prediction(run, tmp_path):
         assert part in str(caught.value)
     with pytest.raises(OptionError, match="--terms names the classes in results in DICOM; add --format dicom-seg"):
         predict(run, scans, terms=path)
+
+
+def test_names_of_classes_are_one_value_of_an_element(run, tmp_path):
+    pytest.importorskip("pydicom", reason="pydicom is not installed (pip install 'autoseg[dicom]')")
+    text = (
+        (run / "plan.json").read_text().replace(read_document(run / "plan.json", Plan).labels.class_names[0], r"a\\b\n")
+    )
+    (run / "plan.json").write_text(text)
+    scans = write_series(tmp_path / "scans", VOXELS[:1])
+    found = find_predicted_images(scans, RunFolder(run), formats=("rtstruct",), progress=Notes())
+    assert read_document(run / "plan.json", Plan).labels.class_names[0] == "a\\b\n"
+    assert (found.segments[0].name, found.segments[0].term.meaning) == ("ab", "ab")
 
 
 def test_results_in_dicom_are_no_label_maps_to_be_evaluated(tmp_path):

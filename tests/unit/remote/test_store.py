@@ -1,5 +1,6 @@
 import errno
 from pathlib import Path
+from typing import Any
 
 import pytest
 from builders.remote_files import Fault, FaultyFileSystem
@@ -106,6 +107,19 @@ def test_folders_below_are_listed_and_unfinished_files_are_not(store: Store, pla
     found = store.list_files()
     assert {name: version.size_bytes for name, version in found.items()} == {"models/a/b": 2, "weights": 15}
     assert all(version.modified_ns > 0 for version in found.values())
+
+
+def test_an_empty_object_that_stands_for_a_folder_is_no_file(
+    store: Store, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    list_folder = place.ls
+
+    def list_with_marks(files: FaultyFileSystem, path: str, **options: Any) -> Any:
+        marks = [{"name": f"{path}{name}/", "size": 0, "type": "file"} for name in ("", "/imagesTr")]  # as of s3fs
+        return [*marks, *list_folder(files, path, **options)]
+
+    monkeypatch.setattr(place, "ls", list_with_marks)
+    assert list(store.list_files()) == ["weights"]
 
 
 def test_a_missing_folder_has_no_files_and_is_no_file(store: Store) -> None:

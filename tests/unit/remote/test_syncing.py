@@ -1,5 +1,7 @@
+import errno
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from builders.remote_files import FaultyFileSystem, Node
@@ -113,6 +115,27 @@ def test_emptying_the_cache_by_hand_removes_nothing_at_the_url(node: Node, place
     node.root.rmdir()
     assert session.push() == 0
     assert list_published(place) == ["plan.json"]
+
+
+@pytest.mark.parametrize("unlisted", ["run", "fold_0"])
+def test_a_folder_that_cannot_be_listed_is_not_one_that_was_removed(
+    node: Node, place: Place, monkeypatch: pytest.MonkeyPatch, unlisted: str
+) -> None:
+    publish(place, "plan.json", b"{}")
+    publish(place, WEIGHTS, b"weights")
+    session, scandir = node.begin(), os.scandir
+
+    def list_all_but_one(path: str) -> Any:
+        if Path(path).name == unlisted:
+            raise OSError(errno.EMFILE, "Too many open files", str(path))
+        return scandir(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", list_all_but_one)
+        with pytest.raises(RemoteError, match=rf"cannot list .*{unlisted} \(Too many open files\); nothing is removed"):
+            session.push()
+    assert list_published(place) == [WEIGHTS, "plan.json"]
+    assert session.push() == 0
 
 
 def test_what_could_not_be_published_is_published_by_the_next_command(node: Node, place: Place) -> None:

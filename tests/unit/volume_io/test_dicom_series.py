@@ -1,9 +1,12 @@
 """Series in folders: which there are, where their slices lie, and what is wrong with some."""
 
 import copy
+import errno
+import os
 import shutil
 import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -97,6 +100,10 @@ def turn_some(index, tags):
         tags["0020|0037"] = "0\\1\\0\\0\\0\\-1"
 
 
+def give_one_identifier(index, tags):
+    tags["0008|0018"] = f"{STUDY}.1.1"
+
+
 @pytest.mark.parametrize(
     ("place", "change", "expected"),
     [
@@ -108,6 +115,7 @@ def turn_some(index, tags):
         (stop_at_two_places, None, "expected one image at every position, found 5 images at 3 positions"),
         (shift, None, "tilted by 21.8 degrees (8.0 mm over the whole stack)"),
         (None, turn_some, "expected slices of one orientation, found 2 (3 axial, 2 sagittal)"),
+        (None, give_one_identifier, "expected a UID of its own (SOPInstanceUID) in every slice, found 1 in 5 slices"),
     ],
 )
 def test_slices_that_are_no_volume_are_refused_with_advice(tmp_path, place, change, expected):
@@ -185,6 +193,31 @@ def test_files_that_cannot_be_read_are_told_from_those_that_are_no_image(tmp_pat
     (tmp_path / "broken.dcm").write_bytes(bytes(128) + b"DICM" + b"junk" * 50)
     found = find_series(tmp_path)
     assert [path.name for path in found.unreadable] == ["broken.dcm"]
+
+
+@pytest.mark.parametrize("name", ["IM1", "IM1.dcm"])
+def test_a_slice_whose_file_is_gone_or_closed_is_not_left_out(tmp_path, name):
+    write_series(tmp_path, VOXELS)
+    (tmp_path / name).symlink_to(tmp_path / "gone")  # such as content that git-annex has not fetched
+    found = find_series(tmp_path)
+    assert [path.name for path in found.unreadable] == [name]
+
+
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
+    write_series(tmp_path / "a", VOXELS)
+    write_series(tmp_path / "b", VOXELS[:2])
+    scandir = os.scandir
+
+    def list_all_but_one(path):
+        if Path(path).name == "b":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", list_all_but_one)
+    found = find_series(tmp_path)
+    assert [len(series.slices) for series in found.series] == [len(VOXELS)]
+    assert found.unreadable.keys() == {tmp_path / "b"}
+    assert "b cannot be listed: Permission denied; ask for permission" in found.unreadable[tmp_path / "b"]
 
 
 def test_identifiers_that_could_be_paths_are_refused(tmp_path):

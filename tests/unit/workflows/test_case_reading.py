@@ -202,6 +202,27 @@ def test_in_prediction_and_evaluation_no_file_that_stands_twice_is_taken(tmp_pat
         pair_label_maps(tmp_path, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("names", "taken"),
+    [
+        (("a.nii.gz", "a.png"), None),  # a picture of a slice would be compared with one
+        (("a.nii.gz", "a.nrrd"), None),
+        (("a.hdr", "a.img"), "a.img"),
+        (("a.nii.gz", "a.nrrd.txt"), "a.nii.gz"),
+        (("a.jpg", "a.png"), "a.png"),
+        (("a.nii.gz", "a.seg.nrrd"), "a.seg.nrrd"),
+    ],
+)
+def test_an_evaluation_takes_no_label_map_by_chance(tmp_path, names, taken):
+    for name in names:
+        (tmp_path / name).touch()
+    if taken is None:
+        with pytest.raises(EvaluationError, match=rf"holds {names[0]} and {names[1]}, which may differ; keep one"):
+            pair_label_maps(tmp_path, tmp_path)
+    else:
+        assert pair_label_maps(tmp_path, tmp_path) == [("a", tmp_path / taken, tmp_path / taken)]
+
+
 def test_a_folder_in_place_of_an_image_or_a_label_map_is_a_problem(root):
     for name in "ab":
         save_nifti(root / "imagesTr" / f"{name}_0000.nii.gz", VOLUME)

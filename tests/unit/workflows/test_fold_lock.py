@@ -1,14 +1,21 @@
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 from builders.damage import show_late
 
+from autoseg.dataset import read_dataset
+from autoseg.document import read_document, write_document
 from autoseg.errors import RunError, TrainingError
+from autoseg.places.local import ThisComputer
+from autoseg.plan import Plan
 from autoseg.processes import fold_lock
 from autoseg.processes.fold_lock import find_holder, lock_fold, wait_for_lock
+from autoseg.processes.progress import SilentProgress
 from autoseg.run_folder import FoldFolder
+from autoseg.workflows.plan.preprocessing import extract_recipe, is_recipe_followed, preprocess_dataset
 
 HOLD = """
 import sys
@@ -127,3 +134,32 @@ def test_under_a_lock_the_files_are_seen_that_another_computer_has_just_written(
         assert [path.exists() for path in (folder.root, folder.final_checkpoint)] == [True] * 2
     with wait_for_lock(record.parent / "lock", on_wait=list):
         assert record.exists()
+
+
+def test_arrays_that_a_training_reads_are_not_replaced_by_those_of_another_plan(dataset, run):
+    plan = read_document(run.plan, Plan)
+    coarser = plan.configurations["2d"].model_copy(update={"spacing_mm": (2.0, 2.0)})
+    edited = plan.model_copy(update={"configurations": {**plan.configurations, "2d": coarser}})
+    array = run.preprocessed("2d") / "p1_a.image.b2nd"
+    array.parent.mkdir(parents=True)
+    array.touch()
+    write_document(run.recipe("2d"), extract_recipe(plan, "2d"))
+
+    def preprocess():
+        preprocess_dataset(
+            replace(read_dataset(dataset), cases=()),
+            run,
+            edited,
+            configurations=["2d"],
+            workers=1,
+            place=ThisComputer(),
+            progress=SilentProgress(),
+        )
+
+    with lock_fold(run.fold("3d_cascade_fullres", "0"), device="cpu"):  # it shares the arrays
+        with pytest.raises(RunError, match=r"process \d+ on .* trains .*3d_cascade_fullres.fold_0 with what would be"):
+            preprocess()
+        assert array.exists()
+    preprocess()
+    assert not array.exists()
+    assert is_recipe_followed(run, edited, "2d")

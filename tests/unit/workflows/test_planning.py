@@ -161,3 +161,25 @@ def test_a_run_that_is_planned_may_get_another_configuration_later(dataset, run,
     start(request())  # from Python
     start(request(call=()))  # without options, which preprocesses all configurations
     assert read_calls() == (*calls, ())
+
+
+def test_an_interruption_while_an_earlier_plan_is_removed_leaves_a_run(dataset, run, tmp_path, monkeypatch):
+    plan, root = read_document(run.plan, Plan), tmp_path / "new"
+
+    def start(*, overwrite):
+        request = PlanRequest(planner="test", machine=MACHINE, preprocess=False, workers=1, overwrite=overwrite)
+        return plan_dataset(
+            dataset, root, lambda *_: plan, request=request, report=lambda _: None, progress=SilentProgress()
+        )
+
+    def interrupt(path):
+        raise KeyboardInterrupt
+
+    start(overwrite=False)
+    RunFolder(root).preprocessed("2d").mkdir(parents=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(planning, "remove_folder", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            start(overwrite=True)
+    assert start(overwrite=True).is_new
+    assert not RunFolder(root).preprocessed("2d").exists()
