@@ -166,7 +166,7 @@ def find_holder(folder: FoldFolder) -> LockHolder | None:
     return None
 
 
-def find_holders(configuration_models: Path) -> dict[Path, LockHolder]:
+def find_trainings(configuration_models: Path) -> dict[Path, LockHolder]:
     """Finds the processes that train folds of a configuration now, by the folders of the folds."""
     locks = sorted(configuration_models.glob(".fold_*.lock"))
     folders = [FoldFolder(lock.with_name(lock.name.removeprefix(".").removesuffix(".lock"))) for lock in locks]

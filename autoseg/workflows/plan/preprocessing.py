@@ -36,7 +36,7 @@ from autoseg.processes.case_pool import (
     list_problems,
     write_failure_log,
 )
-from autoseg.processes.fold_lock import find_holders
+from autoseg.processes.fold_lock import find_trainings
 from autoseg.processes.fork_server import LIBRARIES, prepare_worker_context
 from autoseg.processes.progress import Progress
 from autoseg.run_folder import RunFolder, check_writable, remove_folder
@@ -153,10 +153,8 @@ def _refuse_to_remove_what_is_read(run: RunFolder, plan: Plan, configuration: st
     """Refuses to remove the arrays of a configuration while a fold is trained on them: it would fail, or continue with
     other arrays."""
     readers = [name for name, other in plan.configurations.items() if other.data_of == configuration]
-    holders = {
-        fold: holder for name in readers for fold, holder in find_holders(run.configuration_models(name)).items()
-    }
-    for fold, holder in holders.items():
+    trainings = [item for name in readers for item in find_trainings(run.configuration_models(name)).items()]
+    for fold, holder in trainings:
         msg = (
             f"plan.json was changed after {run.preprocessed(configuration)} was made, and process {holder.pid} on "
             f"{holder.host} trains {fold} with what would be replaced; wait until it has ended or stop it (autoseg "
