@@ -20,7 +20,7 @@ Score = Literal["Dice", "IoU", "HD95", "NSD"]
 SCORES: Final[tuple[Score, ...]] = ("Dice", "IoU", "HD95", "NSD")
 RESAMPLES: Final = 10_000
 RESAMPLES_AT_ONCE: Final = 500
-WEIGHTS_AT_ONCE: Final = 2**23  # bounds memory at 64 MiB: with more than 16,777 cases, fewer resamples at once
+WEIGHTS_AT_ONCE: Final = 2**21  # bounds memory at 16 MiB: with more than 4,194 cases, fewer resamples at once
 DRAWN_AT_ONCE: Final = 20  # rows of integers, before they become weights
 SEED: Final = 12345
 INTERVAL_PERCENTILES: Final = (2.5, 97.5)
@@ -151,8 +151,8 @@ def draw_class_means(
     Drawing takes most of the time, so several tables of the same cases are computed together.
     """
     count = len(tables[0])
-    defined = [~np.isnan(table) for table in tables]
-    filled = [np.where(known, table, 0.0) for table, known in zip(tables, defined, strict=True)]
+    defined = [(~np.isnan(table)).astype(float) for table in tables]  # of the weights' type, or these are copied
+    filled = [np.nan_to_num(table, nan=0.0) for table in tables]
     means = [np.empty((RESAMPLES, table.shape[1])) for table in tables]
     at_once = max(1, min(RESAMPLES_AT_ONCE, WEIGHTS_AT_ONCE // count))
     buffer = np.empty((at_once, count))

@@ -6,6 +6,7 @@ made to exhaust memory or the stack is refused within a second, by name.
 
 import json
 import math
+import os
 import stat
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
@@ -95,14 +96,14 @@ def _read_bytes(path: Path, most_bytes: int) -> bytes:
         msg = f"{path} cannot be read: expected a file, found {_describe_kind(status.st_mode)}"
         raise DocumentError(msg)
     with path.open("rb") as handle:
-        content = b"" if status.st_size > most_bytes else handle.read(most_bytes + 1)
-    if max(status.st_size, len(content)) > most_bytes:
-        msg = (
-            f"{path} has {max(status.st_size, len(content)) / 2**20:.0f} MiB; expected a JSON document of at most "
-            f"{most_bytes / 2**20:.0f} MiB: is it the right file?"
-        )
-        raise DocumentError(msg)
-    return content
+        size = os.fstat(handle.fileno()).st_size  # another version may be there since
+        if size <= most_bytes:
+            return handle.read(size)  # reading up to most_bytes would reserve as much memory
+    msg = (
+        f"{path} has {size / 2**20:.0f} MiB; expected a JSON document of at most "
+        f"{most_bytes / 2**20:.0f} MiB: is it the right file?"
+    )
+    raise DocumentError(msg)
 
 
 def _describe_kind(mode: int) -> str:

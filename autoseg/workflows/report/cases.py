@@ -1,8 +1,11 @@
 """The section about single cases: their scores, and pictures and volumes of as many as the size of the page allows."""
 
+import itertools
+import math
 import statistics
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from shlex import join
 from typing import Final
@@ -27,6 +30,8 @@ from autoseg.workflows.report.contents import RunContents
 from autoseg.workflows.report.scores import MOST_CLASS_COLUMNS
 
 MOST_CASES_WITH_VOLUMES: Final = 40
+MOST_LISTED_CASES: Final = 5_000
+"""More cases than the rows of a page have bytes for, so that the memory for a page has a limit, too."""
 SHARE_OF_A_CASE: Final = 6  # a single case takes at most this part of the bytes for volumes
 REFERENCE, PREDICTION = "reference", "prediction"
 ReadCase = Callable[[str], CaseVolumes]
@@ -39,59 +44,83 @@ def name_labels(labels: LabelScheme) -> tuple[str, ...]:
     return tuple(" + ".join(names[index] for index in sorted(own)) for own in members)
 
 
-def describe_cases(contents: RunContents, result: CrossValidation) -> Section:
-    """Describes every held-out case of the first configuration that has scores."""
-    name = contents.scored[0]
-    entries = list_entries(contents, name)
-    ranked = rank(entries)
-    columns, rows = _tabulate(entries, result)
-    shown = dict(zip(pick_examples(ranked), ("worst", "median", "best"), strict=False))
+@dataclass(frozen=True, slots=True)
+class HeldOutScores:
+    """Scores of the held-out cases of a configuration, as many as a page lists.
+
+    Attributes:
+        configuration: Name of the configuration.
+        listed: Fold and scores of the cases, the lowest mean Dice first.
+        examples: The worst, the median and the best case, each once; empty if no mean Dice is defined.
+        left_out: Number of the cases that are not listed, those with the highest mean Dice.
+    """
+
+    configuration: str
+    listed: Sequence[tuple[str, CaseSummary]]
+    examples: Sequence[tuple[str, CaseSummary]]
+    left_out: int
+
+    @property
+    def notes(self) -> dict[str, str]:
+        """Returns a word on each of the examples, by case."""
+        return dict(zip((entry.case for _, entry in self.examples), ("worst", "median", "best"), strict=False))
+
+    @property
+    def by_case(self) -> dict[str, tuple[str, CaseSummary]]:
+        """Returns fold and scores of the examples and of the listed cases."""
+        return {entry.case: (fold, entry) for fold, entry in (*self.listed, *self.examples)}
+
+
+def read_scores(contents: RunContents, *, most: int = MOST_LISTED_CASES) -> HeldOutScores:
+    """Ranks the held-out cases of the first configuration that has scores, and reads the first `most` of them."""
+    configuration = contents.scored[0]
+    folds = contents.select_folds(configuration)
+    names, dice, places = [], array("d"), []
+    for fold, summary in folds.items():
+        for place, entry in enumerate(summary.metric_per_case):
+            mean = compute_mean_dice(entry)
+            names.append(entry.case)
+            dice.append(math.inf if mean is None else mean)
+            places.append((fold, place))
+
+    def read(index: int) -> tuple[str, CaseSummary]:
+        fold, place = places[index]
+        return fold, folds[fold].metric_per_case[place]
+
+    order = sorted(range(len(names)), key=lambda index: (dice[index], names[index]))
+    ranked = list(itertools.takewhile(lambda index: math.isfinite(dice[index]), order))
+    examples = dict.fromkeys((ranked[0], ranked[len(ranked) // 2], ranked[-1])) if ranked else {}
+    return HeldOutScores(
+        configuration=configuration,
+        listed=[read(index) for index in order[:most]],
+        examples=[read(index) for index in examples],
+        left_out=max(0, len(order) - most),
+    )
+
+
+def describe_cases(contents: RunContents, scores: HeldOutScores, result: CrossValidation) -> Section:
+    """Describes the held-out cases."""
+    columns, rows = _tabulate(scores.listed, result)
     blocks: list[Block] = [
-        Gallery("", list(shown.items())),
+        Gallery("", list(scores.notes.items())),
         Table(
             columns,
             rows,
-            cases=[entry.case for _, entry in entries],
+            cases=[entry.case for _, entry in scores.listed],
             title="Held-out cases",
             source="all of them are in summary.csv of each fold",
+            left_out=scores.left_out,
         ),
         Notes([_describe_images(contents)]),
     ]
-    lead = f"Held-out cases of {name}, ordered by their mean Dice. Choose a row or a picture to look at a case in 3D."
-    return Section("cases", "Cases", lead, blocks)
-
-
-def list_entries(contents: RunContents, configuration: str) -> list[tuple[str, CaseSummary]]:
-    """Lists the fold and the scores of every held-out case, the lowest mean Dice first."""
-    entries = [
-        (fold, entry)
-        for fold, summary in contents.select_folds(configuration).items()
-        for entry in summary.metric_per_case
-    ]
-    return sorted(entries, key=lambda entry: _order(entry[1]))
-
-
-def rank(entries: Iterable[tuple[str, CaseSummary]]) -> list[str]:
-    """Returns the names of the cases whose mean Dice is defined, in their order."""
-    return list(dict.fromkeys(entry.case for _, entry in entries if compute_mean_dice(entry) is not None))
-
-
-def pick_examples(ranked: Sequence[str]) -> tuple[str, ...]:
-    """Returns the worst, the median and the best case, each once."""
-    if not ranked:
-        return ()
-    return tuple(dict.fromkeys((ranked[0], ranked[len(ranked) // 2], ranked[-1])))
+    what = f"Held-out cases of {scores.configuration}, ordered by their mean Dice"
+    return Section("cases", "Cases", f"{what}. Choose a row or a picture to look at a case in 3D.", blocks)
 
 
 def compute_mean_dice(entry: CaseSummary) -> float | None:
     """Computes the mean Dice of a case over the classes for which it is defined."""
     known = [values.Dice for values in entry.metrics.values() if values.Dice is not None]
     return statistics.fmean(known) if known else None
-
-
-def _order(entry: CaseSummary) -> tuple[float, str]:
-    dice = compute_mean_dice(entry)
-    return (2.0 if dice is None else dice), entry.case
 
 
 def _tabulate(
@@ -133,31 +162,29 @@ def _name_channel(contents: RunContents) -> str:
     return f", of the channel {channels[0].name}" if len(channels) > 1 and contents.plan.orientation else ""
 
 
-def show_cases(contents: RunContents, *, share: float = 1.0, progress: Progress) -> tuple[ShownCase, ...]:
+def show_cases(
+    contents: RunContents, scores: HeldOutScores, *, share: float = 1.0, progress: Progress
+) -> tuple[ShownCase, ...]:
     """Reads, draws and encodes the cases of the section: worst, median and best first, then from the worst on."""
-    name = contents.scored[0]
-    entries = list_entries(contents, name)
-    folds = {entry.case: (fold, entry) for fold, entry in entries}
-    ranked = rank(entries)
-    examples = pick_examples(ranked)
-    notes = dict(zip(examples, ("worst", "median", "best"), strict=False))
+    entries, notes = scores.by_case, scores.notes
+    scored = (entry.case for _, entry in scores.listed if compute_mean_dice(entry) is not None)
 
     def read(case: str) -> CaseVolumes:
-        return read_case(contents, name, folds[case][0], folds[case][1])
+        return read_case(contents, scores.configuration, *entries[case])
 
-    class_names = next(iter(contents.select_folds(name).values())).class_names
+    class_names = next(iter(contents.select_folds(scores.configuration).values())).class_names
     known = {
         case: ShownCase(
             key=case,
             name=case,
             note=notes.get(case, ""),
             details=list(_list_details(fold, entry, class_names)),
-            command=_write_command(contents, name, fold, entry),
+            command=_write_command(contents, scores.configuration, fold, entry),
         )
-        for case, (fold, entry) in folds.items()
+        for case, (fold, entry) in entries.items()
     }
     return add_views(
-        known, read, order=dict.fromkeys((*examples, *ranked)), pictures=examples, share=share, progress=progress
+        known, read, order=dict.fromkeys((*notes, *scored)), pictures=tuple(notes), share=share, progress=progress
     )
 
 

@@ -12,7 +12,7 @@ from autoseg.report.page import Page, ShownCase, read_digest
 from autoseg.report.pictures import ERROR_COLOURS, find_colour
 from autoseg.report.viewer import SCRIPT
 from autoseg.run_folder import check_writable
-from autoseg.workflows.report.cases import describe_cases, name_labels, show_cases
+from autoseg.workflows.report.cases import describe_cases, name_labels, read_scores, show_cases
 from autoseg.workflows.report.contents import RunContents, compute_digest, read_contents
 from autoseg.workflows.report.dataset import describe_dataset, describe_plan
 from autoseg.workflows.report.predicted_cases import read_predictions
@@ -112,8 +112,9 @@ def build_page(
     if contents.splits is not None:
         sections.append(describe_training(contents))
     if result is not None:
-        sections += [describe_crossvalidation(contents, result), describe_cases(contents, result)]
-        cases += show_cases(contents, share=share, progress=progress)
+        scores = read_scores(contents)
+        sections += [describe_crossvalidation(contents, result), describe_cases(contents, scores, result)]
+        cases += show_cases(contents, scores, share=share, progress=progress)
     if contents.selection is not None:
         sections.append(describe_selection(contents.selection, contents.calibration))
     sections.append(describe_provenance(contents))

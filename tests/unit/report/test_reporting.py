@@ -3,6 +3,7 @@
 import html
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from autoseg.dataset import DatasetRecord
 from autoseg.document import read_document, write_document
 from autoseg.errors import OptionError, PredictionError, RunError
 from autoseg.plan import Plan
-from autoseg.processes.progress import SilentProgress
+from autoseg.processes.progress import Progress, SilentProgress
 from autoseg.quality.distribution import Flag
 from autoseg.quality.estimates import CaseQuality, ClassQuality, QualityReport, VolumeEstimate
 from autoseg.quality.regression import Estimate
@@ -38,7 +39,7 @@ from autoseg.runtime.provenance import TrainingRecord, read_versions
 from autoseg.volume_io import read_grid, write_label_map
 from autoseg.volume_io.dicom import find_series, stack_slices
 from autoseg.workflows.predict.prediction_folder import PredictionRecord
-from autoseg.workflows.report.cases import build_volumes, show_cases
+from autoseg.workflows.report.cases import build_volumes, describe_cases, read_scores, show_cases
 from autoseg.workflows.report.contents import read_contents
 from autoseg.workflows.report.predicted_cases import read_predictions
 from autoseg.workflows.report.predictions import describe_predictions
@@ -190,17 +191,38 @@ def test_a_series_of_slices_in_a_folder_is_an_image_like_any_other(tmp_path: Pat
     assert volumes.image.shape == (1, 3, 4, 5)
 
 
+def show_all(run: RunFolder, *, progress: Progress | None = None) -> Sequence[ShownCase]:
+    contents = read_contents(run.root)
+    return show_cases(contents, read_scores(contents), progress=progress or SilentProgress())
+
+
+def test_a_page_of_very_many_cases_reads_those_to_be_looked_at_first_and_the_examples(tmp_path: Path) -> None:
+    contents = read_contents(build_scored_run(tmp_path).root)
+    every, some = read_scores(contents), read_scores(contents, most=2)
+    assert (len(every.listed), every.left_out, every.examples[0]) == (len(CASES), 0, every.listed[0])
+    assert (some.listed, some.left_out) == (every.listed[:2], len(CASES) - 2)
+    assert some.notes == every.notes
+    assert list(some.notes.values()) == ["worst", "median", "best"]
+    result = contents.score()
+    assert result is not None
+    table = next(block for block in describe_cases(contents, some, result).blocks if isinstance(block, Table))
+    assert table.shortage.startswith(f"2 of {len(CASES)} rows")
+    cases = show_cases(contents, some, progress=SilentProgress())
+    assert {case.key for case in cases} == {entry.case for _, entry in (*some.listed, *some.examples)}
+    assert all(case.volumes for case in cases)
+
+
 def test_cases_are_shown_without_their_images_where_the_dataset_has_gone(tmp_path: Path) -> None:
     run = build_scored_run(tmp_path)
     (tmp_path / "Dataset001_Balls").rename(tmp_path / "gone")
-    cases = show_cases(read_contents(run.root), progress=SilentProgress())
+    cases = show_all(run)
     assert {tuple(case.volumes) for case in cases} == {("reference", "prediction", "errors")}
 
 
 def test_a_case_whose_files_are_damaged_is_announced_and_left_out(tmp_path: Path) -> None:
     run, told = build_scored_run(tmp_path), Remembered()
     (run.fold(CONFIGURATION, "0").validation / "case0.nii.gz").write_bytes(b"damaged")
-    cases = show_cases(read_contents(run.root), progress=told)
+    cases = show_all(run, progress=told)
     assert "warning: case case0 is shown without pictures" in told.text
     assert [bool(case.volumes) for case in cases] == [False] + [True] * 5
 
@@ -258,7 +280,7 @@ def test_a_failed_writing_keeps_the_earlier_page(tmp_path: Path, monkeypatch: py
 def test_the_page_stays_within_its_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("autoseg.workflows.report.cases.MOST_VOLUME_BYTES", 9_000)
     monkeypatch.setattr("autoseg.workflows.report.cases.SHARE_OF_A_CASE", 2)
-    cases = show_cases(read_contents(build_scored_run(tmp_path).root), progress=SilentProgress())
+    cases = show_all(build_scored_run(tmp_path))
     sizes = [sum(map(len, case.volumes.values())) for case in cases]
     assert sum(sizes) <= 9_000
     assert max(sizes) <= 4_500

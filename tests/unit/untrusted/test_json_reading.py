@@ -2,6 +2,7 @@
 
 import json
 import math
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -114,3 +115,13 @@ def test_a_file_that_a_network_drive_shows_late_is_read(tmp_path: Path, monkeypa
     path.write_text("[1]")
     show_late(monkeypatch, {path: None})
     assert read_json(path) == [1]
+
+
+def test_a_small_document_takes_no_memory_for_the_largest_that_would_be_read(tmp_path: Path) -> None:
+    (tmp_path / "small.json").write_text("[1, 2]")
+    tracemalloc.start()
+    try:
+        assert read_json(tmp_path / "small.json", most_bytes=2**29) == [1, 2]
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
