@@ -1,13 +1,16 @@
-"""Scores of held-out cases for the table of `benchmarks.variants`: of classes, after clicks, and of objects."""
+"""Scores of held-out cases for `benchmarks.variants`, of classes, after clicks and of objects, and their table."""
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final, get_args
+from typing import Any, Final, get_args
+
+import numpy as np
 
 from autoseg.document import read_document
 from autoseg.evaluation.case_metrics import evaluate_case
+from autoseg.evaluation.gain import compute_gain
 from autoseg.inference.model import load_model
 from autoseg.plan import Plan
 from autoseg.run_folder import FoldFolder, RunFolder
@@ -20,9 +23,11 @@ CLASS_SCORES: Final = {"Dice": "Dice", "NSD at 1 mm": "NSD"}
 OBJECT_SCORES: Final = ("AP50", "AP", "PQ")
 OBJECT_SOURCES: Final[tuple[ObjectSource, ...]] = get_args(ObjectSource)
 CLICKS: Final = (1, 3)
+HEADING: Final = ("run", "configuration", "iterations", "s per step", "CPU min in all", "CPU s per image")
 
 Scores = dict[str, dict[str, list[float | None]]]
 """Scores of the classes by heading, then by case."""
+Row = dict[str, Any]
 
 
 def read_class_scores(fold: FoldFolder) -> Scores:
@@ -32,6 +37,11 @@ def read_class_scores(fold: FoldFolder) -> Scores:
         heading: {case["case"]: [values[score] for values in case["metrics"].values()] for case in cases}
         for heading, score in CLASS_SCORES.items()
     }
+
+
+def join_scores(parts: Sequence[Scores]) -> Scores:
+    """Joins the scores of different cases."""
+    return {heading: {case: values for part in parts for case, values in part[heading].items()} for heading in parts[0]}
 
 
 def score_clicks(run: RunFolder, configuration: str) -> Iterator[tuple[int, Scores, float]]:
@@ -69,3 +79,31 @@ def read_learned_gain(run: RunFolder) -> str:
     selection = read_selection(run)
     gain = None if selection is None or selection.objects is None else selection.objects.gain
     return "" if gain is None else f"AP {gain.describe()}"
+
+
+def format_table(rows: list[Row]) -> Iterator[str]:
+    """Yields the lines of the table; gains are those over the first row, case by case."""
+    plain = rows[0]
+    further = ["learned rule"] if any("learned rule" in row for row in rows) else []
+    heading = [*HEADING, *(cell for score in plain["scores"] for cell in (score, "gain")), *further]
+    yield f"| {' | '.join(heading)} |"
+    yield f"|{'---|' * len(heading)}"
+    for row in rows:
+        cells = [*format_row(row, plain), *(str(row.get(name, "")) for name in further)]
+        yield f"| {' | '.join(cells)} |"
+
+
+def format_row(row: Row, plain: Row) -> Iterator[str]:
+    """Yields the cells of a row."""
+    yield from (row["run"], row["configuration"], str(row["iterations"]), f"{row['pace']:.3f}")
+    yield from (f"{row['cpu_minutes']:.1f}", f"{row['image_seconds']:.2f}")
+    for score, values in row["scores"].items():
+        cases = sorted(values)
+        after = np.array([values[case] for case in cases], dtype=float)
+        yield f"{np.nanmean(after):.4f}" if np.isfinite(after).any() else ""
+        if row == plain:
+            yield ""
+            continue
+        before = np.array([plain["scores"][score][case] for case in cases], dtype=float)
+        is_defined = ~np.isnan(before).all(axis=0) & ~np.isnan(after).all(axis=0)
+        yield compute_gain(before[:, is_defined], after[:, is_defined]).describe() if is_defined.any() else ""

@@ -6,9 +6,10 @@
 All are planned by the planner `timed` with the same budget. The training steps of every configuration are timed, one
 after another in several rounds, and each trains for as many iterations as the minutes hold at that pace: other programs
 change how long the comparison takes, but not its result. A first stage trains five folds, as the stage after it learns
-from predictions of cases that the first one did not see; of everything else fold 0 is trained, and scored on its
-held-out cases. What a first stage or a label autoencoder takes beside the minutes is in the column of all CPU minutes.
-The configuration that corrects by clicks has a row for each number of simulated clicks in every held-out case.
+from predictions of cases that the first one did not see; of everything else fold 0 is trained, unless --folds names
+more, and the held-out cases of these folds are scored. What a first stage or a label autoencoder takes beside the
+minutes is in the column of all CPU minutes. The configuration that corrects by clicks has a row for each number of
+simulated clicks in every held-out case.
 
 A data set with `instancesTr` has another table: objects of a plain network (connected components of its classes)
 beside those of networks that tell objects apart, all by the usual rules, and what rules that `autoseg select` learns
@@ -27,16 +28,14 @@ import shutil
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import numpy as np
 import torch
 
 from autoseg.document import read_document
-from autoseg.evaluation.gain import compute_gain
 from autoseg.plan import Plan
 from autoseg.plan.stages import ClicksOfPreviousStage
 from autoseg.run_folder import RunFolder, write_text
@@ -48,6 +47,9 @@ from benchmarks.preprocessing import DEFAULT_DATA
 from benchmarks.process_tree import measure_command
 from benchmarks.variant_scores import (
     OBJECT_SOURCES,
+    Row,
+    format_table,
+    join_scores,
     read_class_scores,
     read_learned_gain,
     read_object_scores,
@@ -82,9 +84,6 @@ OBJECT_RUNS: Final[Mapping[str, tuple[str, ...]]] = {
 FIVE_FOLDS: Final = ("0", "1", "2", "3", "4")
 IMAGES: Final = 10
 """Held-out images whose prediction is timed, at most."""
-HEADING: Final = ("run", "configuration", "iterations", "s per step", "CPU min in all", "CPU s per image")
-
-Row = dict[str, Any]
 
 
 class CommandFailedError(Exception):
@@ -98,13 +97,19 @@ def main() -> None:
     parser.add_argument("--results", type=Path, required=True, help="folder for runs, logs and results, kept")
     parser.add_argument("--dataset", type=Path, default=DEFAULT_DATA / DATASET)
     parser.add_argument("--only", nargs="+", choices=[*RUNS, *OBJECT_RUNS], metavar="RUN", help="beside the plain one")
+    parser.add_argument("--configurations", nargs="+", metavar="NAME", help="train and score only these of each run")
+    parser.add_argument("--folds", nargs="+", choices=FIVE_FOLDS, default=[FOLD], help="folds that are scored")
     options = parser.parse_args()
     print(f"{describe_machine()}, {options.dataset.name}, {options.minutes:g} minutes each", flush=True)
     if not options.dataset.is_dir():
         sys.exit(f"{options.dataset} is absent; name the folder of the data set with --dataset")
+    if (options.dataset / "instancesTr").is_dir() and options.folds != [FOLD]:
+        sys.exit(f"the table of objects is one of fold {FOLD}; leave --folds out")
     check_host_speed()
     options.results.mkdir(parents=True, exist_ok=True)
-    for line in compare(list_trainings(options.results, options.dataset, options.only, options.minutes)):
+    trainings = list_trainings(options.results, options.dataset, options.only, options.minutes)
+    chosen = {"folds": tuple(options.folds), "configurations": options.configurations}
+    for line in compare([replace(training, **chosen) for training in trainings]):
         print(line, flush=True)
 
 
@@ -136,6 +141,8 @@ class Training:
 
     Attributes:
         options: Options of `autoseg plan`.
+        folds: Folds that are trained, if not all five must be, and scored.
+        configurations: Configurations that are trained and scored; None for all of the plan.
         program: Begin of every command.
     """
 
@@ -144,6 +151,8 @@ class Training:
     name: str
     minutes: float
     options: tuple[str, ...]
+    folds: tuple[str, ...] = (FOLD,)
+    configurations: Sequence[str] | None = None
     program: tuple[str, ...] = (sys.executable, "-m", "autoseg")
 
     @property
@@ -173,7 +182,8 @@ class Training:
 
     def find_result(self, configuration: str) -> Path:
         """File of the rows of a configuration."""
-        return self.results / f"{self.stem}.{configuration}.json"
+        folds = "" if self.folds == (FOLD,) else f".folds_{'_'.join(self.folds)}"
+        return self.results / f"{self.stem}.{configuration}{folds}.json"
 
     @property
     def log(self) -> Path:
@@ -218,7 +228,8 @@ class Training:
     def list_configurations(self) -> list[str]:
         """Lists the configurations of the plan, first stages first."""
         plan = read_document(self.run.plan, Plan)
-        return sorted(plan.configurations, key=lambda name: len(plan.list_stages(name)))
+        names = [name for name in plan.configurations if self.configurations is None or name in self.configurations]
+        return sorted(names, key=lambda name: len(plan.list_stages(name)))
 
     def train(self, name: str) -> None:
         """Trains a configuration, and writes its rows, unless they are there.
@@ -231,7 +242,7 @@ class Training:
         plan = read_document(self.run.plan, Plan)
         previous = {configuration.previous_configuration for configuration in plan.configurations.values()}
         set_iterations(self.run, name, int(self.minutes * 60 / read_table(self.paces)[name]))
-        for fold in FIVE_FOLDS if name in previous else (FOLD,):
+        for fold in FIVE_FOLDS if name in previous else self.folds:
             self._train_fold(name, fold)
         rows = [self._describe(name) | scores for scores in self._score(name)]
         write_text(self.find_result(name), json.dumps(rows, indent=2))
@@ -239,7 +250,8 @@ class Training:
 
     def read_results(self) -> Iterator[Row]:
         """Reads the rows of every configuration that is scored, in the order of the plan."""
-        for name in read_document(self.run.plan, Plan).configurations:
+        chosen = self.list_configurations()
+        for name in (name for name in read_document(self.run.plan, Plan).configurations if name in chosen):
             if self.find_result(name).exists():
                 yield from json.loads(self.find_result(name).read_text(encoding="utf-8"))
 
@@ -268,7 +280,8 @@ class Training:
         if self.instances.is_dir():
             yield from self._score_objects(name, tells_apart=plan.instances is not None)
             return
-        yield {"scores": read_class_scores(self.run.fold(name, FOLD)), "image_seconds": self._time_prediction(name)}
+        of_folds = [read_class_scores(self.run.fold(name, fold)) for fold in self.folds]
+        yield {"scores": join_scores(of_folds), "image_seconds": self._time_prediction(name)}
         if isinstance(plan.configurations[name].previous_stage, ClicksOfPreviousStage):
             for count, scores, seconds in score_clicks(self.run, name):
                 clicked = f"{name}, {count} click{'' if count == 1 else 's'}"
@@ -351,34 +364,6 @@ def measure_paces(trainings: list[Training], failures: list[str]) -> list[Traini
         found = times[training.name]
         write_text(training.paces, json.dumps({name: min(one[name] for one in found) for name in found[0]}, indent=2))
     return [training for training in trainings if training.paces.exists()]
-
-
-def format_table(rows: list[Row]) -> Iterator[str]:
-    """Yields the lines of the table; gains are those over the first row, case by case."""
-    plain = rows[0]
-    further = ["learned rule"] if any("learned rule" in row for row in rows) else []
-    heading = [*HEADING, *(cell for score in plain["scores"] for cell in (score, "gain")), *further]
-    yield f"| {' | '.join(heading)} |"
-    yield f"|{'---|' * len(heading)}"
-    for row in rows:
-        cells = [*format_row(row, plain), *(str(row.get(name, "")) for name in further)]
-        yield f"| {' | '.join(cells)} |"
-
-
-def format_row(row: Row, plain: Row) -> Iterator[str]:
-    """Yields the cells of a row."""
-    yield from (row["run"], row["configuration"], str(row["iterations"]), f"{row['pace']:.3f}")
-    yield from (f"{row['cpu_minutes']:.1f}", f"{row['image_seconds']:.2f}")
-    for score, values in row["scores"].items():
-        cases = sorted(values)
-        after = np.array([values[case] for case in cases], dtype=float)
-        yield f"{np.nanmean(after):.4f}" if np.isfinite(after).any() else ""
-        if row == plain:
-            yield ""
-            continue
-        before = np.array([plain["scores"][score][case] for case in cases], dtype=float)
-        is_defined = ~np.isnan(before).all(axis=0) & ~np.isnan(after).all(axis=0)
-        yield compute_gain(before[:, is_defined], after[:, is_defined]).describe() if is_defined.any() else ""
 
 
 if __name__ == "__main__":

@@ -14,8 +14,8 @@ sys.path.append(str(Path(__file__).parents[2]))
 from autoseg.document import write_document
 from autoseg.evaluation.instances import match_objects
 from autoseg.workflows.evaluate.objects import SCORES_JSON, summarize_objects
-from benchmarks.variant_scores import read_object_scores
-from benchmarks.variants import OBJECT_RUNS, RUNS, compare, format_table, list_trainings
+from benchmarks.variant_scores import format_table, join_scores, read_object_scores
+from benchmarks.variants import OBJECT_RUNS, RUNS, compare, list_trainings
 from planners import FURTHER_CONFIGURATIONS
 
 PROGRAM = """
@@ -83,6 +83,26 @@ def test_a_fold_that_was_trained_before_an_interruption_is_not_trained_again(tra
     *_, row = compare([plain])
     assert row.split("|")[5].strip() == "1.5"
     assert "train" not in (tmp_path / "calls.txt").read_text()
+
+
+def test_every_fold_on_request_of_the_chosen_configurations_is_trained_and_has_a_result_of_its_own(trainings, tmp_path):
+    plain, _ = trainings
+    list(compare([plain]))
+    configurations = {name: build_configuration((16, 16), data_of="2d") for name in ("2d", "2.5d")}
+    write_document(plain.run.plan, build_plan(configurations))
+    plain.paces.write_text('{"2d": 0.1, "2.5d": 0.1}')
+    chosen = replace(plain, folds=("0", "1", "2"), configurations=["2d"])
+    assert not chosen.find_result("2d").exists()
+    list(compare([chosen]))
+    assert chosen.find_result("2d").exists()
+    assert not chosen.find_result("2.5d").exists()
+    calls = (tmp_path / "calls.txt").read_text().split()
+    assert calls == ["train", "predict", "predict", "evaluate"] + ["train"] * 2 + ["predict", "predict", "evaluate"]
+
+
+def test_scores_of_several_folds_are_joined():
+    of_folds = [{"Dice": {"a": [0.5]}}, {"Dice": {"b": [0.7]}}]
+    assert join_scores(of_folds) == {"Dice": {"a": [0.5], "b": [0.7]}}
 
 
 def test_gains_are_those_over_the_first_row_case_by_case():
