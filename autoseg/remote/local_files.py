@@ -88,15 +88,15 @@ def _hold(paths: Sequence[Path], stack: ExitStack) -> None:
     mirror = find_mirror(paths[0])
     if mirror is None:
         return
-    parts = [part for path in paths for part in _list_parts(path)]
+    parts = [part for path in paths for part in list_image_files(path)]
     for lock in sorted({find_use_lock(mirror.folder, part) for part in parts}):
         stack.enter_context(share_lock(lock, longest_seconds=LOCK_WAIT_SECONDS))
     for part in parts:
         _fetch(part)
 
 
-def _list_parts(path: Path) -> list[Path]:
-    """Lists the files of an image that is a folder of slices, or that keeps header and voxels apart."""
+def list_image_files(path: Path) -> list[Path]:
+    """Lists the files of an image, also of one that is a folder of slices, or that keeps header and voxels apart."""
     if path.is_dir():
         return sorted(part for part in path.rglob("*") if part.is_file())
     if not path.is_file():

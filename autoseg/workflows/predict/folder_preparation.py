@@ -47,7 +47,9 @@ def prepare_folder(out: Path, record: PredictionRecord, *, overwrite: bool) -> P
     _refuse_unusable_names(out, record.outputs)
     complete_record(out)
     earlier = read_record(out)
-    made, digests = ({}, {}) if earlier is None else (earlier.outputs, earlier.sha256)
+    made, digests, images = (
+        ({}, {}, {}) if earlier is None else (earlier.outputs, earlier.sha256, earlier.image_versions)
+    )
     changes = [] if earlier is None else list_changes(earlier, record)
     if earlier is not None and not changes:
         record = _describe_images_alike(record, earlier)
@@ -59,13 +61,14 @@ def prepare_folder(out: Path, record: PredictionRecord, *, overwrite: bool) -> P
         _refuse_strangers(out, record.outputs, made, digests)
     if changes:
         return record
-    return record.model_copy(update={"outputs": made | record.outputs, "sha256": digests})
+    return record.model_copy(update={"outputs": made | record.outputs, "sha256": digests, "image_versions": images})
 
 
 def check_unchanged(out: Path, names: Iterable[str], digests: Mapping[str, str]) -> None:
     """Checks that no file that a prediction is to write once more was changed since, such as a corrected label map.
 
-    Label maps are made again where a file beside them is missing, such as probabilities or maps of uncertainty.
+    Label maps are made again where a file beside them is missing, such as probabilities or maps of uncertainty, and
+    where the image is another one than before.
 
     Args:
         out: The folder, as `prepare_folder` left it.
@@ -81,8 +84,9 @@ def check_unchanged(out: Path, names: Iterable[str], digests: Mapping[str, str])
         changed = [name for name in existing if digests[name] != compute_sha256(out / name)]
     if changed:
         msg = (
-            f"{out} lacks files that are made together with {shorten_names(changed)}, which were changed since they "
-            f"were predicted and would be replaced; move them away, or choose another folder"
+            f"{out} lacks files that are made together with {shorten_names(changed)}, or their images are others than "
+            f"before; these files were changed since they were predicted and would be replaced: move them away, or "
+            f"choose another folder"
         )
         raise RunError(msg)
 

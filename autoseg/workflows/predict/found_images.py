@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Final
 
@@ -22,7 +23,7 @@ from autoseg.labels import ClassTerms, CodedTerm, LabelScheme
 from autoseg.plan.document import Plan
 from autoseg.processes.case_pool import Failure
 from autoseg.processes.progress import Progress
-from autoseg.remote.local_files import use_local
+from autoseg.remote.local_files import list_image_files, use_local
 from autoseg.remote.mirror import find_location
 from autoseg.run_folder import RunFolder
 from autoseg.volume_io import Volume, check_same_grid, label_map_ending, read_grid, read_image, write_label_map
@@ -69,6 +70,10 @@ class ImageFiles:
     def describe(self, case: Case) -> str:
         """Names an image in the record, within `source`."""
         return case.image_paths[0].name
+
+    def list_files(self, case: Case) -> list[Path]:
+        """Lists the files of all channels."""
+        return [file for path in case.image_paths for file in list_image_files(path)]
 
     def read_grid(self, case: Case) -> Grid:
         """Reads the grid of an image from the header of its first channel."""
@@ -122,6 +127,11 @@ class SeriesImages:
     def describe(self, case: Case) -> str:
         """Returns the UID of the first series."""
         return case.name
+
+    def list_files(self, case: Case) -> list[Path]:
+        """Lists the files of all channels, wherever they lie, by the identifiers of their slices."""
+        slices = (sorted(one.slices, key=attrgetter("instance")) for one in self.series[case.name])
+        return [header.path for of_channel in slices for header in of_channel]
 
     def read_grid(self, case: Case) -> Grid:
         """Returns the grid of the series of the first channel, from the headers of its slices."""

@@ -1,7 +1,8 @@
 """The steps of the prediction of an image: it is read, predicted, restored and written."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from autoseg.dataset import Case
-from autoseg.errors import PlanError, PredictionError, Problem, VolumeError
+from autoseg.errors import PlanError, PredictionError, Problem, VolumeError, shorten_names
 from autoseg.geometry import Grid
 from autoseg.inference.ensemble import Ensemble
 from autoseg.inference.options import PredictionOptions
@@ -27,7 +28,13 @@ from autoseg.workflows.predict.attention_maps import MapRecorder
 from autoseg.workflows.predict.boxes import find_boxes_file, finds_boxes, write_boxes
 from autoseg.workflows.predict.found_images import FoundImages
 from autoseg.workflows.predict.objects import ObjectFinder, PredictedObjects
-from autoseg.workflows.predict.prediction_folder import PredictionRecord, write_recorded
+from autoseg.workflows.predict.prediction_folder import (
+    ImageVersion,
+    PredictionRecord,
+    identify_image,
+    is_image_changed,
+    write_recorded,
+)
 from autoseg.workflows.predict.quality import QualityEstimator, add_quality
 from autoseg.workflows.predict.recorded_maps import Maps, write_maps
 from autoseg.workflows.predict.uncertainty_maps import NO_DISAGREEMENT, UncertaintyRecorder
@@ -51,6 +58,7 @@ class ImageSteps:
         finder: Finds the objects; None where they are not told apart.
         save_probabilities: Whether the probabilities are written, too.
         warn: Receives what is odd about an image.
+        versions: Content of the images that are being predicted, by name.
     """
 
     out: Path
@@ -63,6 +71,7 @@ class ImageSteps:
     save_probabilities: bool
     progress: Progress
     warn: Callable[[Problem], None]
+    versions: dict[str, ImageVersion] = field(default_factory=dict)
 
     @property
     def options(self) -> PredictionOptions:
@@ -84,7 +93,16 @@ class ImageSteps:
             device=self.model.members[0].device,
         )
 
-    def is_finished(self, case: Case, outputs: Iterable[Path]) -> bool:
+    def list_waiting(self, cases: Sequence[Case], find_outputs: Callable[[Case], Iterable[Path]]) -> list[Case]:
+        """Lists the images that are to be predicted: without all their files, or with another content than then."""
+        finished = [case for case in cases if self._is_finished(case, find_outputs(case))]
+        changed = [case.name for case in finished if self._is_changed(case)]
+        if changed:
+            self.progress.note(f"predicted once more, as their images were changed since: {shorten_names(changed)}")
+        kept = {case.name for case in finished} - set(changed)
+        return [case for case in cases if case.name not in kept]
+
+    def _is_finished(self, case: Case, outputs: Iterable[Path]) -> bool:
         """Returns whether an image has all its files: these outputs, and maps and tables beside them."""
         name = self.found.list_outputs(case)[0]
         maps = () if self.recorder is None else self.recorder.find_paths(case.name)
@@ -92,7 +110,17 @@ class ImageSteps:
         boxes = (find_boxes_file(self.out, name),) if finds_boxes(self.model) else ()
         return all(path.is_file() for path in (*outputs, *maps, *objects, *boxes))
 
+    def _is_changed(self, case: Case) -> bool:
+        """Returns whether the label map of an image was made of another content of its files."""
+        version = self.record.image_versions.get(self.found.list_outputs(case)[0])
+        try:
+            return is_image_changed(self.found.list_files(case), version)
+        except OSError:
+            return True  # the prediction says what is wrong with it
+
     def _read(self, case: Case) -> tuple[StagedCase, ...]:
+        with suppress(OSError):  # the reader says what is wrong
+            self.versions[case.name] = identify_image(self.found.list_files(case))
         volume = self.found.read(case)
         try:
             return self.model.preprocess(
@@ -115,7 +143,7 @@ class ImageSteps:
         if self.save_probabilities:
             path = self.out / f"{case.name}{PROBABILITIES_ENDING}"
             shape = (len(logits[0]), *grid.shape_voxels)
-            with write_recorded(path, self.record) as temporary:
+            with write_recorded(path, self.record, self.versions.get(case.name)) as temporary:
                 write_probabilities(temporary, shape, self.model.iterate_probabilities(logits, geometries))
         if finds_boxes(self.model):
             write_boxes(self.out, self.found.list_outputs(case)[0], case=case.name, members=read, grid=grid)
@@ -136,6 +164,7 @@ class ImageSteps:
         finished = postprocess_label_map(
             label_map, record.postprocessing, labels=self.model.plan.labels, spacing_mm=grid.spacing_mm
         )
+        version = self.versions.pop(case.name, None)
         names, refused = self.found.list_outputs(case), []
         rows = None if objects is None else objects[2]
         quality = self.estimator.estimate(case.name, names[0], finished, grid=grid, network=features, objects=rows)
@@ -145,7 +174,7 @@ class ImageSteps:
         made_by = SegmentedBy(version=record.autoseg_version, model=record.model, weights=record.weights_sha256[0])
         for name in names:  # each stands alone: one that is refused does not keep the others away
             try:
-                with write_recorded(self.out / name, record) as temporary:
+                with write_recorded(self.out / name, record, version) as temporary:
                     self.found.write(temporary, finished, grid, case=case, made_by=made_by)
             except VolumeError as error:
                 refused.append(error)

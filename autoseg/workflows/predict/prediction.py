@@ -224,7 +224,7 @@ def _predict_images(
         progress=progress,
         warn=odd.append,
     )
-    waiting = [case for case in cases if not steps.is_finished(case, _find_outputs(case, out, found, request))]
+    waiting = steps.list_waiting(cases, lambda case: _find_outputs(case, out, found, request))
     written = [path.name for case in waiting for path in _find_outputs(case, out, found, request)]
     check_unchanged(out, written, record.sha256)
     check_objects_unchanged(out, written)

@@ -5,6 +5,7 @@ record under a lock, one file at a time. A finished file adds a line to a second
 time would take most of the time in a folder of thousands of images.
 """
 
+import hashlib
 import logging
 import os
 import shutil
@@ -26,6 +27,7 @@ from autoseg.inference.options import Decoding
 from autoseg.postprocessing.instances import ObjectRule
 from autoseg.postprocessing.rules import FillHoles, LargestComponent, MinimumSize, Rule
 from autoseg.processes.fold_lock import wait_for_lock
+from autoseg.remote.local_files import use_local
 from autoseg.remote.mirror import find_location
 from autoseg.run_folder import make_folder, translate_write_errors
 from autoseg.runtime.precision import DtypeName
@@ -52,6 +54,18 @@ WHAT_MAKES_LABEL_MAPS: Final = (
 )
 
 logger = logging.getLogger(__name__)
+
+
+class ImageVersion(Part):
+    """Identifies the content of an image.
+
+    Attributes:
+        stamp: Digest of sizes and times of modification of its files: if it is equal, no file needs to be read.
+        sha256: Digest of their contents.
+    """
+
+    stamp: str
+    sha256: str
 
 
 class EnsembleMember(Part):
@@ -82,6 +96,7 @@ class PredictionRecord(Document):
             first channel): its name if it lies in `images`, else its path.
         sha256: Digests of those that are finished, by name, and of the second file of formats that have one. Only a
             file that still has its digest is ever replaced or removed.
+        image_versions: Images that they were made of, by name of the file; earlier versions recorded none.
     """
 
     schema_version: Literal[1] = 1
@@ -106,6 +121,7 @@ class PredictionRecord(Document):
     disagreement_of: tuple[str, ...] = ()
     outputs: dict[str, str] = Field(default_factory=dict)
     sha256: dict[str, str] = Field(default_factory=dict)
+    image_versions: dict[str, ImageVersion] = Field(default_factory=dict)
     versions: LibraryVersions
 
     @field_validator("outputs")
@@ -124,6 +140,7 @@ class FinishedFile(Part):
 
     name: str
     image: str
+    image_version: ImageVersion | None = None
     sha256: dict[str, str]
 
     @field_validator("name")
@@ -144,6 +161,35 @@ def describe_image(image: Path, folder: str) -> str:
         return image.name
     parent = image.parent.resolve()
     return image.name if find_location(parent) == folder else find_location(parent / image.name)
+
+
+def identify_image(files: Sequence[Path]) -> ImageVersion:
+    """Identifies the present content of an image by all its files, in their order.
+
+    Raises:
+        OSError: One is missing or cannot be read.
+    """
+    stamp = _compute_stamp(files)
+    with use_local(*files):
+        digests = "".join(map(compute_sha256, files))
+    return ImageVersion(stamp=stamp, sha256=hashlib.sha256(digests.encode()).hexdigest())
+
+
+def is_image_changed(files: Sequence[Path], version: ImageVersion | None) -> bool:
+    """Whether an image has another content than the one that was recorded; None, of earlier versions, tells nothing.
+
+    Raises:
+        OSError: One of its files is missing or cannot be read.
+    """
+    if version is None or version.stamp == _compute_stamp(files):
+        return False
+    return identify_image(files).sha256 != version.sha256
+
+
+def _compute_stamp(files: Sequence[Path]) -> str:
+    found = [path.stat() for path in files]
+    text = ",".join(f"{status.st_size}:{status.st_mtime_ns}" for status in found)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @contextmanager
@@ -167,7 +213,7 @@ def lock_record(out: Path) -> Iterator[None]:
 
 
 @contextmanager
-def write_recorded(path: Path, record: PredictionRecord) -> Iterator[Path]:
+def write_recorded(path: Path, record: PredictionRecord, image: ImageVersion | None = None) -> Iterator[Path]:
     """Yields a path of the same name in a temporary folder; all files written there are recorded and moved beside.
 
     Formats of two files name one in the other, so both must be written under their final names. The file `path` itself
@@ -176,6 +222,7 @@ def write_recorded(path: Path, record: PredictionRecord) -> Iterator[Path]:
     Args:
         path: A label map or probabilities in the folder.
         record: The record of this prediction.
+        image: The content of the image that the file is made of.
 
     Raises:
         RunError: The folder cannot be written, or holds the results of another model since.
@@ -188,7 +235,7 @@ def write_recorded(path: Path, record: PredictionRecord) -> Iterator[Path]:
             written = sorted(folder.iterdir(), key=lambda file: file.name == path.name)
             digests = {file.name: compute_sha256(file) for file in written}
             with lock_record(path.parent):
-                _enter(path, digests, record)
+                _enter(path, digests, record, image)
                 for file in written:
                     file.replace(path.parent / file.name)
     finally:
@@ -206,14 +253,14 @@ def _name_final_folder(temporary: Path) -> Iterator[None]:
         raise type(error)(str(error).replace(str(temporary), str(temporary.parent))) from error
 
 
-def _enter(path: Path, digests: Mapping[str, str], record: PredictionRecord) -> None:
+def _enter(path: Path, digests: Mapping[str, str], record: PredictionRecord, image: ImageVersion | None) -> None:
     out = path.parent
     present = read_record(out)
     if present is None:
         write_document(out / RECORD_NAME, record)
     else:
         refuse_changes(out, list_changes(present, record))
-    finished = FinishedFile(name=path.name, image=record.outputs[path.name], sha256=dict(digests))
+    finished = FinishedFile(name=path.name, image=record.outputs[path.name], image_version=image, sha256=dict(digests))
     with (out / FINISHED_NAME).open("a", encoding="utf-8") as lines:
         lines.write(f"\n{finished.model_dump_json()}\n")  # begins a line of its own, even after one that was cut off
         lines.flush()
@@ -232,7 +279,14 @@ def complete_record(out: Path) -> None:
     finished = _read_finished(lines)
     outputs = record.outputs | {file.name: file.image for file in finished}
     digests = {name: digest for file in finished for name, digest in file.sha256.items()}
-    changed = record.model_copy(update={"outputs": outputs, "sha256": record.sha256 | digests})
+    images = {file.name: file.image_version for file in finished if file.image_version is not None}
+    changed = record.model_copy(
+        update={
+            "outputs": outputs,
+            "sha256": record.sha256 | digests,
+            "image_versions": record.image_versions | images,
+        }
+    )
     write_document(out / RECORD_NAME, changed)
     with translate_write_errors(lines):
         lines.unlink(missing_ok=True)

@@ -25,7 +25,7 @@ from autoseg.plan.document import Plan
 from autoseg.processes.case_pool import PoolOutcome
 from autoseg.run_folder import RunFolder
 from autoseg.volume_io import check_same_grid, read_label_map
-from autoseg.volume_io.dicom import segmentation
+from autoseg.volume_io.dicom import find_series, segmentation
 from autoseg.workflows.evaluate.evaluation import pair_label_maps
 from autoseg.workflows.exchange.exporting import export_model
 from autoseg.workflows.exchange.importing import import_model
@@ -104,6 +104,19 @@ def test_chosen_series_are_predicted_and_finished_ones_kept(run, tmp_path):
     assert (outcome.written, outcome.kept) == (2, 1)
     with pytest.raises(AutosegError, match="UID, number or description 'liver', found series 1 'lung'"):
         predict(run, tmp_path / "elsewhere", series=("liver",))
+
+
+def test_a_series_that_has_got_further_slices_is_predicted_once_more(run, tmp_path):
+    folder = write_series(tmp_path / "scans", VOXELS)
+    later = max(find_series(folder).series[0].slices, key=lambda header: header.position_mm[2]).path
+    later.rename(tmp_path / later.name)
+    out, _, _ = predict(run, tmp_path / "scans")
+    assert read_label_map(out / f"{STUDY}.1.nii.gz").array.shape[0] == len(VOXELS) - 1
+    (tmp_path / later.name).rename(later)
+    _, outcome, notes = predict(run, tmp_path / "scans")
+    assert (outcome.written, outcome.kept) == (1, 0)
+    assert f"predicted once more, as their images were changed since: {STUDY}.1" in notes
+    assert read_label_map(out / f"{STUDY}.1.nii.gz").array.shape[0] == len(VOXELS)
 
 
 def test_images_of_dicom_that_are_named_as_in_training_keep_their_names(tmp_path):

@@ -180,6 +180,45 @@ def test_a_label_map_is_not_taken_for_that_of_another_image_of_the_same_name(run
     assert predict(run, images / "case1_0000.mha", overwrite=True)[1].written == 1
 
 
+def test_an_image_that_was_replaced_is_predicted_once_more(run, images):
+    out, _ = predict(run, images, save_probabilities=True)
+    before = list_label_maps(out)
+    write_image(images / "case1_0000.nii.gz", np.zeros(GRID.shape_voxels, np.float32), grid=GRID)
+    os.utime(images / "case2_0000.nii.gz")  # copied again, as it was
+    notes = Notes()
+    request = PredictionRequest(options=OPTIONS, device="cpu", save_probabilities=True)
+    outcome = predict_images(run, images, out, request=request, progress=notes)
+    assert (outcome.written, outcome.kept) == (1, 3)
+    assert "predicted once more, as their images were changed since: case1" in notes.text
+    after = list_label_maps(out)
+    assert {name for name in before if after[name] != before[name]} == {"case1.nii.gz"}
+    loaded = load_model(run, device="cpu")
+    volume = read_image([images / "case1_0000.nii.gz"])
+    expected = loaded.predict_volume(volume.array, volume.grid, options=OPTIONS)
+    np.testing.assert_array_equal(read_label_map(out / "case1.nii.gz").array, expected)
+    assert predict_images(run, images, out, request=request, progress=notes).kept == 4
+
+
+def test_a_corrected_label_map_of_a_replaced_image_is_not_lost(run, images):
+    out, _ = predict(run, images)
+    write_image(images / "case1_0000.nii.gz", np.zeros(GRID.shape_voxels, np.float32), grid=GRID)
+    (out / "case1.nii.gz").write_bytes(b"corrected by hand")
+    with pytest.raises(RunError, match=r"case1\.nii\.gz, or their images are others than before; .* move them away"):
+        predict(run, images)
+    assert (out / "case1.nii.gz").read_bytes() == b"corrected by hand"
+    (out / "case1.nii.gz").rename(run.parent / "corrected.nii.gz")
+    assert predict(run, images)[1].written == 1
+
+
+def test_images_of_a_record_without_their_versions_are_taken_for_unchanged(run, images):
+    out, _ = predict(run, images)
+    record = read_document(out / "prediction.json", PredictionRecord)
+    assert record.image_versions.keys() == {f"case{index}.nii.gz" for index in range(4)}
+    write_document(out / "prediction.json", record.model_copy(update={"image_versions": {}}))
+    write_image(images / "case1_0000.nii.gz", np.zeros(GRID.shape_voxels, np.float32), grid=GRID)
+    assert predict(run, images)[1].kept == 4
+
+
 def test_a_file_that_no_prediction_made_is_not_taken_for_one(run, images):
     out, _ = predict(run, images / "case1_0000.nii.gz")
     write_image(out / "case2.nii.gz", np.zeros(GRID.shape_voxels, np.float32), grid=GRID)

@@ -189,7 +189,7 @@ def test_a_label_map_that_was_corrected_is_not_replaced_for_what_is_added(make_r
         extra.unlink()
     write_label_map(path, np.ones_like(predicted.array), grid=predicted.grid, like=None)
     corrected = path.read_bytes()
-    with pytest.raises(RunError, match=r"made together with case\.nii\.gz, which were changed since"):
+    with pytest.raises(RunError, match=r"made together with case\.nii\.gz, or their images"):
         predict(run, images, **added)
     assert path.read_bytes() == corrected
 
