@@ -11,7 +11,13 @@ from autoseg.dicom_files import explain_dicom
 from autoseg.document import NamedItems, PackedSequence, read_document
 from autoseg.errors import CasesFailedError, EvaluationError
 from autoseg.evaluation.case_metrics import LabelMapPair, evaluate_case
-from autoseg.evaluation.summary import CaseEvaluation, CollectedScores, EvaluationSummary, write_summary
+from autoseg.evaluation.summary import (
+    SUMMARY_JSON,
+    CaseEvaluation,
+    CollectedScores,
+    EvaluationSummary,
+    write_summary,
+)
 from autoseg.file_endings import LOSSY_ENDINGS, are_two_volumes, find_ending, strip_ending, strip_label_map_ending
 from autoseg.geometry import Grid, find_distance_unit
 from autoseg.labels import LabelScheme
@@ -147,7 +153,8 @@ def evaluate_jobs(
     if outcome.failures or summary is None:
         lines = [*list_problems(outcome.failures)]
         lines += write_failure_log(folder / "evaluation.log", outcome.failures)
-        rest = "; the others are in the summary:" if summary is not None else ":"
+        old = f"; {SUMMARY_JSON} there is that of an earlier evaluation:" if (folder / SUMMARY_JSON).exists() else ":"
+        rest = "; the others are in the summary:" if summary is not None else old
         heading = f"{len(outcome.failures)} of {len(jobs)} cases cannot be evaluated{rest}"
         raise CasesFailedError(heading, lines)
     return summary
