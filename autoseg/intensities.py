@@ -202,6 +202,12 @@ def compute_mean_and_std(values: Values) -> tuple[float, float]:
         return float(values.mean()), float(values.std())
 
 
+def measure_scale(channel: Float32[np.ndarray, "z y x"]) -> float:
+    """Measures the standard deviation of a sample of the voxels, about `SAMPLE_VOXELS` of a larger channel."""
+    step = max(1, round((channel.size / SAMPLE_VOXELS) ** (1 / 3)))
+    return float(channel[::step, ::step, ::step].std(dtype=np.float64)) if channel.size else 0.0
+
+
 def _describe_unusable(channel: Values, lowest: float, what: str) -> IntensityFindings:
     bad = channel.size - int(np.count_nonzero(np.isfinite(channel)))
     if bad:

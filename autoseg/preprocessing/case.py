@@ -31,6 +31,8 @@ class CaseGeometry(Document):
         resampled_shape_voxels: Shape of the preprocessed arrays.
         cropped_spacing_mm: Spacing in plan axes, before resampling.
         target_spacing_mm: Spacing in plan axes, after resampling; for a 2D configuration the first one is the case's.
+        intensity_scales: Standard deviation of each channel inside the crop, before normalization, which the arrays do
+            not show any more; empty in cases of earlier versions.
     """
 
     schema_version: Literal[1] = 1
@@ -42,6 +44,7 @@ class CaseGeometry(Document):
     resampled_shape_voxels: ShapeTriple
     cropped_spacing_mm: PositiveTriple
     target_spacing_mm: PositiveTriple
+    intensity_scales: tuple[float, ...] = ()
 
     @property
     def reorientation(self) -> Reorientation:
@@ -71,6 +74,7 @@ class PreparedCase:
         spacing_mm: The spacing in plan axes.
         nonzero_mask: The nonzero mask of the crop; None if it was not needed.
         objects: Number of the object at every voxel; None if touching objects are not separated.
+        intensity_scales: Standard deviation of each channel inside the crop, before normalization.
     """
 
     image: Float32[np.ndarray, "channel z y x"]
@@ -80,6 +84,7 @@ class PreparedCase:
     spacing_mm: FloatTriple
     nonzero_mask: Bool[np.ndarray, "z y x"] | None
     objects: Int32[np.ndarray, "z y x"] | None = None
+    intensity_scales: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ from jaxtyping import Float32, Int16, Int32
 from autoseg.errors import PlanError
 from autoseg.fingerprint import CaseFingerprint
 from autoseg.geometry import FloatTriple, Grid, IntTriple, Reorientation
+from autoseg.intensities import measure_scale
 from autoseg.nonzero_region import compute_bounding_box, compute_nonzero_box, compute_nonzero_mask, slice_box
 from autoseg.plan.document import ConfigurationPlan, Plan
 from autoseg.plan.preprocessing import ResamplingPlan
@@ -66,14 +67,16 @@ def prepare_case(
         cropped_labels = mark_outside(reorientation.apply(label_map)[inside], cropped_mask)
         # Annotated voxels outside the nonzero region are normalized too, as in the reference implementation.
         cropped_mask = cropped_labels >= 0
+    cropped = image[:, *inside]
     return PreparedCase(
-        image=normalize(image[:, *inside], plan.channels, cropped_mask),
+        image=normalize(cropped, plan.channels, cropped_mask),
         label_map=cropped_labels,
         grid=grid,
         crop_box=box,
         spacing_mm=reorientation.apply_to_grid(grid).spacing_mm,
         nonzero_mask=nonzero_mask if keeps_mask else None,
         objects=None if objects is None else reorientation.apply(objects)[inside],
+        intensity_scales=tuple(map(measure_scale, cropped)),
     )
 
 
@@ -221,6 +224,7 @@ def _compute_geometry(case: PreparedCase, plan: Plan, configuration: str) -> Cas
         resampled_shape_voxels=compute_resampled_shape(cropped_shape, case.spacing_mm, target_spacing_mm),
         cropped_spacing_mm=case.spacing_mm,
         target_spacing_mm=target_spacing_mm,
+        intensity_scales=case.intensity_scales,
     )
 
 

@@ -144,7 +144,10 @@ def fit_calibration(
 
 
 def list_regressors(features: CaseFeatures, index: int) -> list[float] | None:
-    """Lists the features that estimates of one class depend on; None if the class is not predicted."""
+    """Lists the features that estimates of one class depend on; None if the class is not predicted.
+
+    Further ones are added at the end: calibrations of earlier versions use those that they know.
+    """
     probabilities, shape = features.network.probabilities[index], features.shapes[index]
     if probabilities is None or shape is None:
         return None
@@ -164,6 +167,7 @@ def list_regressors(features: CaseFeatures, index: int) -> list[float] | None:
         *shape.centre,
         *map(compute_log, image.extent_mm),
         *(value for channel in image.channels for value in _list_channel_regressors(channel)),
+        *(0.0 if channel.scale is None else compute_log(channel.scale) for channel in image.channels),
     ]
 
 

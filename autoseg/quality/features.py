@@ -56,6 +56,8 @@ class ChannelFeatures(Part):
         roughness: Mean second difference in plane, divided by the mean difference: noise raises, blur lowers it.
         floor_fraction: Share of the voxels that have the lowest intensity.
         thumbnail: Means of 8 x 8 x 8 blocks, standardized; shows which part of the body lies where.
+        scale: Standard deviation before normalization, which differs between scanners; None in features of earlier
+            versions.
     """
 
     percentiles: tuple[float, float, float, float, float]
@@ -63,6 +65,7 @@ class ChannelFeatures(Part):
     roughness: float
     floor_fraction: float
     thumbnail: tuple[float, ...]
+    scale: float | None = None
 
 
 class ImageFeatures(Part):

@@ -1,5 +1,6 @@
 """Features of a preprocessed image: its grid, its intensities, its sharpness, and what lies where."""
 
+from itertools import zip_longest
 from typing import Final
 
 import numpy as np
@@ -34,7 +35,10 @@ def measure_image(image: Float32[np.ndarray, "channel z y x"], geometry: CaseGeo
         spacing_mm=file_spacing_mm,
         extent_mm=tuple(count * step for count, step in zip(shape, file_spacing_mm, strict=True)),
         tilt_degrees=_measure_tilt(geometry.grid.direction) if geometry.grid.is_oriented else 0.0,
-        channels=tuple(_measure_channel(channel) for channel in image),
+        channels=tuple(
+            _measure_channel(channel, scale)
+            for channel, scale in zip_longest(image, geometry.intensity_scales[: len(image)])
+        ),
     )
 
 
@@ -50,7 +54,7 @@ def _measure_tilt(direction: tuple[Triple, Triple, Triple]) -> float:
     return float(np.degrees(np.arccos(nearest.min())))
 
 
-def _measure_channel(channel: Float32[np.ndarray, "z y x"]) -> ChannelFeatures:
+def _measure_channel(channel: Float32[np.ndarray, "z y x"], scale: float | None) -> ChannelFeatures:
     step = max(1, round((channel.size / MOST_SAMPLES) ** (1 / 3)))
     sample = channel[::step, ::step, ::step]
     low, *_, high = found = np.percentile(sample, PERCENTILES).tolist()
@@ -62,6 +66,7 @@ def _measure_channel(channel: Float32[np.ndarray, "z y x"]) -> ChannelFeatures:
         roughness=second / max(first, SMALLEST),
         floor_fraction=float((sample <= min(low, high) + SMALLEST).mean()),
         thumbnail=_draw_thumbnail(channel),
+        scale=scale,
     )
 
 

@@ -74,8 +74,9 @@ class Regression(Part):
     high: float
 
     def estimate(self, features: Sequence[float]) -> Estimate:
-        """Estimates the score of a case."""
-        parts = zip(features, self.centres, self.scales, self.weights, strict=True)
+        """Estimates the score of a case; features beyond those of the fit do not count."""
+        known = features[: len(self.weights)]
+        parts = zip(known, self.centres, self.scales, self.weights, strict=True)
         logit = self.intercept + sum(
             weight * min(max((value - centre) / scale, -LARGEST), LARGEST) for value, centre, scale, weight in parts
         )

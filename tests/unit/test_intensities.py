@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from autoseg.intensities import IntensityFindings, examine_image
+from autoseg.intensities import IntensityFindings, examine_image, measure_scale
 
 LOWEST = np.finfo(np.float32).min
 SHAPE = (24, 26, 24)
@@ -190,3 +190,9 @@ def test_each_channel_is_examined_by_itself() -> None:
     found = examine_image(image, ["T1", "T2", "ADC"], clipped=[False] * 3)
     assert [text[:14] for text in found.problems] == ["channel 0 (T1)"]
     assert ["channel 2 (ADC)" in text for text in found.warnings] == [True]
+
+
+def test_the_scale_of_a_large_channel_is_that_of_a_sample() -> None:
+    channel = np.random.default_rng(0).normal(100, 20, (64, 80, 96)).astype(np.float32)
+    assert measure_scale(channel) == pytest.approx(20, rel=0.02)
+    assert measure_scale(channel[:2, :3, :4]) == pytest.approx(channel[:2, :3, :4].std(), rel=1e-5)

@@ -47,6 +47,7 @@ def test_the_image_is_cropped_and_normalized() -> None:
     assert case.label_map is None
     assert case.geometry.crop_box == ((1, 7), (2, 9), (3, 11))
     assert case.geometry.cropped_shape_voxels == case.geometry.resampled_shape_voxels == (6, 7, 8)
+    assert case.geometry.intensity_scales == pytest.approx((cropped.std(),), rel=1e-5)
     assert case.image.flags.c_contiguous
 
 

@@ -7,7 +7,13 @@ from builders.quality import build_features, build_probabilities, build_shape, d
 from autoseg.document import read_document, write_document
 from autoseg.errors import DocumentError
 from autoseg.inference.options import PredictionOptions
-from autoseg.quality.calibration import CALIBRATION_NAME, QualityCalibration, ScoredCase, fit_calibration
+from autoseg.quality.calibration import (
+    CALIBRATION_NAME,
+    QualityCalibration,
+    ScoredCase,
+    fit_calibration,
+    list_regressors,
+)
 from autoseg.quality.estimates import estimate_case
 
 NAMES = {"channel_names": ("MRI",), "class_names": ("organ",)}
@@ -80,6 +86,37 @@ def test_fewer_than_twenty_cases_give_no_estimate_and_say_so_but_volumes_and_fla
     assert (quality.volume.value, quality.volume.low, quality.volume.high) == (40.0, None, None)
     assert [flag.kind for flag in found.flags] == ["volume"]
     assert calibrate(20).classes[0].dice is not None
+
+
+def with_scale(entry, scale, dice):
+    network = entry.features.network
+    channels = tuple(channel.model_copy(update={"scale": scale}) for channel in network.image.channels)
+    image = network.image.model_copy(update={"channels": channels})
+    features = entry.features.model_copy(update={"network": network.model_copy(update={"image": image})})
+    return entry.model_copy(update={"features": features, "dice": (dice,)})
+
+
+def test_scanners_that_differ_in_their_intensities_may_differ_in_their_scores() -> None:
+    random = np.random.default_rng(3)
+    scales = np.exp(random.choice([3.0, 9.0], size=80))
+    known = draw_scored(80)
+    dice = np.where(scales > 100, 0.95, 0.85) + 0.01 * random.normal(size=80)
+    scored = [with_scale(*one) for one in zip(known, scales, dice, strict=True)]
+    blind = [with_scale(entry, None, of_case) for entry, of_case in zip(known, dice, strict=True)]
+    for cases, lowest, highest in ((scored, 0.6, 1.0), (blind, -0.4, 0.4)):
+        (fitted,), _ = fit_calibration(cases, np.arange(80) % 5, **NAMES)
+        assert lowest < fitted.dice.quality.rank_correlation < highest
+        new = list_regressors(scored[0].features, 0)
+        assert fitted.dice.regression.estimate(new).value == pytest.approx(dice[0], abs=0.03 if lowest > 0 else 0.1)
+
+
+def test_a_calibration_that_knows_fewer_features_takes_those_that_it_knows(calibration) -> None:
+    regression = calibration.classes[0].dice.regression
+    features = list_regressors(build_features(), 0)
+    assert len(features) == len(regression.weights)
+    names = ("centres", "scales", "weights")
+    earlier = regression.model_copy(update={name: getattr(regression, name)[:-1] for name in names})
+    assert earlier.estimate(features).value == pytest.approx(regression.estimate(features).value)
 
 
 def test_a_class_that_is_not_predicted_has_a_volume_of_0_and_no_estimate(calibration) -> None:

@@ -137,6 +137,14 @@ def test_the_grid_and_cut_off_parts_are_measured() -> None:
     assert found.channels[0].floor_fraction == pytest.approx(0.5, abs=0.05)
 
 
+def test_the_scale_before_normalization_is_that_of_the_channel_where_it_is_known() -> None:
+    image = np.concatenate([make_image(), make_image()])
+    geometry = build_geometry(image.shape[1:])
+    scaled = geometry.model_copy(update={"intensity_scales": (300.0, 0.5)})
+    assert [channel.scale for channel in measure_image(image, scaled).channels] == [300.0, 0.5]
+    assert [channel.scale for channel in measure_image(image, geometry).channels] == [None, None]
+
+
 def test_constant_and_flat_images_are_measured() -> None:
     found = measure(np.zeros((1, 1, 5, 2), np.float32)).channels[0]
     assert (found.contrast, found.floor_fraction, set(found.thumbnail)) == (0.0, 1.0, {0.0})
