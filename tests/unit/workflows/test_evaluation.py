@@ -19,9 +19,7 @@ def test_a_summary_that_an_earlier_evaluation_left_is_not_taken_for_the_present_
     evaluate_jobs([job], folder=tmp_path, progress=SilentProgress())
     summary = (tmp_path / "summary.json").read_bytes()
     path.write_bytes(b"damaged")
-    with pytest.raises(
-        CasesFailedError, match=r".*; summary\.json there is that of an earlier evaluation:"
-    ):
+    with pytest.raises(CasesFailedError, match=r".*; summary\.json there is that of an earlier evaluation:"):
         evaluate_jobs([job], folder=tmp_path, progress=SilentProgress())
     assert (tmp_path / "summary.json").read_bytes() == summary
     (tmp_path / "summary.json").unlink()
