@@ -4,6 +4,7 @@ Images are opened by GDCM in the process that may die. What is no image is told 
 (DICOM PS3.10 7.1), which every object has in the same encoding, whatever the rest of the file is.
 """
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +63,7 @@ class SliceHeader:
         component_count: 1 for grey values, 3 for colours.
         shape_yx: Rows and columns.
         spacing_mm_yx: Distance of rows and of columns; None if it has none, like the place.
+        step_mm: Distance to the next slice as the header gives it, else the thickness; None if it tells neither.
         position_mm: Centre of the first voxel in DICOM's world (L, P, S).
         orientation: Unit vectors along a row and along a column.
     """
@@ -79,6 +81,7 @@ class SliceHeader:
     component_count: int
     shape_yx: tuple[int, int]
     spacing_mm_yx: tuple[float, float] | None
+    step_mm: float | None
     position_mm: FloatTriple | None
     orientation: Orientation | None
 
@@ -135,6 +138,7 @@ def _parse(path: Path, tags: dict[str, str]) -> SliceHeader:
         component_count=int(tags["components"]),
         shape_yx=(int(tags[dicom.ROWS]), int(tags[dicom.COLUMNS])),
         spacing_mm_yx=None if spacing is None else (spacing[0], spacing[1]),
+        step_mm=_find_length(tags[dicom.SLICE_DISTANCE]) or _find_length(tags[dicom.THICKNESS]),
         position_mm=None if position is None else make_triple(position),
         orientation=None if orientation is None else (*make_triple(orientation[:3]), *make_triple(orientation[3:])),
     )
@@ -152,6 +156,15 @@ def _decode(text: str) -> str:
         return content.decode("utf-8")
     except UnicodeDecodeError:
         return content.decode("latin-1")
+
+
+def _find_length(text: str) -> float | None:
+    """Parses a positive length; None if there is none, as the place of slices tells their distance, too."""
+    try:
+        length = float(text)
+    except ValueError:
+        return None
+    return length if 0 < length < math.inf else None
 
 
 def _parse_numbers(text: str, count: int) -> NDArray[np.float64] | None:

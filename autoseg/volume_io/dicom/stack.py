@@ -110,6 +110,8 @@ def _open_only_file(header: SliceHeader) -> SliceStack:
     with _name_instance(header):
         grid = check_finite_grid(READER.read_grid(header.path), header.path)
         frames: tuple[int, ...] = ()
+        if grid.shape_voxels[0] == 1 and header.orientation is not None and header.step_mm is not None:
+            grid = replace(grid, spacing_mm=(header.step_mm, *grid.spacing_mm[1:]))  # there are no places to tell it
         if grid.shape_voxels[0] > 1:
             found = dicom_frames.read_frames(header.path, grid.shape_voxels[0])
             frames = found.arrange(pixel_mm=min(grid.spacing_mm[1:])).indices

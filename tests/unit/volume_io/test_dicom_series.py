@@ -254,6 +254,30 @@ def test_a_multi_frame_file_is_the_volume_of_the_same_slices(tmp_path):
     check_same_grid(expected.grid, volume.grid, what="a multi-frame file and a series")
 
 
+@pytest.mark.parametrize(
+    ("told", "step_mm"),
+    [
+        ({"SliceThickness": "5"}, 5.0),
+        ({"SliceThickness": "5", "SpacingBetweenSlices": "6.5"}, 6.5),
+        ({"SliceThickness": "0"}, 1.0),
+        ({"SliceThickness": ""}, 1.0),
+        ({}, 1.0),
+    ],
+)
+def test_a_single_slice_is_as_thick_as_its_header_says(tmp_path, told, step_mm):
+    pydicom = pytest.importorskip("pydicom", reason="pydicom is not installed (pip install 'autoseg[dicom]')")
+    (path,) = write_series(tmp_path, VOXELS[:1]).iterdir()
+    document = pydicom.dcmread(path)
+    for name in ("SliceThickness", "SpacingBetweenSlices"):
+        document.pop(name, None)  # ITK may have written one
+    for name, value in told.items():
+        setattr(document, name, value)
+    document.save_as(path)
+    (series,) = find_series(tmp_path).series
+    assert stack_slices(series).grid.spacing_mm == pytest.approx((step_mm, 0.8, 0.7))
+    np.testing.assert_array_equal(read_stack(stack_slices(series)).array[0], VOXELS[:1])
+
+
 def test_frames_are_a_volume_where_single_slices_are(tmp_path):
     """Of another order, and at positions with one digit after the point."""
     pytest.importorskip("pydicom", reason="pydicom is not installed (pip install 'autoseg[dicom]')")
