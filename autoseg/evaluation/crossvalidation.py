@@ -152,7 +152,7 @@ def draw_class_means(
     """
     count = len(tables[0])
     defined = [(~np.isnan(table)).astype(float) for table in tables]  # of the weights' type, or these are copied
-    filled = [np.nan_to_num(table, nan=0.0) for table in tables]
+    filled = [np.where(np.isnan(table), 0.0, table) for table in tables]
     means = [np.empty((RESAMPLES, table.shape[1])) for table in tables]
     at_once = max(1, min(RESAMPLES_AT_ONCE, WEIGHTS_AT_ONCE // count))
     buffer = np.empty((at_once, count))

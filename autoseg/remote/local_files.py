@@ -106,7 +106,8 @@ def list_image_files(path: Path) -> list[Path]:
         return [path]
     starts, text = [f"{strip_ending(path.name)}."], ""
     if ending in NAMING_HEADERS:
-        _fetch(path)
+        if is_in_cache(path):
+            _fetch(path)
         text = _read_header(path)
         starts += re.findall(r"([^\s%=:]+)%\d*d", text)  # such as slice%03d.raw
     beside = [other for other in path.parent.iterdir() if other.name.startswith(tuple(starts)) or other.name in text]

@@ -12,7 +12,7 @@ from autoseg.geometry import Grid
 from autoseg.processes.case_pool import run_over_cases
 from autoseg.processes.progress import SilentProgress
 from autoseg.remote.cache_folder import SIZE_VARIABLE
-from autoseg.remote.local_files import fetch_ahead, use_local
+from autoseg.remote.local_files import fetch_ahead, list_image_files, use_local
 from autoseg.remote.mirror import is_placeholder
 from autoseg.remote.trimming import trim_cache
 from autoseg.volume_io import read_grid, read_image, read_label_map, write_label_map
@@ -234,3 +234,16 @@ def test_a_size_that_is_no_number_is_refused(text: str, monkeypatch: pytest.Monk
     monkeypatch.setenv(SIZE_VARIABLE, text)
     with pytest.raises(OptionError, match=f"{SIZE_VARIABLE} must be a number of gigabytes"):
         trim_cache()
+
+
+def test_the_files_of_an_image_that_may_only_be_read_are_listed_and_left_as_they_are(tmp_path):
+    header, voxels = tmp_path / "one.mhd", tmp_path / "voxels of one.raw"
+    header.write_text("ElementDataFile = voxels of one.raw")
+    voxels.write_bytes(bytes(8))
+    (tmp_path / "two.raw").write_bytes(bytes(8))
+    os.utime(header, ns=(10**18, 10**18))
+    header.chmod(0o444)
+    assert list_image_files(header) == [header, voxels]
+    assert list_image_files(voxels) == [voxels]
+    assert header.stat().st_mtime_ns == 10**18
+    assert list_image_files(tmp_path) == sorted(tmp_path.iterdir())
