@@ -7,6 +7,7 @@ ITK-SNAP print it: "LPS" means that x grows to the left, y to the back and z to 
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final, Literal, TypeVar
 
 import numpy as np
@@ -217,6 +218,11 @@ def _axis_of_letter(letter: str) -> tuple[int, int]:
 def make_triple(values: NDArray[np.float64]) -> FloatTriple:
     """Returns the three numbers of an array."""
     return (float(values[0]), float(values[1]), float(values[2]))
+
+
+def tabulate_triples(triples: Iterable[FloatTriple | IntTriple]) -> NDArray[np.float64]:
+    """Returns triples as rows; they are taken one by one, as tuples of tens of thousands of cases take megabytes."""
+    return np.fromiter(chain.from_iterable(triples), np.float64).reshape(-1, 3)
 
 
 def find_border_sources(extent: int, start: int, length: int, *, border: Border) -> NDArray[np.intp]:

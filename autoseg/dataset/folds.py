@@ -119,7 +119,9 @@ def make_splits(
 
 def find_folds_that_split(splits: Splits, groups: Iterable[Sequence[str]]) -> list[tuple[int, ...]]:
     """Returns, for each group of cases, the indices of folds with some of them in training and others in validation."""
-    parts = [(set(fold.training), set(fold.validation)) for fold in splits.folds]
+    groups = list(groups)
+    wanted = {case for cases in groups for case in cases}
+    parts = [(wanted.intersection(fold.training), wanted.intersection(fold.validation)) for fold in splits.folds]
     return [
         tuple(
             index

@@ -11,7 +11,7 @@ from autoseg.dataset.folds import Splits
 from autoseg.document import read_document
 from autoseg.errors import Problem, group_problems
 from autoseg.fingerprint import CaseFingerprint, Fingerprint
-from autoseg.geometry import PLAUSIBLE_SPACING_MM, DistanceUnit
+from autoseg.geometry import PLAUSIBLE_SPACING_MM, DistanceUnit, tabulate_triples
 from autoseg.processes.progress import Progress
 from autoseg.run_folder import RunFolder
 from autoseg.workflows.plan.class_counts import (
@@ -46,8 +46,8 @@ def warn_of_spacing(cases: Sequence[CaseFingerprint], unit: DistanceUnit) -> lis
     """Writes one warning for each kind of implausible spacing, compared with the dataset and with anatomy."""
     if unit != "mm" or not cases:
         return []
-    spacing_mm = np.array([case.spacing_mm for case in cases])
-    extents_mm = spacing_mm * np.array([case.shape_voxels for case in cases])
+    spacing_mm = tabulate_triples(case.spacing_mm for case in cases)
+    extents_mm = spacing_mm * tabulate_triples(case.shape_voxels for case in cases)
     median_spacing_mm, median_extent_mm = np.median(spacing_mm, axis=0), np.median(extents_mm, axis=0)
     odd = []
     for case, spacing, extent in zip(cases, spacing_mm, extents_mm, strict=True):

@@ -10,7 +10,7 @@ from jaxtyping import Int16
 
 from autoseg.errors import shorten_names
 from autoseg.fingerprint import CaseFingerprint, ResampledCounts
-from autoseg.geometry import IDENTITY, FloatTriple, Grid, Reorientation, compute_reorientation
+from autoseg.geometry import IDENTITY, FloatTriple, Grid, Reorientation, compute_reorientation, tabulate_triples
 from autoseg.labels import LabelScheme
 from autoseg.measurement import count_class_voxels
 from autoseg.nonzero_region import Box, compute_bounding_box, slice_box
@@ -58,8 +58,10 @@ class ClassLoss:
 
 def predict_target_spacing(grids: Iterable[Grid], orientation: str | None) -> FloatTriple | None:
     """Predicts the target spacing by the median of all headers along every axis; None without headers."""
-    spacings_mm = [find_reorientation(grid, orientation).apply_to_grid(grid).spacing_mm for grid in grids]
-    if not spacings_mm:
+    spacings_mm = tabulate_triples(
+        find_reorientation(grid, orientation).apply_to_grid(grid).spacing_mm for grid in grids
+    )
+    if not len(spacings_mm):
         return None
     z, y, x = np.median(spacings_mm, axis=0).tolist()
     return z, y, x
