@@ -84,6 +84,7 @@ def test_files_are_hashed_here_alone() -> None:
         "synthesis.py",
         "temporary_files.py",
         "contents.py",
+        "prediction_folder.py",
         "stored_array.py",
     }
     of_arrays_and_members_of_archives = {"cases.py", "model_file.py"}
