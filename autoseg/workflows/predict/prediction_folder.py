@@ -20,7 +20,7 @@ from pydantic import Field, field_validator
 from autoseg.document import Document, Part, parse_part, read_document, write_document
 from autoseg.errors import AutosegError, DocumentError, LockError, RunError
 from autoseg.file_endings import COMPANION_ENDINGS, WRITABLE_ENDINGS, list_parts
-from autoseg.files.checksums import compute_sha256
+from autoseg.files.checksums import compute_sha256, find_version
 from autoseg.files.temporary_files import name_temporary, remove_leftovers_once
 from autoseg.inference.execution.preparation import Execution
 from autoseg.inference.options import Decoding
@@ -187,8 +187,7 @@ def is_image_changed(files: Sequence[Path], version: ImageVersion | None) -> boo
 
 
 def _compute_stamp(files: Sequence[Path]) -> str:
-    found = [path.stat() for path in files]
-    text = ",".join(f"{status.st_size}:{status.st_mtime_ns}" for status in found)
+    text = ",".join(f"{version.size_bytes}:{version.modified_ns}" for version in map(find_version, files))
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -88,7 +88,10 @@ def read_scores(contents: RunContents, *, most: int = MOST_LISTED_CASES) -> Held
         return fold, folds[fold].metric_per_case[place]
 
     order = sorted(range(len(names)), key=lambda index: (dice[index], names[index]))
-    ranked = list(itertools.takewhile(lambda index: math.isfinite(dice[index]), order))
+    lowest: dict[str, int] = {}  # a case that several folds hold out has as many rows
+    for index in itertools.takewhile(lambda index: math.isfinite(dice[index]), order):
+        lowest.setdefault(names[index], index)
+    ranked = list(lowest.values())
     examples = dict.fromkeys((ranked[0], ranked[len(ranked) // 2], ranked[-1])) if ranked else {}
     return HeldOutScores(
         configuration=configuration,

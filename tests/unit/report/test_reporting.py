@@ -26,6 +26,7 @@ from builders.scored_runs import (
 from autoseg.dataset import DatasetRecord
 from autoseg.document import read_document, write_document
 from autoseg.errors import OptionError, PredictionError, RunError
+from autoseg.evaluation.summary import EvaluationSummary
 from autoseg.plan import Plan
 from autoseg.processes.progress import Progress, SilentProgress
 from autoseg.quality.distribution import Flag
@@ -210,6 +211,21 @@ def test_a_page_of_very_many_cases_reads_those_to_be_looked_at_first_and_the_exa
     cases = show_cases(contents, some, progress=SilentProgress())
     assert {case.key for case in cases} == {entry.case for _, entry in (*some.listed, *some.examples)}
     assert all(case.volumes for case in cases)
+
+
+def test_a_case_that_several_folds_hold_out_has_a_row_of_each_and_is_an_example_once(tmp_path: Path) -> None:
+    run = build_scored_run(tmp_path)
+    summary = read_document(run.fold(CONFIGURATION, "0").summary, EvaluationSummary)
+    worst = summary.metric_per_case[0]
+    repeated = summary.model_copy(update={"metric_per_case": (*summary.metric_per_case, *[worst] * 20)})
+    write_document(run.fold(CONFIGURATION, "0").summary, repeated)
+    before, found = (
+        read_scores(read_contents(build_scored_run(tmp_path / "other").root)),
+        read_scores(read_contents(run.root)),
+    )
+    assert len(found.listed) == len(before.listed) + 20
+    assert found.notes == before.notes
+    assert len(found.examples) == 3
 
 
 def test_cases_are_shown_without_their_images_where_the_dataset_has_gone(tmp_path: Path) -> None:
