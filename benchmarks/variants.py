@@ -2,12 +2,15 @@
 
     python -m benchmarks.variants --minutes 2 --results FOLDER
     python -m benchmarks.variants --minutes 2 --results FOLDER --dataset ../shared/data/Dataset007_Nuclei
+    python -m benchmarks.variants --minutes 2 --results FOLDER --dataset ../shared/data/Dataset006_RetinaVessels \
+        --stages 2d boundary_refinement --only stages point_rend --folds 0 1 2 3 4
 
 All are planned by the planner `timed` with the same budget. The training steps of every configuration are timed, one
 after another in several rounds, and each trains for as many iterations as the minutes hold at that pace: other programs
 change how long the comparison takes, but not its result. A first stage trains five folds, as the stage after it learns
 from predictions of cases that the first one did not see; of everything else fold 0 is trained, unless --folds names
-more, and the held-out cases of these folds are scored. What a first stage or a label autoencoder takes beside the
+more, and the held-out cases of these folds are scored. --stages plans other stages than all those of volumes, the
+plain network first. What a first stage or a label autoencoder takes beside the
 minutes is in the column of all CPU minutes. The configuration that corrects by clicks has a row for each number of
 simulated clicks in every held-out case.
 
@@ -27,7 +30,7 @@ import resource
 import shutil
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -57,10 +60,17 @@ from benchmarks.variant_scores import (
 )
 
 DATASET: Final = "Dataset004_Hippocampus"
+
+
+def choose_configurations(names: Iterable[str]) -> tuple[str, ...]:
+    """Options of `autoseg plan` that ask for configurations."""
+    return tuple(argument for name in names for argument in ("--configuration", name))
+
+
 STAGES: Final = ("3d_fullres", "3d_roi", "detect_then_segment", "boundary_refinement", "2.5d", "2d_triplanar")
 RUNS: Final[Mapping[str, tuple[str, ...]]] = {
     "stages": (
-        *(argument for name in STAGES for argument in ("--configuration", name)),
+        *choose_configurations(STAGES),
         *("--configuration", "2d", "--refine", "3d_fullres"),
     ),
     "point_rend": ("--head", "point_rend"),
@@ -97,6 +107,9 @@ def main() -> None:
     parser.add_argument("--results", type=Path, required=True, help="folder for runs, logs and results, kept")
     parser.add_argument("--dataset", type=Path, default=DEFAULT_DATA / DATASET)
     parser.add_argument("--only", nargs="+", choices=[*RUNS, *OBJECT_RUNS], metavar="RUN", help="beside the plain one")
+    parser.add_argument(
+        "--stages", nargs="+", metavar="NAME", help="configurations of the first run, the plain one first"
+    )
     parser.add_argument("--configurations", nargs="+", metavar="NAME", help="train and score only these of each run")
     parser.add_argument("--folds", nargs="+", choices=FIVE_FOLDS, default=[FOLD], help="folds that are scored")
     options = parser.parse_args()
@@ -107,15 +120,19 @@ def main() -> None:
         sys.exit(f"the table of objects is one of fold {FOLD}; leave --folds out")
     check_host_speed()
     options.results.mkdir(parents=True, exist_ok=True)
-    trainings = list_trainings(options.results, options.dataset, options.only, options.minutes)
+    trainings = list_trainings(options.results, options.dataset, options.only, options.minutes, stages=options.stages)
     chosen = {"folds": tuple(options.folds), "configurations": options.configurations}
     for line in compare([replace(training, **chosen) for training in trainings]):
         print(line, flush=True)
 
 
-def list_trainings(results: Path, dataset: Path, only: Sequence[str] | None, minutes: float) -> list["Training"]:
+def list_trainings(
+    results: Path, dataset: Path, only: Sequence[str] | None, minutes: float, *, stages: Sequence[str] | None = None
+) -> list["Training"]:
     """Lists the runs of the table that fits the data set, the one with the plain network first."""
     runs = OBJECT_RUNS if (dataset / "instancesTr").is_dir() else RUNS
+    if stages:
+        runs = {**runs, next(iter(runs)): choose_configurations(stages)}
     names = dict.fromkeys((next(iter(runs)), *(name for name in runs if only is None or name in only)))
     return [Training(results, dataset, name, minutes, runs[name]) for name in names]
 

@@ -18,6 +18,7 @@ from benchmarks.variant_scores import format_table, join_scores, read_object_sco
 from benchmarks.variants import OBJECT_RUNS, RUNS, compare, list_trainings
 from planners import FURTHER_CONFIGURATIONS
 
+STAGES_OF_PICTURES = ("--configuration", "2d", "--configuration", "boundary_refinement")
 PROGRAM = """
 import json, sys
 from pathlib import Path
@@ -98,6 +99,13 @@ def test_every_fold_on_request_of_the_chosen_configurations_is_trained_and_has_a
     assert not chosen.find_result("2.5d").exists()
     calls = (tmp_path / "calls.txt").read_text().split()
     assert calls == ["train", "predict", "predict", "evaluate"] + ["train"] * 2 + ["predict", "predict", "evaluate"]
+
+
+def test_other_stages_replace_those_of_volumes(tmp_path):
+    for stages, asked in ((None, RUNS["stages"]), (["2d", "boundary_refinement"], STAGES_OF_PICTURES)):
+        first, head = list_trainings(tmp_path, tmp_path, ["point_rend"], 0.5, stages=stages)
+        assert (first.name, first.options) == ("stages", asked)
+        assert head.options == RUNS["point_rend"]
 
 
 def test_scores_of_several_folds_are_joined():
