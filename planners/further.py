@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+import numpy as np
+
 from autoseg.errors import PlanError
 from autoseg.fingerprint import Fingerprint
 from autoseg.plan.augmentation import TransformPlan
@@ -13,7 +15,18 @@ from planners.configuration import explain_missing_pooling
 from planners.profile import ChooseNetwork
 from planners.rules.boundary import BOUNDARY, choose_boundary, choose_boundary_patch, offer_boundary
 from planners.rules.cascade import FULL_RESOLUTION, LOW_RESOLUTION
-from planners.rules.coarse_to_fine import COARSE, ROI, choose_coarse, choose_roi, explain_coarse, offer_roi
+from planners.rules.coarse_to_fine import (
+    COARSE,
+    ROI,
+    check_is_finer,
+    choose_coarse,
+    choose_roi,
+    crop_to_box,
+    explain_box,
+    explain_coarse,
+    find_margin,
+    offer_roi,
+)
 from planners.rules.context_slices import CONTEXT, SLICES, choose_context, offer_context
 from planners.rules.detection import (
     DETECT,
@@ -24,6 +37,7 @@ from planners.rules.detection import (
     measure_object,
 )
 from planners.rules.foreground import find_box_share, find_surface_share
+from planners.rules.low_resolution import compute_coarser
 from planners.rules.median_shape import ResampledDataset
 from planners.rules.topology import FEWEST_STAGES, Topology, TopologyRule
 from planners.rules.triplanar import TRIPLANAR, choose_triplanar, offer_triplanar
@@ -98,8 +112,10 @@ def _choose_context(planned: Configurations, dataset: ResampledDataset, shared: 
 def _choose_roi(planned: Configurations, dataset: ResampledDataset, shared: PlanningRules) -> Chosen:
     """Takes the low resolution as first stage where it is planned, else plans one for it."""
     if LOW_RESOLUTION in planned:
-        roi, reasons = choose_roi(planned[FULL_RESOLUTION], planned[LOW_RESOLUTION], name=LOW_RESOLUTION)
-        return {ROI: roi}, reasons
+        first = planned[LOW_RESOLUTION]
+        fine, fine_reasons = _choose_fine(planned, dataset, shared)
+        roi, reasons = choose_roi(fine, first, name=LOW_RESOLUTION)
+        return {ROI: roi}, (*fine_reasons, *reasons)
     coarse = _find_coarse(ROI, dataset, shared)
     first, first_reasons = shared.choose_configuration(COARSE, coarse.value)
     roi, reasons = choose_roi(planned[FULL_RESOLUTION], first, name=COARSE)
@@ -117,6 +133,25 @@ def _choose_detection(planned: Configurations, dataset: ResampledDataset, shared
     )
     found = Decision(coarse.value, f"{coarse.because}; {edge.because}")
     return {DETECTOR: first, DETECT: roi}, (explain_coarse(found, DETECTOR), *first_reasons, *reasons)
+
+
+def _choose_fine(
+    planned: Configurations, dataset: ResampledDataset, shared: PlanningRules
+) -> tuple[ConfigurationPlan, tuple[Reason, ...]]:
+    """Takes what sees whole images at full resolution where it is planned, else plans a network for the box.
+
+    Raises:
+        PlanError: Not even in the box is there time for a network that is finer than the planned one.
+    """
+    if FULL_RESOLUTION in planned:
+        return planned[FULL_RESOLUTION], ()
+    box, low = find_box_share(shared.fingerprint), planned[LOW_RESOLUTION]
+    seen = crop_to_box(dataset, box, margin_mm=find_margin(low))
+    chosen, reasons = shared.choose_configuration(ROI, seen)
+    check_is_finer(chosen, low)
+    whole, _ = compute_coarser(dataset, np.array(chosen.spacing_mm), case_count=len(shared.fingerprint.cases))
+    fine = chosen.model_copy(update={"median_shape_voxels": whole.median_shape_voxels})
+    return fine, (explain_box(fine, seen, box), *reasons)
 
 
 def _find_coarse(
@@ -184,7 +219,7 @@ FURTHER_CONFIGURATIONS: Final[Mapping[str, FurtherConfiguration]] = {
         needs=(SLICES,), choose=_choose_context, offer=lambda planned, dataset, measured: offer_context(dataset)
     ),
     ROI: FurtherConfiguration(
-        needs=(FULL_RESOLUTION,),
+        needs=(FULL_RESOLUTION, LOW_RESOLUTION),
         choose=_choose_roi,
         offer=lambda planned, dataset, measured: offer_roi(planned, find_box_share(measured)),
     ),

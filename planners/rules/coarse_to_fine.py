@@ -2,17 +2,19 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
 
+from autoseg.errors import PlanError
 from autoseg.plan.decisions import Decision, Reason
 from autoseg.plan.document import ConfigurationPlan
 from autoseg.plan.stages import BoxOfPreviousStage
-from planners.reasons import format_count, format_extents, format_lengths, record, record_offer
+from planners.reasons import format_count, format_extents, format_lengths, format_share, record, record_offer
 from planners.rules.cascade import FULL_RESOLUTION, LOW_RESOLUTION
 from planners.rules.foreground import Share
-from planners.rules.low_resolution import ChoosePatch, coarsen, compute_coarser
+from planners.rules.low_resolution import SMALLEST_REDUCTION, ChoosePatch, coarsen, compute_coarser
 from planners.rules.median_shape import ResampledDataset
 
 ROI = "3d_roi"
@@ -31,38 +33,84 @@ validation tells whether it suffices)."""
 
 
 def choose_roi(
-    full: ConfigurationPlan,
+    fine: ConfigurationPlan,
     coarse: ConfigurationPlan,
     *,
     name: str,
     roi: str = ROI,
     margin_voxels: float = MARGIN_VOXELS,
 ) -> tuple[ConfigurationPlan, tuple[Reason, ...]]:
-    """Chooses the configuration that is trained and predicts in the box of a coarse one; all else is as in `full`.
+    """Chooses the configuration that is trained and predicts in the box of a coarse one; all else is as in `fine`.
 
     Args:
-        full: The configuration for whole images.
+        fine: The configuration for whole images, or one that was chosen for the box, with data of its own.
         coarse: The first stage.
         name: Name of the first stage.
         roi: Name of the configuration that is chosen.
         margin_voxels: Margin of the box, in voxels of the first stage.
     """
-    spacing_mm = max(coarse.spacing_mm)
+    margin_mm = find_margin(coarse, margin_voxels)
     margin = Decision(
-        round(margin_voxels * spacing_mm, 3),
-        f"{margin_voxels:g} times the coarsest spacing of {name}, {spacing_mm:.4g}; a validation measures whether "
-        f"every case lies in its box",
+        margin_mm,
+        f"{margin_voxels:g} times the coarsest spacing of {name}, {max(coarse.spacing_mm):.4g}; a validation measures "
+        f"whether every case lies in its box",
     )
     previous = BoxOfPreviousStage(configuration=name, margin_mm=margin.value)
-    exists = Decision(
-        roi,
-        f"asked for; it is trained and predicts only in the box of what {name} finds, all else is as in "
-        f"{FULL_RESOLUTION}",
-    )
-    return full.model_copy(update={"previous_stage": previous, "data_of": FULL_RESOLUTION}), (
+    like = "" if fine.data_of == roi else f", all else is as in {fine.data_of}"
+    exists = Decision(roi, f"asked for; it is trained and predicts only in the box of what {name} finds{like}")
+    return fine.model_copy(update={"previous_stage": previous}), (
         record(roi, exists, "planned"),
         record(f"{roi}: box margin", margin, f"{margin.value:g} at either end of each axis"),
     )
+
+
+def find_margin(coarse: ConfigurationPlan, margin_voxels: float = MARGIN_VOXELS) -> float:
+    """Finds the margin of the box (mm) around what a first stage finds, by its coarsest spacing."""
+    return round(margin_voxels * max(coarse.spacing_mm), 3)
+
+
+def crop_to_box(full: ResampledDataset, box: Share | None, *, margin_mm: float) -> ResampledDataset:
+    """Computes the dataset that a second stage sees, if the box has the proportions of the image.
+
+    Args:
+        full: The dataset at full resolution, in 3D.
+        box: Share of the foreground's box in an image; None without foreground: the images stay whole.
+        margin_mm: Margin at either end of each axis.
+    """
+    along = 1.0 if box is None else box.value ** (1 / len(full.median_shape_voxels))
+    shape = tuple(
+        min(extent, float(round(extent * along + 2 * margin_mm / spacing_mm)))
+        for extent, spacing_mm in zip(full.median_shape_voxels, full.spacing_mm, strict=True)
+    )
+    share = math.prod(shape) / math.prod(full.median_shape_voxels)
+    return replace(full, median_shape_voxels=shape, voxel_count=full.voxel_count * share)
+
+
+def check_is_finer(fine: ConfigurationPlan, low: ConfigurationPlan) -> None:
+    """Checks that a second stage, which was chosen for the box, sees more than the first.
+
+    Raises:
+        PlanError: It has not even twice as many voxels for the same volume.
+    """
+    gain = math.prod(low.spacing_mm) / math.prod(fine.spacing_mm)
+    if gain < SMALLEST_REDUCTION:
+        msg = (
+            f"{ROI} would see {gain:.3g} times as many voxels of the same volume as {LOW_RESOLUTION}, and at least "
+            f"{SMALLEST_REDUCTION:g} times are worth while: not even in the box is there time for a finer network; "
+            f"leave out --configuration {ROI}, or give a longer --budget"
+        )
+        raise PlanError(msg)
+
+
+def explain_box(fine: ConfigurationPlan, seen: ResampledDataset, box: Share | None) -> Reason:
+    """Explains the spacing of a second stage that was chosen for the box."""
+    share = "no image has foreground" if box is None else f"{format_share(box.value)} of an image, {box.source}"
+    spacing = Decision(
+        fine.spacing_mm,
+        f"there is no time for {FULL_RESOLUTION}, which sees whole images; this one was chosen as if the images were "
+        f"their boxes ({share}): {format_extents(seen.median_shape_voxels)} voxels at full resolution, with the margin",
+    )
+    return record(f"{ROI}: spacing", spacing, format_lengths(fine.spacing_mm, seen.distance_unit))
 
 
 def choose_coarse(
@@ -130,12 +178,17 @@ def offer_roi(configurations: dict[str, ConfigurationPlan], box: Share | None) -
     """
     if LOW_RESOLUTION not in configurations or box is None or box.value > LARGEST_BOX_FRACTION:
         return ()
-    full = configurations[FULL_RESOLUTION]
-    covered = math.prod(full.patch_voxels) / math.prod(full.median_shape_voxels)
+    problem = f"there is no time to train a network at full resolution, so {LOW_RESOLUTION} sees less than the images"
+    if FULL_RESOLUTION in configurations:
+        full = configurations[FULL_RESOLUTION]
+        covered = math.prod(full.patch_voxels) / math.prod(full.median_shape_voxels)
+        problem = (
+            f"a patch of {FULL_RESOLUTION} covers {covered * 100:.3g} % of the median case, so prediction takes many "
+            f"windows"
+        )
     because = (
-        f"a patch of {FULL_RESOLUTION} covers {covered * 100:.3g} % of the median case, so prediction takes many "
-        f"windows, and the box of the foreground has {box.value * 100:.3g} % of an image ({box.source}), where at most "
-        f"{LARGEST_BOX_FRACTION * 100:g} % pays (guess): one that predicts only around what {LOW_RESOLUTION} finds is "
-        f"planned with --configuration {ROI}"
+        f"{problem}, and the box of the foreground has {box.value * 100:.3g} % of an image ({box.source}), where at "
+        f"most {LARGEST_BOX_FRACTION * 100:g} % pays (guess): one that predicts only around what {LOW_RESOLUTION} "
+        f"finds is planned with --configuration {ROI}"
     )
     return (record_offer(ROI, because),)

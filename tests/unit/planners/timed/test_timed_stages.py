@@ -1,7 +1,9 @@
 """Configurations that are planned on request, by the planner by time."""
 
+from math import prod
+
 import pytest
-from builders.fingerprints import build_fingerprint
+from builders.fingerprints import build_case, build_fingerprint
 from builders.hosts import HOST
 
 from autoseg.cli.choices import find_planner
@@ -86,14 +88,59 @@ def test_neighbours_are_refused_where_the_images_have_no_slices():
         make_plan(["2.5d"], ((999.0, 1.0, 1.0), (1, 64, 64)), minutes=1.0)
 
 
-def test_a_stage_that_needs_the_full_resolution_needs_a_longer_budget_where_a_coarser_one_is_planned():
-    large = ((1.0, 1.0, 1.0), (300, 300, 300))
+LARGE = ((1.0, 1.0, 1.0), (300, 300, 300))
+
+
+def find_box(share):
+    """Cases whose foreground has a box of this share of the image."""
+    return {"cases": (build_case(*LARGE).model_copy(update={"foreground_box_fraction": share}),) * 50}
+
+
+def test_a_stage_in_a_box_is_as_fine_as_the_box_allows_where_whole_images_take_too_long():
+    planned, alone = (
+        make_plan(["3d_roi"], LARGE, minutes=2.0, **find_box(0.02)),
+        make_plan([], LARGE, minutes=2.0, **find_box(0.02)),
+    )
+    low, fine = planned.configurations["3d_lowres"], planned.configurations["3d_roi"]
+    assert "3d_fullres" not in planned.configurations
+    assert low == alone.configurations["3d_lowres"]
+    assert (fine.previous_configuration, fine.data_of) == ("3d_lowres", "3d_roi")
+    assert prod(low.spacing_mm) >= 2 * prod(fine.spacing_mm)
+    assert fine.training.budget_seconds == low.training.budget_seconds
+    whole = tuple(round(300 / spacing_mm) for spacing_mm in fine.spacing_mm)
+    assert fine.median_shape_voxels == whole, "forecasts count the windows of whole images"
+    (reason,) = [reason for reason in planned.reasons if reason.subject == "3d_roi: spacing"]
+    assert "as if the images were their boxes (2 % of an image, measured): " in reason.because
+
+
+def test_the_smaller_the_box_the_finer_is_what_sees_it():
+    fine = [
+        make_plan(["3d_roi"], LARGE, minutes=4.0, **find_box(share)).configurations["3d_roi"] for share in (0.002, 0.02)
+    ]
+    assert prod(fine[0].spacing_mm) < prod(fine[1].spacing_mm)
+
+
+def test_a_stage_in_a_box_that_is_nearly_the_image_needs_a_longer_budget():
+    message = r"3d_roi would see 1 times as many voxels .* as 3d_lowres, .*longer --budget$"
+    with pytest.raises(PlanError, match=message):
+        make_plan(["3d_roi"], LARGE, minutes=2.0, **find_box(1.0))
+
+
+def test_a_stage_in_a_box_is_offered_where_there_is_no_time_for_full_resolution():
+    for share, is_offered in ((0.02, True), (0.6, False)):
+        planned = make_plan([], LARGE, minutes=2.0, **find_box(share))
+        offers = [reason.because for reason in planned.reasons if reason.subject == "3d_roi"]
+        assert bool(offers) == is_offered
+        assert all("no time to train a network at full resolution" in because for because in offers)
+
+
+def test_a_stage_behind_a_detector_needs_a_longer_budget_where_a_coarser_one_is_planned():
     message = (
         r"made of 3d_fullres for volumes, but planned are 3d_lowres .*--budget, in which 3d_fullres can be trained"
     )
     with pytest.raises(PlanError, match=message):
-        make_plan(["3d_roi"], large, minutes=2.0)
-    planned = make_plan([], large, minutes=2.0)
+        make_plan(["detect_then_segment"], LARGE, minutes=2.0)
+    planned = make_plan([], LARGE, minutes=2.0)
     with pytest.raises(PlanError, match=r"'3d_fullres'; it has: 3d_lowres, as its time .*plan with a longer --budget"):
         planned.get_configuration("3d_fullres")
     with pytest.raises(PlanError, match=r"it has: 3d_lowres$"):
