@@ -16,6 +16,7 @@ from autoseg.document import read_document
 from autoseg.evaluation.summary import EvaluationSummary
 from autoseg.run_folder import RunFolder
 from autoseg.workflows.exchange.request import ExportRequest
+from autoseg.workflows.predict.prediction import PredictionRequest
 from autoseg.workflows.select.request import SelectionRequest
 from autoseg.workflows.train.request import TrainingRequest
 
@@ -89,7 +90,7 @@ def test_it_is_trained_validated_selected_shared_and_predicts_on_the_grid_of_the
     autoseg.export_model(run, tmp_path / "model.zip", ExportRequest(format="autoseg", configuration=ROI))
     found = []
     for model, out in ((run, tmp_path / "own"), (tmp_path / "model.zip", tmp_path / "shared")):
-        autoseg.predict_images(model, tmp_path / "images", out, configuration=ROI)
+        autoseg.predict_images(model, tmp_path / "images", out, PredictionRequest(configuration=ROI))
         found.append(np.asarray(nib.load(out / "ball.nii.gz").dataobj))
     assert found[0].shape == label_map.shape
     assert found[0].any()
