@@ -31,6 +31,9 @@ READING_OPERATIONS: Final = frozenset(
 INDEXING_OPERATIONS: Final = frozenset({"index", "index_put", "index_put_", "_index_put_impl_"})
 """Operations that wait for the device where an index is a mask."""
 COPYING_OPERATIONS: Final = frozenset({"_to_copy", "copy_", "_copy_from"})
+COPIED_LIST: Final = "lift_fresh"
+"""All that is shown of `torch.tensor`, once the numbers have been copied; of a single number also of other calls, which
+copy nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,12 +158,14 @@ class CaptureObstacles(TorchDispatchMode):  # type: ignore[no-untyped-call]
         is_here = any(tensor.device == self.device for tensor in tensors)
         if name in READING_OPERATIONS and is_here:
             return f"{name} waits for the device"
-        if (
-            name in INDEXING_OPERATIONS
-            and is_here
-            and any(tensor.dtype == torch.bool for tensor in _list_indices(args))
-        ):
-            return f"{name} with a mask waits for the device"
+        if name in INDEXING_OPERATIONS and is_here:
+            indices = _list_indices(args)
+            if any(index.dtype == torch.bool for index in indices):
+                return f"{name} with a mask waits for the device"
+            if any(index.device != self.device for index in indices):
+                return f"{name} copies its indices to the device"
+        if name == COPIED_LIST and is_here and any(tensor.ndim > 0 for tensor in tensors):
+            return "torch.tensor copies numbers to the device"
         if name in COPYING_OPERATIONS and self._crosses(kwargs, tensors):
             return f"{name} copies between the device and the CPU"
         return None

@@ -8,6 +8,7 @@ from autoseg.runtime.streams import copy_to_device, postpone_on_gpu, start_copy_
 
 CPU = torch.device("cpu")
 VALUES = torch.arange(4.0)
+PLACES = torch.tensor([1, 2])
 
 
 @pytest.mark.parametrize(
@@ -18,7 +19,10 @@ VALUES = torch.arange(4.0)
         (lambda: VALUES[VALUES > 1], "index with a mask waits for the device"),
         (lambda: torch.equal(VALUES, VALUES), "equal waits for the device"),
         (lambda: VALUES.to("meta"), "_to_copy copies between the device and the CPU"),
-        (lambda: VALUES[torch.tensor([1, 2])] + VALUES.double()[:2], None),
+        (lambda: VALUES[PLACES] + VALUES.double()[:2], None),
+        (lambda: torch.tensor([1.0, 2.0]) + 1, "torch.tensor copies numbers to the device"),
+        (lambda: VALUES.new_tensor([1.0, 2.0]) + 1, "torch.tensor copies numbers to the device"),
+        (lambda: VALUES.clone().__setitem__(0, 5.0), None),
         (lambda: torch.where(VALUES > 1, VALUES, 0.0), None),
         (lambda: float(torch.zeros((), device="cpu")), "_local_scalar_dense waits for the device"),
     ],
@@ -32,6 +36,14 @@ def test_a_rehearsal_names_the_first_operation_that_a_graph_cannot_hold(work, ob
 def test_values_of_another_device_may_be_read_in_a_rehearsal():
     result, obstacle = rehearse(lambda: float(VALUES.sum()), torch.device("meta"))
     assert (result, obstacle) == (6.0, None)
+
+
+def test_indices_of_the_cpu_are_an_obstacle():
+    values = torch.zeros(4, device="meta")
+    assert rehearse(lambda: values[PLACES], values.device)[1] == "index copies its indices to the device"
+    assert rehearse(lambda: values[PLACES.to("meta")], CPU)[1] is not None  # a copy
+    places = PLACES.to("meta")
+    assert rehearse(lambda: values[places], values.device)[1] is None
 
 
 def test_a_rehearsal_sees_the_backward_pass():
