@@ -70,16 +70,20 @@ def warn_of_disturbance(throughput: DeviceThroughput) -> str:
     )
 
 
-def explain_needed_iterations(iterations: int, step_seconds: float, training_seconds: float) -> Reason:
+def explain_needed_iterations(
+    iterations: int, step_seconds: float, training_seconds: float, *, is_certain: bool = True
+) -> Reason:
     """Explains how many iterations the plan needs at least, and for how many there is time.
 
     Args:
         iterations: Iterations that fit into the whole time of training and validation.
         step_seconds: Duration of a step.
         training_seconds: Time for training and validation.
+        is_certain: Whether the duration of a step can be relied on; that of a GPU is estimated from single layers,
+            until steps of the plan have been timed, and may be several times too long.
 
     Raises:
-        PlanError: The time holds next to none, even of the smallest network.
+        PlanError: The time certainly holds next to none, even of the smallest network.
     """
     certain = int(CERTAIN_SHARE * iterations)
     enough_seconds = SUFFICIENT_ITERATIONS * step_seconds / (CERTAIN_SHARE * TRAINING_SHARE)
@@ -88,7 +92,7 @@ def explain_needed_iterations(iterations: int, step_seconds: float, training_sec
         f"at an estimated {step_seconds:.3g} s each, {training_seconds / 60:.3g} minutes hold "
         f"{format_count(certain)} if validation takes the third of the time that it may take"
     )
-    if certain < FEWEST_SHARE * SUFFICIENT_ITERATIONS:
+    if is_certain and certain < FEWEST_SHARE * SUFFICIENT_ITERATIONS:
         msg = (
             f"this machine is too slow for the budget: even the smallest network needs at least "
             f"{format_count(SUFFICIENT_ITERATIONS)} iterations, and {fit}; plan for more time ({enough} would do), on "

@@ -130,7 +130,12 @@ class TimedPlanner:
             situation = replace(situation, throughput=throughput)
             name, dataset, candidate = self._choose(common, situation)
         chosen, seconds = candidate.value, situation.training_seconds
-        needed = explain_needed_iterations(chosen.iterations, chosen.step_seconds, seconds)
+        needed = explain_needed_iterations(
+            chosen.iterations,
+            chosen.step_seconds,
+            seconds,
+            is_certain=throughput.is_cpu or throughput.steps is not None,
+        )
         configuration, reasons = build_configuration(name, candidate, situation)
         smallest = warn_of_smallest(chosen, dataset, situation)
         slices, slice_reasons = self._choose_slices({name: configuration}, common, situation)

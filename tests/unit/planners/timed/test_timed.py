@@ -1,5 +1,6 @@
 import math
-from functools import cache
+from contextlib import nullcontext
+from functools import cache, partial
 
 import pytest
 from builders.fingerprints import build_fingerprint
@@ -275,6 +276,18 @@ def test_a_network_that_fits_is_not_warned_of(minutes):
 def test_a_machine_that_can_train_next_to_nothing_is_refused_with_the_time_that_it_needs():
     with pytest.raises(PlanError, match=r"too slow for the budget.*at least 1,500 iterations.*--budget \d+m would do"):
         make_plan(build_fingerprint(*HIPPOCAMPUS, count=200), minutes=0.5, throughput=slow_down(1000))
+
+
+def test_a_gpu_is_refused_by_steps_that_were_timed_and_not_by_its_layers_alone():
+    slow = GPU.model_copy(update={"layer_seconds": 0.1})
+    plan = partial(make_plan, build_fingerprint(*HIPPOCAMPUS, count=200), minutes=0.5)
+    estimated = plan(throughput=slow)
+    assert "so expect a poor model" in find_reason(estimated, "warning: too few iterations").because
+    (name,) = estimated.configurations
+    for seconds, is_refused in ((0.002, False), (5.0, True)):
+        steps = TimedSteps(configuration=name, seconds=(seconds, 1.2 * seconds))
+        with pytest.raises(PlanError, match="too slow for the budget") if is_refused else nullcontext():
+            plan(throughput=slow.model_copy(update={"steps": steps}))
 
 
 def test_volumes_so_far_apart_that_a_patch_holds_one_slice_are_planned_in_2d():
