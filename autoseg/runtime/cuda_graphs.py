@@ -20,9 +20,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from autoseg.runtime.streams import find_stream
+
 Work = Callable[[], Tensor]
 Returned = TypeVar("Returned")
 
+CAPTURES: Final = "captures"  # of a stream
 READING_OPERATIONS: Final = frozenset(
     {"_local_scalar_dense", "bincount", "equal", "masked_select", "nonzero", "unique_consecutive", "unique_dim"}
     | {"_unique", "_unique2", "linalg_eigvals", "linalg_lstsq"}
@@ -68,19 +71,18 @@ class GraphBackend(Protocol):
 
 @dataclass(slots=True, kw_only=True)
 class CudaGraphs:
-    """Captures work of a CUDA device, on a stream beside the current one, which keeps its memory for all calls.
+    """Captures work of a CUDA device, on a stream beside all others, which keeps its memory for all calls.
 
     All that is captured here shares memory, so it must not be replayed at the same time, and a result must be copied
     before another is replayed.
     """
 
     device: torch.device
-    _beside: torch.cuda.Stream | None = None
     _pool: Any = None
 
     def warm_up(self, work: Work) -> Tensor:
         """Runs the work on the stream on which it will be captured."""
-        current, beside = torch.cuda.current_stream(self.device), self._find_stream()
+        current, beside = torch.cuda.current_stream(self.device), find_stream(self.device, CAPTURES)
         beside.wait_stream(current)
         with torch.cuda.stream(beside):
             result = work()
@@ -95,9 +97,8 @@ class CudaGraphs:
             RuntimeError: The work waits for the device, or copies memory that is not page-locked.
         """
         graph, current = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self.device)
-        recording = torch.cuda.graph(
-            graph, pool=self._find_pool(), stream=self._find_stream(), capture_error_mode="thread_local"
-        )
+        beside = find_stream(self.device, CAPTURES)
+        recording = torch.cuda.graph(graph, pool=self._find_pool(), stream=beside, capture_error_mode="thread_local")
         try:
             with torch.cuda.device(self.device), postpone_garbage_collection(), recording:
                 result = work()
@@ -105,11 +106,6 @@ class CudaGraphs:
             torch.cuda.set_stream(current)  # PyTorch leaves the other one where ending the capture fails, too
             raise
         return CapturedWork(result=result, replay=graph.replay)
-
-    def _find_stream(self) -> torch.cuda.Stream:
-        if self._beside is None:
-            self._beside = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
-        return self._beside
 
     def _find_pool(self) -> Any:
         if self._pool is None:

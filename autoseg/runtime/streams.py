@@ -11,8 +11,12 @@ Made = TypeVar("Made")
 
 
 @functools.cache
-def _find_stream(device: torch.device, purpose: str) -> torch.cuda.Stream:
-    """One stream per purpose, as PyTorch keeps freed memory for the stream that it was used on."""
+def find_stream(device: torch.device, purpose: str) -> torch.cuda.Stream:
+    """Returns the stream of a purpose, always the same one.
+
+    PyTorch keeps freed memory for the stream that it was used on, and makes 32 streams, which it then gives away again:
+    work of one purpose would run on the stream that another one is being captured on.
+    """
     del purpose
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
@@ -28,7 +32,7 @@ def start_copy_to_cpu(values: Tensor) -> Callable[[], Tensor]:
     """Starts to copy values to the CPU; returns a function that waits for the copy and returns it."""
     if not values.is_cuda:
         return values.cpu
-    beside = _find_stream(values.device, "copies")
+    beside = find_stream(values.device, "copies")
     beside.wait_stream(torch.cuda.current_stream(values.device))
     with torch.cuda.stream(beside):
         copy = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
@@ -55,7 +59,7 @@ def postpone_on_gpu(work: Callable[[], Made], device: torch.device) -> Callable[
     launched = torch.cuda.current_stream(device).record_event()
 
     def run() -> Made:
-        beside = _find_stream(device, "postponed work")
+        beside = find_stream(device, "postponed work")
         beside.wait_event(launched)
         with torch.cuda.stream(beside):
             result = work()

@@ -1,10 +1,11 @@
 import gc
+from contextlib import nullcontext
 
 import pytest
 import torch
 
-from autoseg.runtime.cuda_graphs import postpone_garbage_collection, rehearse
-from autoseg.runtime.streams import copy_to_device, postpone_on_gpu, start_copy_to_cpu
+from autoseg.runtime.cuda_graphs import CudaGraphs, postpone_garbage_collection, rehearse
+from autoseg.runtime.streams import copy_to_device, find_stream, postpone_on_gpu, start_copy_to_cpu
 
 CPU = torch.device("cpu")
 VALUES = torch.arange(4.0)
@@ -75,3 +76,31 @@ def test_on_a_cpu_copies_and_postponed_work_are_made_at_once():
     assert (finish(), finish(), done) == ("made", "made", [1])
     assert copy_to_device(VALUES, CPU) is VALUES
     assert start_copy_to_cpu(VALUES)() is VALUES
+
+
+class Stream(torch.cuda.Stream):
+    """A stream without a device."""
+
+    def __new__(cls, *arguments):
+        return object.__new__(cls)
+
+    def __init__(self, *arguments):
+        pass
+
+    def wait_stream(self, stream):
+        pass
+
+
+def test_graphs_of_many_networks_are_captured_on_one_stream_that_nothing_else_uses(monkeypatch):
+    device, used = torch.device("cuda", 0), []
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream())
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext(used.append(stream)))
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda values, stream: None)
+    find_stream.cache_clear()
+    for _ in range(40):
+        CudaGraphs(device=device).warm_up(lambda: VALUES)
+    others = {id(find_stream(device, purpose)) for purpose in ("copies", "postponed work", "batches")}
+    find_stream.cache_clear()
+    assert len({id(stream) for stream in used}) == 1
+    assert len(others - {id(used[0])}) == 3

@@ -27,6 +27,7 @@ from autoseg.plan.preprocessing import ChannelPlan
 from autoseg.preprocessing.cache import CachedCase
 from autoseg.preprocessing.case import OUTSIDE_LABEL
 from autoseg.preprocessing.stored_array import LazyArray
+from autoseg.runtime.streams import find_stream
 from autoseg.training.augmentation.pipeline import BatchParameters, DeviceAugmentation, build_device_augmentation
 from autoseg.training.augmentation.tensors.transfer import choose_device, copy_together, move_to_device
 from autoseg.training.augmentation.transform import Patches
@@ -262,7 +263,7 @@ def build_device_batch_source(
         validation=validation,
         seed=source.seed,
         placement=placement,
-        stream=torch.cuda.Stream(device) if device.type == "cuda" else None,  # type: ignore[no-untyped-call]
+        stream=find_stream(device, "batches") if device.type == "cuda" else None,
     )
 
 
