@@ -15,6 +15,7 @@ from torch import Tensor
 from autoseg.geometry import Border, Borders, IntTriple, find_border_sources, list_borders
 from autoseg.preprocessing.cache import CachedCase
 from autoseg.preprocessing.case import OUTSIDE_LABEL
+from autoseg.runtime.device import wait_for_device
 from autoseg.training.augmentation.tensors.rows import combine_axes
 from autoseg.training.augmentation.tensors.transfer import choose_device
 from autoseg.training.augmentation.transform import Patches
@@ -87,6 +88,7 @@ def store_cases(case_names: Sequence[str], open_case: Callable[[str], CachedCase
     parts = [(images[:, start:end], maps[:, start:end]) for start, end in pairwise(ends)]
     with ThreadPoolExecutor(READING_THREADS, initializer=choose_device, initargs=(device,)) as pool:
         stored = list(pool.map(lambda name, part: _store_case(open_case(name), *part), case_names, parts))
+    wait_for_device(device)  # batches are gathered on another stream, which does not wait for these copies
     return CaseStore(
         images=images,
         maps=maps,

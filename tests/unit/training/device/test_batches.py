@@ -12,6 +12,7 @@ from autoseg.errors import RunError
 from autoseg.preprocessing.cache import open_case
 from autoseg.run_folder import FoldFolder
 from autoseg.training.augmentation.spatial import crop_centre
+from autoseg.training.data import case_store
 from autoseg.training.data.batches import build_batch_source, list_batch_keys
 from autoseg.training.data.data_placement import DataPlacement
 from autoseg.training.data.device_batches import build_device_batch_source, paste, stream_device_batches
@@ -222,6 +223,14 @@ def test_validation_patches_are_not_augmented(build, data_folder):
     windows = np.lib.stride_tricks.sliding_window_view(volume[0], (16, 16), axis=(1, 2)).reshape(-1, 16, 16)
     batch = build()[0].make_batch(BatchKey(stream="validation", epoch=0, iteration=0))
     assert (windows == batch.image[0, 0].cpu().numpy()).all(axis=(1, 2)).any()
+
+
+def test_the_device_has_the_cases_before_another_stream_reads_them(build, device, monkeypatch):
+    waited, store_case = [], case_store._store_case
+    monkeypatch.setattr(case_store, "wait_for_device", lambda device: waited.append(device))
+    monkeypatch.setattr(case_store, "_store_case", lambda *part: (waited.append("a case"), store_case(*part))[1])
+    ours, _ = build("device")
+    assert waited == ["a case"] * len(ours.training.store.cases) + [device]
 
 
 def test_small_cases_are_placed_as_near_to_the_device_as_possible(build, device):
