@@ -71,10 +71,23 @@ def _time_iterations(learner: Learner, batches: Iterator[Batch], longest_seconds
 
 
 def _time_parts(learner: Learner, batch: Batch) -> tuple[float, float]:
-    forward = _time_network(learner, batch.move_to(learner.device))
+    is_replayed = learner.graph is not None and learner.graph.is_captured
+    forward = (_time_evaluation if is_replayed else _time_network)(learner, batch.move_to(learner.device))
     begin = _read_clock(learner.device)
     run_training_step(learner, batch)
-    return forward, max(0.0, _read_clock(learner.device) - begin - forward)
+    seconds = _read_clock(learner.device) - begin
+    forward = min(forward, seconds)
+    return forward, seconds - forward
+
+
+@torch.no_grad()
+def _time_evaluation(learner: Learner, batch: Batch) -> float:
+    """Times the network without what a backward pass needs, for which there may be no memory beside a captured step."""
+    learner.train(is_training=False)
+    _time_network(learner, batch)  # looks for kernels
+    seconds = _time_network(learner, batch)
+    learner.train()
+    return seconds
 
 
 def _time_network(learner: Learner, batch: Batch) -> float:

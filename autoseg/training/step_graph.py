@@ -41,6 +41,11 @@ class StepGraph:
     _captured: CapturedWork | None = None
     _is_other_shape_told: bool = False
 
+    @property
+    def is_captured(self) -> bool:
+        """Whether steps are replayed, and the graph keeps the memory of one."""
+        return self._captured is not None
+
     def run(self, batch: Batch, step: Step, *, forget: Callable[[], None]) -> Tensor:
         """Runs a step on a batch, which is on the device, and returns what `step` returns.
 

@@ -3,14 +3,17 @@ from dataclasses import replace
 import pytest
 import torch
 from builders.clocks import Clock
+from builders.graphs import TapeGraphs
 
 from autoseg.training import calibration
 from autoseg.training.budget.pace import Forecast
 from autoseg.training.calibration import MOST_ITERATIONS, measure_step_times
 from autoseg.training.data.batch_making import make_batches
 from autoseg.training.data.batches import BatchSource, build_batch_source, list_batch_keys
+from autoseg.training.optimization import optimizer
 from autoseg.training.optimization.schedule import Schedule
 from autoseg.training.step import build_learner
+from autoseg.training.step_graph import StepGraph
 from autoseg.workflows.train.report import describe_forecast
 
 CPU = torch.device("cpu")
@@ -35,6 +38,30 @@ def test_data_forward_and_backward_are_measured_apart(times):
     assert (times.data_seconds, times.forward_seconds, times.backward_seconds) == (1.0, 2.0, 4.0)
     assert times.iteration_seconds == 7.0  # nothing is made beside the network without a worker
     assert times.validation_seconds == 2.0
+
+
+@pytest.mark.parametrize("is_captured", [False, True])
+def test_beside_a_captured_step_nothing_is_kept_for_another_backward_pass(
+    plan_configuration, labels, channels, data_folder, *, fold, is_captured, monkeypatch
+):
+    plan = plan_configuration()
+    source = build_batch_source(plan, channels, data_folder=data_folder, fold=fold, seed=0)
+    monkeypatch.setattr(optimizer, "is_on_gpu", lambda weights: True)
+    learner = build_learner(plan, labels, device=CPU, seed=0)
+    graph = StepGraph(backend=TapeGraphs(), announce=pytest.fail)
+    learner, eager = replace(learner, graph=graph if is_captured else None), []
+
+    def note(module, inputs, outputs):
+        if graph.is_captured:
+            eager.append(torch.is_grad_enabled())
+
+    learner.network.register_forward_hook(note)
+    keys = list_batch_keys(MOST_ITERATIONS, 1, first_epoch=0)
+    found = measure_step_times(learner, make_batches(source, keys, workers=0, device=CPU), source.make_batch)
+    assert found.forward_seconds > 0
+    assert graph.is_captured == is_captured
+    assert not any(eager)
+    assert bool(eager) == is_captured
 
 
 def test_the_forecast_reports_them_apart(times):
