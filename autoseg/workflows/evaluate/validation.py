@@ -12,6 +12,7 @@ from autoseg.document import Document, PackedSequence, read_document, write_docu
 from autoseg.errors import DocumentError
 from autoseg.evaluation.summary import SUMMARY_JSON, EvaluationSummary
 from autoseg.geometry import Grid
+from autoseg.inference.execution.preparation import AutocastNetwork
 from autoseg.inference.held_out import load_held_out_model
 from autoseg.inference.model import SegmentationModel, read_common_plan
 from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions
@@ -22,6 +23,7 @@ from autoseg.preprocessing.cache import CachedCase
 from autoseg.processes.progress import Progress
 from autoseg.quality.features import NetworkFeatures
 from autoseg.run_folder import FoldFolder, RunFolder, make_folder, remove_folder
+from autoseg.runtime.precision import DtypeName
 from autoseg.stages.box import covers_foreground
 from autoseg.stages.training_cases import open_training_case, read_box, read_network_input
 from autoseg.training.checkpoint import read_description
@@ -164,21 +166,31 @@ def measure_box_share(run: RunFolder, plan: Plan, configuration: str, cases: Seq
 
 
 def measure_volume_dice(
-    network: SegmentationNetwork, *, run: RunFolder, plan: Plan, configuration: str, cases: Sequence[str]
+    network: SegmentationNetwork,
+    *,
+    run: RunFolder,
+    plan: Plan,
+    configuration: str,
+    cases: Sequence[str],
+    dtype: DtypeName = "float32",
 ) -> float:
     """Mean Dice over classes and whole preprocessed cases, without mirroring; for following a training.
 
     Classes that a case neither has nor is predicted to have do not count.
+
+    Args:
+        dtype: The dtype in which the network computes, with weights in single precision.
     """
     device = next(network.parameters()).device
+    own = network if dtype == "float32" else AutocastNetwork(network, device, dtype)
     with network.single_output():
         model = SegmentationModel(
             plan=plan,
             configuration=configuration,
             folds=("",),  # the weights are not, or not yet, those of a fold of the run
-            networks=(network.eval(),),
+            networks=(own.eval(),),
             device=device,
-            dtype="float32",
+            dtype=dtype,
         )
         means = [_measure_case_dice(model, open_training_case(run, plan, configuration, case)) for case in cases]
     known = [mean for mean in means if mean is not None]

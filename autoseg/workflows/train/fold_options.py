@@ -7,6 +7,7 @@ from typing import Final
 
 from autoseg.document import read_document
 from autoseg.errors import TrainingError
+from autoseg.inference.held_out import MEASURED_DEVICES
 from autoseg.networks.weights import hash_weights
 from autoseg.plan.document import Plan
 from autoseg.processes.progress import Progress
@@ -73,6 +74,7 @@ def build_training_options(
             plan=job.plan,
             configuration=job.configuration,
             cases=job.cases.validation,
+            dtype=dtype if job.device.type in MEASURED_DEVICES else "float32",
         )
         if process_group.is_main_process
         else None,
