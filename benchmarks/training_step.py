@@ -28,11 +28,14 @@ from benchmarks.preprocessing import DEFAULT_DATA, DEFAULT_PEER, run_checked
 
 DEFAULT_DATASET: Final = DEFAULT_DATA / "Dataset004_Hippocampus"
 SAMPLING_SECONDS: Final = 0.1
-# Compiles the network, where that is faster, as in trainings that take longer than these. nnU-Net always does.
+# Compiles the network before it is trained, where that is faster, as in trainings that take longer than these, which
+# compile beside their first epochs: these would end before, and be delayed meanwhile. nnU-Net always compiles.
 COMPILING_PROGRAM: Final = """
 from autoseg.__main__ import main
 from autoseg.training import execution_choice
+from autoseg.training.compiling_beside import CompilingBeside
 execution_choice.COMPILING_PAYS_SECONDS = 0.0
+CompilingBeside.has_room = lambda self: False
 main()
 """
 PEER_SCRIPT: Final = Path(__file__).with_name("peer_training.py")

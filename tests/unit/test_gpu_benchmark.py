@@ -12,8 +12,11 @@ from torch.autograd import DeviceType
 
 sys.path.append(str(Path(__file__).parents[2]))
 
+import autoseg.__main__
+from autoseg.training import execution_choice
+from autoseg.training.compiling_beside import CompilingBeside
 from autoseg.training.execution import TrainingExecution
-from benchmarks import gpu
+from benchmarks import gpu, training_step
 from benchmarks.gpu_prediction import PredictionTime
 
 _one_thread = pytest.fixture(autouse=True)(use_one_thread)
@@ -99,6 +102,19 @@ def build_settings(tmp_path, **changes):
     values = {"device": torch.device("cuda"), "dtype": "bfloat16", "dataset": tmp_path, "peer": tmp_path}
     values |= {"work": tmp_path, "steps": 1, "is_tiny": False, "compiles": False, "run": None}
     return gpu.GpuSettings(**(values | changes))
+
+
+def test_the_network_is_compiled_before_the_steps_that_are_compared_with_compiled_ones(monkeypatch):
+    found = []
+
+    def start():
+        found.append((execution_choice.COMPILING_PAYS_SECONDS, CompilingBeside.has_room(None)))
+
+    monkeypatch.setattr(autoseg.__main__, "main", start)
+    monkeypatch.setattr(execution_choice, "COMPILING_PAYS_SECONDS", 1200.0)
+    monkeypatch.setattr(CompilingBeside, "has_room", lambda self: True)
+    exec(training_step.COMPILING_PROGRAM, {})
+    assert found == [(0.0, False)]
 
 
 def test_a_part_is_begun_only_if_it_fits_into_the_limit(tmp_path):

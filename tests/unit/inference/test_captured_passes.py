@@ -157,6 +157,30 @@ def test_a_volume_is_predicted_by_captured_passes_as_by_others(patch):
     assert graphs.calls.count("replay") > 4
 
 
+def test_boxes_of_any_extents_are_predicted_by_one_captured_pass():
+    configuration = build_configuration((8, 8, 8))
+    network = build_network(configuration.network, torch.Generator().manual_seed(0)).eval()
+    graphs, shapes = TapeGraphs(), set()
+    network.register_forward_pre_hook(lambda module, inputs: shapes.add(inputs[0].shape[1:]))
+    captured = capture_networks([network], graphs, inference_batch_size=2)
+    image = torch.randn(1, 12, 9, 13)
+    for z, y, x in ((5, 9, 13), (8, 8, 8), (3, 4, 5), (12, 7, 11)):
+        found, expected = (
+            predict_logits(
+                members,
+                image[:, :z, :y, :x].clone(),
+                configuration=configuration,
+                mirror_axes=(0,),
+                device=CPU,
+                inference_batch_size=2,
+            )
+            for members in (captured, network)
+        )
+        assert torch.equal(found, expected)
+    assert graphs.calls.count("capture") == 1
+    assert shapes == {(1, 8, 8, 8)}
+
+
 @torch.inference_mode()
 def test_a_network_that_is_prepared_with_the_fused_kernel_computes_the_same_with_channels_last():
     """On the CPU the kernel is not used: the rest of the network is that of a GPU."""

@@ -23,9 +23,7 @@ from autoseg.workflows.train.fold_options import build_training_options
 from autoseg.workflows.train.job import FoldJob
 from autoseg.workflows.train.request import TrainingRequest
 
-NOWHERE = ClassLocations(
-    coordinates=np.zeros((0, 3), np.int32), class_ranges=((0, 0),), annotated_range=None
-)
+NOWHERE = ClassLocations(coordinates=np.zeros((0, 3), np.int32), class_ranges=((0, 0),), annotated_range=None)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
