@@ -28,6 +28,7 @@ from autoseg.quality.features import (
     compute_logit,
 )
 from autoseg.quality.images import compute_likeness
+from autoseg.quality.shown_units import LENGTH_WORDS, USUAL_UNITS, VOLUME_WORDS, ShownUnits
 
 FlagKind = Literal[
     "spacing",
@@ -62,7 +63,7 @@ class Measure:
 
     Attributes:
         flag: Flag that is raised.
-        words: Name and unit for messages; {} stands for the value.
+        words: Name and unit for messages; {} stands for the value, {length} and {volume} for units.
         floor: Smallest distance from the median to the percentiles, in the units of `transform`: differences of this
             size are nothing to look at, however equal the known cases are.
         sides: Sides on which a deviation matters.
@@ -77,12 +78,12 @@ class Measure:
 
 
 MEASURES: Final[Mapping[str, Measure]] = {
-    "spacing": Measure("spacing", "spacing {} mm", 0.05, transform=compute_log),
-    "extent": Measure("extent", "extent {} mm", 0.05, transform=compute_log),
+    "spacing": Measure("spacing", "spacing {} {length}", 0.05, transform=compute_log),
+    "extent": Measure("extent", "extent {} {length}", 0.05, transform=compute_log),
     "tilt": Measure("orientation", "tilt against the axes of the patient {} degrees", 3.0, "high"),
     "likeness": Measure("orientation", "correlation with the mean training image {}", 0.05, "low"),
     "place": Measure("orientation", "centre at {} of the image", 0.02),
-    "offset": Measure("orientation", "offset {} mm", 1.0),
+    "offset": Measure("orientation", "offset {} {length}", 1.0),
     "percentile": Measure("intensity", "normalized intensity {}", 0.1),
     "contrast": Measure(
         "intensity", "neighbouring voxels differ by {} standard deviations", 0.05, transform=compute_log
@@ -90,7 +91,7 @@ MEASURES: Final[Mapping[str, Measure]] = {
     "roughness": Measure("intensity", "second difference of voxels {} times the first", 0.03, transform=compute_log),
     "floor": Measure("intensity", "share {} of voxels with the lowest intensity", 0.02),
     "brightness": Measure("intensity", "mean normalized intensity {}", 0.1),
-    "volume": Measure("volume", "volume {} ml", 0.05, transform=compute_log),
+    "volume": Measure("volume", "volume {} {volume}", 0.05, transform=compute_log),
     "components": Measure("components", "{} components", 0.5, "high", compute_log),
     "largest": Measure("components", "share {} in the largest component", 0.02, "low"),
     "compactness": Measure("shape", "surface^3 / (36 pi volume^2) {} (1: a ball)", 0.05, transform=compute_log),
@@ -169,27 +170,36 @@ class Distribution(Part):
     cases: int
     is_calibrated: bool
 
-    def find_flags(self, values: Mapping[tuple[str, str], float]) -> tuple[Flag, ...]:
+    def find_flags(self, values: Mapping[tuple[str, str], float], units: ShownUnits = USUAL_UNITS) -> tuple[Flag, ...]:
         """Finds everything unusual about a case, the largest deviation first.
 
         Args:
             values: Features as `list_values` returns them.
+            units: Units in which they are told.
         """
         deviations = [
             (known.measure_deviation(values.get((known.measure, known.subject))), known) for known in self.ranges
         ]
         unusual = [(deviation, known) for deviation, known in deviations if deviation > self.threshold]
         unusual.sort(key=lambda entry: -entry[0])
-        return tuple(self._describe(deviation, known, values) for deviation, known in unusual)
+        return tuple(self._describe(deviation, known, values, units) for deviation, known in unusual)
 
-    def _describe(self, deviation: float, known: TypicalRange, values: Mapping[tuple[str, str], float]) -> Flag:
+    def _describe(
+        self, deviation: float, known: TypicalRange, values: Mapping[tuple[str, str], float], units: ShownUnits
+    ) -> Flag:
         value = values.get((known.measure, known.subject))
         measure = MEASURES[known.measure]
         if value is None:
             text = f"{known.subject} is missing, which almost all of {self.cases} training cases have"
             return Flag(kind="missing class", deviation=None, text=text)
-        usual = f"{known.smallest:.3g} to {known.largest:.3g}"
-        text = f"{known.subject}: {measure.words.format(f'{value:.3g}')}, in {self.cases} training cases {usual}"
+        value, smallest, largest = (
+            units.show_volume(number) if known.measure == "volume" else number
+            for number in (value, known.smallest, known.largest)
+        )
+        told = measure.words.format(
+            f"{value:.3g}", length=LENGTH_WORDS[units.lengths], volume=VOLUME_WORDS[units.lengths]
+        )
+        text = f"{known.subject}: {told}, in {self.cases} training cases {smallest:.3g} to {largest:.3g}"
         return Flag(kind=measure.flag, deviation=deviation / self.threshold, text=text)
 
 

@@ -11,6 +11,7 @@ from autoseg.quality.distribution import Distribution, Flag, list_values
 from autoseg.quality.features import CaseFeatures, PlausiblePart
 from autoseg.quality.objects import ObjectQuality
 from autoseg.quality.regression import Estimate
+from autoseg.quality.shown_units import USUAL_UNITS, ShownUnits, VolumeUnit
 
 NO_FLAGS: Final = "nor are there any flags"
 """End of the sentence about estimates where images were compared with nothing."""
@@ -90,7 +91,7 @@ class QualityReport(Document):
     autoseg_version: str
     model: str
     calibration: str
-    volume_unit: Literal["ml", "1000 voxels"]
+    volume_unit: VolumeUnit
     compared: bool | None = None
     cases: tuple[CaseQuality, ...] = ()
 
@@ -109,6 +110,7 @@ def estimate_case(
     distribution: Distribution | None,
     channel_names: Sequence[str],
     class_names: Sequence[str],
+    units: ShownUnits = USUAL_UNITS,
 ) -> CaseQuality:
     """Estimates the quality of a predicted case.
 
@@ -120,27 +122,30 @@ def estimate_case(
         distribution: Typical features of the training cases; None if nothing is known of them.
         channel_names: Names of the channels.
         class_names: Names of the classes.
+        units: Units in which volumes and flags are told.
     """
     flags: tuple[Flag, ...] = ()
     if distribution is not None:
         values = list_values(features, distribution.thumbnails, channel_names=channel_names, class_names=class_names)
-        flags = distribution.find_flags(values)
+        flags = distribution.find_flags(values, units)
     of_classes = [None] * len(class_names) if classes is None else classes
     return CaseQuality(
         name=name,
         label_map=label_map,
         flags=flags,
         classes={
-            class_name: _estimate_class(features, index, fitted)
+            class_name: _estimate_class(features, index, fitted, units)
             for index, (class_name, fitted) in enumerate(zip(class_names, of_classes, strict=True))
         },
         plausibility=features.network.plausibility,
     )
 
 
-def _estimate_class(features: CaseFeatures, index: int, fitted: ClassCalibration | None) -> ClassQuality:
+def _estimate_class(
+    features: CaseFeatures, index: int, fitted: ClassCalibration | None, units: ShownUnits
+) -> ClassQuality:
     shape, regressors = features.shapes[index], list_regressors(features, index)
-    volume = 0.0 if shape is None else shape.volume_ml
+    volume = 0.0 if shape is None else units.show_volume(shape.volume_ml)
     errors = None if fitted is None or shape is None else fitted.volume
     dice = None if fitted is None or fitted.dice is None or regressors is None else fitted.dice.regression
     nsd = None if fitted is None or fitted.nsd is None or regressors is None else fitted.nsd.regression

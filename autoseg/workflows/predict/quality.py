@@ -31,6 +31,7 @@ from autoseg.quality.estimates import NO_FLAGS, CaseQuality, QualityReport, esti
 from autoseg.quality.features import CaseFeatures, NetworkFeatures
 from autoseg.quality.objects import ObjectFeatures, estimate_objects, measure_objects
 from autoseg.quality.shapes import measure_shapes
+from autoseg.quality.shown_units import VOLUME_UNITS, ShownUnits
 from autoseg.run_folder import RunFolder, translate_write_errors, write_text
 from autoseg.untrusted.json_reading import parse_json
 from autoseg.workflows.predict.prediction_folder import QUALITY_NAME, lock_record
@@ -99,6 +100,9 @@ class QualityEstimator:
             distribution=self.distribution,
             channel_names=[channel.name for channel in plan.channels],
             class_names=plan.labels.class_names,
+            units=ShownUnits(
+                lengths=plan.distance_unit, slice_mm=grid.spacing_mm[0] if grid.shape_voxels[0] == 1 else 1.0
+            ),
         )
         if objects is None:
             return estimated
@@ -245,7 +249,7 @@ def merge_quality(out: Path, estimator: QualityEstimator, *, model: str) -> Qual
         autoseg_version=__version__,
         model=model,
         calibration=estimator.because,
-        volume_unit="ml" if estimator.plan.distance_unit == "mm" else "1000 voxels",
+        volume_unit=VOLUME_UNITS[estimator.plan.distance_unit],
         compared=estimator.compares,
         cases=tuple(known[name] for name in sorted(known) if (out / name).is_file()),
     )

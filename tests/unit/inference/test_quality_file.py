@@ -19,6 +19,7 @@ from autoseg.geometry import Grid
 from autoseg.inference.options import PredictionOptions
 from autoseg.processes.progress import SilentProgress
 from autoseg.quality.calibration import CALIBRATION_NAME, QualityCalibration, ScoredCase, fit_calibration
+from autoseg.quality.distribution import describe_training_grids
 from autoseg.quality.estimates import QualityReport
 from autoseg.quality.features import CaseFeatures, ClassProbabilities, NetworkFeatures
 from autoseg.quality.images import measure_image
@@ -139,6 +140,31 @@ def test_every_case_has_volumes_and_a_run_without_calibration_says_so(run, image
     assert "nor are there any flags" in report.calibration
     assert report.compared is False
     assert report.calibration in notes.text
+
+
+@pytest.mark.parametrize(("tells_spacing", "pixel_mm", "unit"), [(False, 1.0, "thousand voxels"), (True, 0.5, "ml")])
+def test_an_only_slice_has_the_volume_of_a_slice_of_1_mm(tells_spacing, pixel_mm, unit):
+    plan = PLAN.model_copy(update={"distance_unit": "mm" if tells_spacing else "pixel"})
+    spacing_mm = (999 * pixel_mm, pixel_mm, pixel_mm)
+    grid = Grid(shape_voxels=(1, 50, 50), spacing_mm=spacing_mm, is_oriented=tells_spacing, tells_spacing=tells_spacing)
+    cases = [build_case(spacing_mm, (1, 60, 80), name=f"c{index}", voxel_counts=(9, 9)) for index in range(6)]
+    known = build_fingerprint(spacing_mm, (1, 60, 80), labels=plan.labels, cases=cases)
+    finished = np.zeros((1, 50, 50), np.uint8)
+    finished[0, :20, :30] = plan.labels.file_values[1]
+    image = np.random.default_rng(0).normal(size=(1, 1, 50, 50)).astype(np.float32)
+    estimator = quality_files.QualityEstimator(
+        plan=plan, calibration=None, distribution=describe_training_grids(known, (0, 1, 2)), because=""
+    )
+    measured = measure_image(image, build_geometry((1, 50, 50)))
+    network = NetworkFeatures(image=measured.model_copy(update={"spacing_mm": spacing_mm}), probabilities=(None, None))
+    found = estimator.estimate("a", "a.png", finished, grid=grid, network=network)
+    name, usual = plan.labels.class_names[0], 9 * pixel_mm**2 / 1000
+    assert found.classes[name].volume.value == pytest.approx(600 * pixel_mm**2 / 1000)
+    texts = [flag.text for flag in found.flags]
+    volume = 600 * pixel_mm**2 / 1000
+    assert f"{name}: volume {volume:.3g} {unit}, in 6 training cases {usual:.3g} to {usual:.3g}" in texts
+    length = "mm" if tells_spacing else "pixels"
+    assert any(text.startswith(f"axis y: extent 50 {length}, in 6 training cases") for text in texts)
 
 
 def test_a_fingerprint_gives_flags_without_a_calibration(run, images):

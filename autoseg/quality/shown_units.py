@@ -1,0 +1,33 @@
+"""Units in which a person is told of a case, whatever those of its features are."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from autoseg.geometry import DistanceUnit
+
+VolumeUnit = Literal["ml", "1000 voxels"]
+
+VOLUME_UNITS: Final[Mapping[DistanceUnit, VolumeUnit]] = {"mm": "ml", "pixel": "1000 voxels"}
+LENGTH_WORDS: Final[Mapping[DistanceUnit, str]] = {"mm": "mm", "pixel": "pixels"}
+VOLUME_WORDS: Final[Mapping[DistanceUnit, str]] = {"mm": "ml", "pixel": "thousand voxels"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShownUnits:
+    """Units in which a person is told of a case.
+
+    Attributes:
+        lengths: Unit of all lengths.
+        slice_mm: Thickness that features give the only slice of an image, which is shown as 1 mm thick; 1 for others.
+    """
+
+    lengths: DistanceUnit = "mm"
+    slice_mm: float = 1.0
+
+    def show_volume(self, volume_ml: float) -> float:
+        """Returns the volume that is shown."""
+        return volume_ml / self.slice_mm
+
+
+USUAL_UNITS: Final = ShownUnits()
