@@ -102,7 +102,7 @@ def report_measurements(
     classes = count_class_occurrences(fingerprint.labels, fingerprint.cases)
     report_classes(classes)
     splits = read_document(run.splits, Splits)
-    resampling = find_resampling_losses(fingerprint.labels, fingerprint.cases)
+    resampling = find_resampling_losses(fingerprint.labels, fingerprint.cases, distance_unit=fingerprint.distance_unit)
     losses = (
         *find_crop_losses(fingerprint.labels, fingerprint.cases),
         *(loss for loss in resampling if not (preprocesses and loss.found)),

@@ -10,7 +10,7 @@ from autoseg.dataset.folds import Splits
 from autoseg.errors import AutosegError, DatasetError, Problem, group_problems
 from autoseg.exchange.nnunet_limits import describe_export_limits
 from autoseg.fingerprint import CaseFingerprint
-from autoseg.geometry import FloatTriple, find_distance_unit
+from autoseg.geometry import DistanceUnit, FloatTriple, find_distance_unit
 from autoseg.labels import LabelScheme
 from autoseg.measurement import CaseMeasurement, MeasuredCases, collect_measurements, merge_channels
 from autoseg.plan.preprocessing import CT_NAME, WINDOW_ADVICE, IntensityWindow
@@ -108,6 +108,7 @@ def check_dataset(folder: Path, request: CheckRequest, *, progress: Progress) ->
     classes = count_class_occurrences(dataset.labels, fingerprints)
     duplicates = find_duplicates(fingerprints)
     of_cases = list_problems(outcome.failures)
+    distance_unit = find_distance_unit(headers.grids.values())
     diagnosis = diagnose(dataset, of_cases, fingerprints)
     return CheckReport(
         dataset=dataset.root,
@@ -119,9 +120,9 @@ def check_dataset(folder: Path, request: CheckRequest, *, progress: Progress) ->
             *notes,
             *headers.notes,
             *warn_of_rare_classes(classes, counted=len(fingerprints), uncounted=len(outcome.failures)),
-            *_warn_of_losses(dataset.labels, fingerprints),
+            *_warn_of_losses(dataset.labels, fingerprints, distance_unit),
             *warn_of_intensities(fingerprints),
-            *warn_of_spacing(fingerprints, find_distance_unit(headers.grids.values())),
+            *warn_of_spacing(fingerprints, distance_unit),
             *describe_duplicates(duplicates, splits),
             *describe_export_limits(dataset),
         ),
@@ -197,8 +198,8 @@ def _measure(
     )
 
 
-def _warn_of_losses(labels: LabelScheme, cases: Sequence[CaseFingerprint]) -> list[str]:
-    losses = (*find_crop_losses(labels, cases), *find_resampling_losses(labels, cases))
+def _warn_of_losses(labels: LabelScheme, cases: Sequence[CaseFingerprint], unit: DistanceUnit) -> list[str]:
+    losses = (*find_crop_losses(labels, cases), *find_resampling_losses(labels, cases, distance_unit=unit))
     return warn_of_losses(losses, case_count=len(cases))
 
 

@@ -10,7 +10,15 @@ from jaxtyping import Int16
 
 from autoseg.errors import shorten_names
 from autoseg.fingerprint import CaseFingerprint, ResampledCounts
-from autoseg.geometry import IDENTITY, FloatTriple, Grid, Reorientation, compute_reorientation, tabulate_triples
+from autoseg.geometry import (
+    IDENTITY,
+    DistanceUnit,
+    FloatTriple,
+    Grid,
+    Reorientation,
+    compute_reorientation,
+    tabulate_triples,
+)
 from autoseg.labels import LabelScheme
 from autoseg.measurement import count_class_voxels
 from autoseg.nonzero_region import Box, compute_bounding_box, slice_box
@@ -128,13 +136,15 @@ def find_crop_losses(labels: LabelScheme, cases: Iterable[CaseFingerprint]) -> I
             yield from compare_counts(case.name, labels, case.voxel_counts, case.cropped_voxel_counts, rule=CROPPING)
 
 
-def find_resampling_losses(labels: LabelScheme, cases: Iterable[CaseFingerprint]) -> Iterator[ClassLoss]:
+def find_resampling_losses(
+    labels: LabelScheme, cases: Iterable[CaseFingerprint], *, distance_unit: DistanceUnit
+) -> Iterator[ClassLoss]:
     """Finds classes that would lose more than a twentieth of their volume at the predicted spacing."""
     for case in cases:
         resampled, counts = case.resampled, case.cropped_voxel_counts
         if resampled is None or counts is None:
             continue
-        spacing = format_spacing(resampled.spacing_mm)
+        spacing = format_spacing(resampled.spacing_mm, distance_unit)
         rule = f"resampling to {spacing}, the median of the dataset (the plan decides); {WILL_BE_KEPT}"
         losses = compare_counts(case.name, labels, counts, resampled.voxel_counts, rule=rule, scale=resampled.scale)
         yield from (replace(loss, is_predicted=True) for loss in losses)
@@ -173,9 +183,10 @@ def warn_of_losses(losses: Iterable[ClassLoss], *, case_count: int) -> list[str]
     return [_describe_losses(same, case_count) for same in kinds.values()]
 
 
-def format_spacing(spacing_mm: Sequence[float]) -> str:
-    """Formats a spacing along z, y, x."""
-    return f"{' x '.join(f'{length:.3g}' for length in spacing_mm)} mm"
+def format_spacing(spacing_mm: Sequence[float], distance_unit: DistanceUnit) -> str:
+    """Formats a spacing along z, y, x, which may be in pixels."""
+    unit = "pixels" if distance_unit == "pixel" else distance_unit
+    return f"{' x '.join(f'{length:.3g}' for length in spacing_mm)} {unit}"
 
 
 def _describe_losses(same: Sequence[ClassLoss], case_count: int) -> str:

@@ -316,7 +316,7 @@ def _find_losses(
     if plan.configurations[names[0]].separates_objects:
         after = resample_labels(prepared, plan, names[0])  # background between touching objects is no loss
     counts = (count_class_voxels(label_map, plan.labels) for label_map in (before, after))
-    spacing = format_spacing(plan.configurations[names[0]].spacing_mm)
+    spacing = format_spacing(plan.configurations[names[0]].spacing_mm, plan.distance_unit)
     rule = f"resampling to {spacing} for {' and '.join(names)}; {KEPT}"
     return tuple(compare_counts(case, plan.labels, *counts, rule=rule, scale=after.size / before.size))
 

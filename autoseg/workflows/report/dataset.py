@@ -84,7 +84,7 @@ def list_notes(contents: RunContents, fingerprint: Fingerprint) -> list[str]:
     classes = count_class_occurrences(fingerprint.labels, fingerprint.cases)
     losses = (
         *find_crop_losses(fingerprint.labels, fingerprint.cases),
-        *find_resampling_losses(fingerprint.labels, fingerprint.cases),
+        *find_resampling_losses(fingerprint.labels, fingerprint.cases, distance_unit=fingerprint.distance_unit),
     )
     return [
         *warn_of_rare_classes(classes, counted=len(fingerprint.cases)),

@@ -72,17 +72,19 @@ def test_losses_that_are_predicted_are_told_as_such():
         )
         for index, left in enumerate((80, 0))
     ]
-    (organ,) = warn_of_losses(find_resampling_losses(LABELS, cases), case_count=2)
+    (organ,) = warn_of_losses(find_resampling_losses(LABELS, cases, distance_unit="mm"), case_count=2)
     assert organ.startswith(
         "warning: class 'organ' would lose more than 5 % of its voxels in 2 of 2 cases (p0, p1), and would vanish in "
         "1: in p1, 800 voxels would become 0 (the volume would be 100 voxels), by resampling to 2 x 2 x 2 mm"
     )
+    (organ,) = warn_of_losses(find_resampling_losses(LABELS, cases, distance_unit="pixel"), case_count=2)
+    assert "by resampling to 2 x 2 x 2 pixels, the median of the dataset" in organ
 
 
 def test_cases_that_were_not_counted_have_no_losses():
     cases = [build_case(voxel_counts=(500, 5))]
     assert list(find_crop_losses(LABELS, cases)) == []
-    assert list(find_resampling_losses(LABELS, cases)) == []
+    assert list(find_resampling_losses(LABELS, cases, distance_unit="mm")) == []
 
 
 def test_the_predicted_spacing_is_the_median_in_the_axes_of_the_training_orientation():
