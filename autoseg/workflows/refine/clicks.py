@@ -30,6 +30,7 @@ COLUMNS: Final = {
 """Columns of a CSV file in the order x, y, z, sought in this order; `axis` is what points have that napari saves. Two
 columns place a click in an image of one slice."""
 BACKGROUND_NAME: Final = "background"
+MARKUPS_SIGNS: Final = {"LPS": -1, "1": -1, "RAS": 1, "0": 1}
 LARGEST_FILE_BYTES: Final = 2**24
 NUMBERED: Final = re.compile(r"-\d+$")
 EXAMPLE: Final = '{"clicks": [{"position_mm": [12.5, -3, 40], "label": 1}, {"voxel": [10, 20, 30], "label": 0}]}'
@@ -96,15 +97,27 @@ def _list_markups(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         if not isinstance(markups, dict):
             msg = f"{path}: markups.{number}: expected a list of points, found {markups!r:.200}; save it in 3D Slicer"
             raise PredictionError(msg)
-        is_lps = markups.get("coordinateSystem", "LPS") in ("LPS", 1, "1")
+        sign = _find_markups_sign(markups, f"{path}: markups.{number}")
         points = _get_list(markups, "controlPoints", path, example="control points of 3D Slicer")
         for index, point in enumerate(points):
             if isinstance(point, dict) and point.get("positionStatus", "defined") != "defined":
                 continue
             where = f"{path}: markups.{number}.controlPoints.{index}"
             x, y, z = _read_triple(point.get("position") if isinstance(point, dict) else None, where)
-            sign = -1 if is_lps else 1
             yield where, {POSITION_KEY: (sign * x, sign * y, z), LABEL_KEY: str(point.get("label", ""))}
+
+
+def _find_markups_sign(markups: Mapping[str, Any], where: str) -> int:
+    """Finds the sign of x and y in RAS: 3D Slicer names the coordinate system, or numbers it in older files."""
+    found, unit = markups.get("coordinateSystem", "LPS"), markups.get("coordinateUnits", "mm")
+    sign = MARKUPS_SIGNS.get(str(found).upper())
+    if sign is None or unit != "mm":
+        msg = (
+            f"{where}: expected the coordinateSystem LPS or RAS in mm, found {found!r:.200} in {unit!r:.200}; save the "
+            f"points again in 3D Slicer"
+        )
+        raise PredictionError(msg)
+    return sign
 
 
 def _get_list(content: Any, key: str, path: Path, *, example: str) -> list[Any]:
@@ -133,6 +146,12 @@ def _list_csv(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         msg = f"{path}: the first line names columns, one of: {wanted}; found {', '.join(names) or 'nothing'}; add them"
         raise PredictionError(msg)
     for row in rows:
+        if any(row.get(None, ())):  # not only a comma at the end
+            msg = (
+                f"{path}: line {rows.line_num}: expected {len(names)} values, as the first line names, found "
+                f"{len(names) + len(row[None])}; write decimals with a point, as in 12.5"
+            )
+            raise PredictionError(msg)
         yield (
             f"{path}: line {rows.line_num}",
             {COLUMNS[columns]: [row[name] for name in columns], LABEL_KEY: row["label"]},
@@ -184,10 +203,12 @@ def _find_index(position_mm: FloatTriple, grid: Grid, where: str) -> FloatTriple
 
 def _read_triple(values: Any, where: str) -> FloatTriple:
     try:
-        x, y, z = (float(value) for value in values)
+        x, y, z = (math.nan if isinstance(value, bool) else float(value) for value in values)
     except (TypeError, ValueError):
         x = y = z = math.nan
-    if not all(math.isfinite(value) and abs(value) < LARGEST_FILE_BYTES for value in (x, y, z)):
+    if isinstance(values, str) or not all(
+        math.isfinite(value) and abs(value) < LARGEST_FILE_BYTES for value in (x, y, z)
+    ):
         msg = f"{where}: a position is three numbers (x, y, z), found {values!r:.200}; correct it"
         raise PredictionError(msg)
     return x, y, z

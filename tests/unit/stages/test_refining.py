@@ -38,6 +38,9 @@ GRID = Grid(
 LABELS = build_labels({"liver": (3,), "tumour": (7,), "both": (3, 7)}, region_write_values=(3, 7, 3), ignore_value=9)
 
 
+MARKUPS = {"controlPoints": [{"label": "3", "position": [-7, -24, 34]}]}
+
+
 def save(path, content):
     path.write_text(content if isinstance(content, str) else json.dumps(content))
     return path
@@ -92,7 +95,20 @@ def test_clicks_are_read_in_world_coordinates_and_as_voxels(tmp_path, name, cont
         ("a.csv", "i,j,label\n1,2,3\n", r"line 2: a voxel of an image of 10 slices is three numbers .* add the slice"),
         ("a.csv", "index,axis-0,axis-1,label\n0,1,2,3\n", "an image of 10 slices is three numbers"),
         ("a.csv", "i,j,k,label\n1,2,x,3\n", "three numbers"),
+        (
+            "a.csv",
+            "x_mm,y_mm,z_mm,label\n7,2,24,34,3,7\n",
+            "line 2: expected 4 values, .* found 6; write decimals with a",
+        ),
+        ("a.json", {"clicks": [{"voxel": "123", "label": 3}]}, "three numbers"),
+        ("a.json", {"clicks": [{"voxel": [True, 2, 3], "label": 3}]}, "three numbers"),
         ("a.mrk.json", {"markups": [{"controlPoints": [{"label": "3"}]}]}, "three numbers"),
+        (
+            "a.mrk.json",
+            {"markups": [MARKUPS | {"coordinateSystem": "IJK"}]},
+            r"markups\.0: .* LPS or RAS in mm, found 'IJK'",
+        ),
+        ("a.mrk.json", {"markups": [MARKUPS | {"coordinateUnits": "um"}]}, r"LPS or RAS in mm, found 'LPS' in 'um'"),
     ],
 )
 def test_clicks_that_say_nothing_are_refused_by_their_place(tmp_path, name, content, message):
