@@ -241,9 +241,13 @@ class Findings:
         return (*(Problem(text=text) for text in self.problems), *self.of_cases)
 
     def describe_notes(self) -> tuple[str, ...]:
-        """Returns all notes; a note that several cases share appears once."""
+        """Returns all notes; a note that several cases share appears once, and each names its cases."""
         shared = group_problems(self.notes_of_cases)
-        return (*self.notes, *(note.text if len(note.cases) == 1 else note.describe() for note in shared))
+        return (*self.notes, *(note.text if _names_its_case(note) else note.describe() for note in shared))
+
+
+def _names_its_case(note: Problem) -> bool:
+    return len(note.cases) == 1 and note.cases[0] in note.text
 
 
 def check_case_names(cases: Sequence[Case], findings: Findings, *, are_files: bool) -> None:

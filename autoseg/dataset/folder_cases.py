@@ -61,7 +61,7 @@ def attach_instances(root: Path, cases: Sequence[Case], findings: Findings | Non
     folder = root / INSTANCES
     folders = {path.name: str(path) for path in list_subfolders(folder)} if folder.is_dir() else {}
     files = {strip_label_map_ending(name): str(folder / name) for name in _list_object_names(folder)}
-    paths = {name: path for name, path in folders.items() if _list_object_names(Path(path))} | files
+    paths = folders | files  # a folder may be empty, where the image has no object
     attached = pack_cases(root, (replace(case, instances=paths.get(case.name)) for case in cases))
     if findings is not None and paths:
         for case in attached:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from jaxtyping import Float32, Int16, Int32
+from jaxtyping import Float32, Int16, Int32, Integer
 
 from autoseg.dataset import Case
 from autoseg.dataset.cases import INSTANCES
@@ -146,6 +146,7 @@ def _read_objects(case: Case, label_map: Int16[np.ndarray, "z y x"], grid: Grid)
             lambda volume, file: _fit(
                 volume, grid, case, what=f"instance label map {file} of image {case.image_paths[0]}"
             ),
+            label_map=label_map,
         )
     except VolumeError as error:
         raise DatasetError(case.name, [Problem(text=str(error))]) from error
@@ -156,12 +157,13 @@ def _read_objects(case: Case, label_map: Int16[np.ndarray, "z y x"], grid: Grid)
     return found
 
 
-def read_object_numbers(path: Path, fit: Fit) -> ObjectNumbers:
+def read_object_numbers(path: Path, fit: Fit, *, label_map: Integer[np.ndarray, "z y x"]) -> ObjectNumbers:
     """Reads the numbers of the objects of a case; the files of a folder are numbered from 1, by name.
 
     Args:
         path: A label map, or a folder of label maps with one object each.
         fit: Brings a label map to the grid of the case, or refuses it.
+        label_map: Classes of the objects; where all is background, a folder may be empty.
 
     Raises:
         VolumeError: A file cannot be read, or does not fit; or one in a folder does not hold one object.
@@ -169,8 +171,13 @@ def read_object_numbers(path: Path, fit: Fit) -> ObjectNumbers:
     if not path.is_dir():
         return ObjectNumbers(array=fit(read_label_map(path), path).array)
     files = list_object_files(path)
+    if not files and not label_map.any():
+        return ObjectNumbers(array=np.zeros(label_map.shape, np.int32))
     if not files:
-        msg = f"{path} holds no label map; expected one for each object, or in place of the folder one that numbers all"
+        msg = (
+            f"{path} holds no label map, though the case has foreground; expected one for each object, or in place of "
+            f"the folder one that numbers all"
+        )
         raise VolumeError(msg)
     numbers, shared = np.zeros(0, np.int32), 0
     for number, file in enumerate(files, start=1):

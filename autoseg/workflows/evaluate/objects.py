@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 import numpy as np
-from jaxtyping import Bool, Int16, Int32, Int64
+from jaxtyping import Bool, Int16, Int32, Int64, Integer
 
 from autoseg.document import Document, Part, read_document, write_document
 from autoseg.errors import CasesFailedError, EvaluationError
@@ -169,12 +169,12 @@ def _match_case(job: ObjectJob) -> OfSources:
     """Matches the objects of one case, in a worker process."""
     label_maps, predicted_path, expected_path = job
     pair, grid = read_pair(label_maps)
-    references = _number_classes(pair.reference, _read_numbers(expected_path, grid), label_maps.labels)
+    references = _number_classes(pair.reference, _read_numbers(expected_path, grid, pair.reference), label_maps.labels)
     is_scored = _find_scored(pair.reference, label_maps.labels)
     predictions = [np.isin(pair.prediction, members) & is_scored for members in label_maps.labels.class_labels]
     found: dict[ObjectSource, tuple[Matches, ...]] = {}
     if predicted_path is not None:
-        predicted = _read_numbers(predicted_path, grid)
+        predicted = _read_numbers(predicted_path, grid, pair.prediction)
         found["instances"] = tuple(
             match_objects(np.where(is_class, predicted, 0), reference)
             for is_class, reference in zip(predictions, references, strict=True)
@@ -199,8 +199,8 @@ def _find_scored(reference: Int16[np.ndarray, "z y x"], labels: LabelScheme) -> 
     return is_scored
 
 
-def _read_numbers(path: Path, grid: Grid) -> Int32[np.ndarray, "z y x"]:
-    return read_object_numbers(path, partial(_fit, grid=grid)).array
+def _read_numbers(path: Path, grid: Grid, label_map: Integer[np.ndarray, "z y x"]) -> Int32[np.ndarray, "z y x"]:
+    return read_object_numbers(path, partial(_fit, grid=grid), label_map=label_map).array
 
 
 def _fit(volume: LabelVolume, path: Path, *, grid: Grid) -> LabelVolume:

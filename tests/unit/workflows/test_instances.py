@@ -53,6 +53,8 @@ def test_files_named_as_the_cases_number_their_objects_also_after_the_run_was_pl
 def test_cases_without_such_a_file_are_named(with_objects: Path) -> None:
     first, second, *_ = sorted((with_objects / INSTANCES).iterdir())
     first.unlink()
+    (note,) = [note for note in check(with_objects).notes if INSTANCES in note]
+    assert note.startswith(f"case {first.name.removesuffix('.nii.gz')}: ")
     second.unlink()
     report = check(with_objects)
     (note,) = [note for note in report.notes if INSTANCES in note]

@@ -63,7 +63,7 @@ def test_a_folder_of_single_objects_is_read_as_the_label_map_that_numbers_them(c
     assert found.warnings == expected.warnings
     paired = {name: path for name, _, path in pair_label_maps(cells / "labelsTr", folder.parent, takes_folders=True)}
     grid: Grid = read_grid(cells / "labelsTr" / "case0.nii.gz")
-    numbers = _read_numbers(paired["case0"], grid)
+    numbers = _read_numbers(paired["case0"], grid, expected.label_map)
     assert sorted(np.unique(numbers)) == [0, 1, 2, 3]
     assert np.array_equal(numbers > 0, expected.label_map > 0)
 
@@ -94,7 +94,7 @@ def test_an_object_that_resampling_loses_is_lost_alone(cells: Path) -> None:
     def fit(volume: LabelVolume, file: Path) -> LabelVolume:
         return replace(volume, array=volume.array * np.int32(file.name != NAMES[0]))
 
-    found = read_object_numbers(divide(cells, "case0"), fit)
+    found = read_object_numbers(divide(cells, "case0"), fit, label_map=np.ones((1, 1, 1), np.uint8))
     assert np.unique(found.array).tolist() == [0, 2, 3]
 
 
@@ -114,8 +114,20 @@ def test_files_that_hold_no_single_object_or_leave_the_foreground_are_refused_by
         read(tell(cells))
     for path in folder.iterdir():
         path.unlink()
-    with pytest.raises(DatasetError, match=r"case0.*expected instancesTr/case0\.\* or instancesTr/case0/"):
-        tell(cells)
+    with pytest.raises(DatasetError, match=r"instancesTr/case0 holds no label map, though the case has foreground"):
+        read(tell(cells))
+
+
+def test_an_image_without_objects_may_have_an_empty_folder(cells: Path) -> None:
+    folder = divide(cells, "case0")
+    for path in folder.iterdir():
+        path.unlink()
+    (folder / ".DS_Store").write_bytes(b"")
+    change(cells / "labelsTr" / "case0.nii.gz", 0, (slice(None),))
+    found = read(tell(cells))
+    assert not found.label_map.any()
+    grid = read_grid(cells / "labelsTr" / "case0.nii.gz")
+    assert not _read_numbers(folder, grid, found.label_map).any()
 
 
 def test_a_file_and_a_folder_of_one_case_are_refused(cells: Path) -> None:
