@@ -84,6 +84,13 @@ class Grid:
         )
 
 
+def remove_planar_depth(shape_voxels: IntTriple, spacing_mm: FloatTriple) -> FloatTriple:
+    """Returns the spacing of a volume, in which a 2D image, whose depth is made up, is 1 mm thick."""
+    depth, height, width = spacing_mm
+    is_planar = shape_voxels[0] == 1 and depth == PLANAR_SPACING_FACTOR * max(height, width)
+    return (1.0 if is_planar else depth, height, width)
+
+
 def find_distance_unit(grids: Iterable[Grid]) -> DistanceUnit:
     """Returns pixels if no grid has a spacing, else millimetres, where a pixel without spacing counts as 1 mm."""
     tells_spacing = [grid.tells_spacing for grid in grids]

@@ -88,8 +88,8 @@ class ClassShape(Part):
     """Size and shape of one class in a finished label map, in plan axes.
 
     Attributes:
-        volume_ml: Volume; thousands of voxels where no file tells a spacing. An only slice counts with the thickness of
-            its grid, which is large and told to nobody.
+        volume_ml: Volume; thousands of voxels where no file tells a spacing. A 2D image has the depth of its grid here,
+            which is large and told to nobody.
         components: Number of connected components.
         largest_fraction: Share of the largest component.
         compactness: Cube of the surface divided by 36 pi times the square of the volume: 1 for a ball, larger for rough

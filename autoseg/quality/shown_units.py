@@ -19,15 +19,15 @@ class ShownUnits:
 
     Attributes:
         lengths: Unit of all lengths.
-        slice_mm: Thickness that features give the only slice of an image, which is shown as 1 mm thick; 1 for others.
+        depth_factor: Depth of the voxels in the features by that which is shown: 1, but that of a 2D image is made up.
     """
 
     lengths: DistanceUnit = "mm"
-    slice_mm: float = 1.0
+    depth_factor: float = 1.0
 
     def show_volume(self, volume_ml: float) -> float:
         """Returns the volume that is shown."""
-        return volume_ml / self.slice_mm
+        return volume_ml / self.depth_factor
 
 
 USUAL_UNITS: Final = ShownUnits()

@@ -18,7 +18,7 @@ from autoseg import __version__
 from autoseg.document import parse_part, read_document, write_document
 from autoseg.errors import DocumentError
 from autoseg.fingerprint import Fingerprint
-from autoseg.geometry import Grid
+from autoseg.geometry import Grid, remove_planar_depth
 from autoseg.inference.options import PredictionOptions
 from autoseg.plan.document import Plan
 from autoseg.postprocessing.application import compute_voxel_mm3
@@ -101,7 +101,8 @@ class QualityEstimator:
             channel_names=[channel.name for channel in plan.channels],
             class_names=plan.labels.class_names,
             units=ShownUnits(
-                lengths=plan.distance_unit, slice_mm=grid.spacing_mm[0] if grid.shape_voxels[0] == 1 else 1.0
+                lengths=plan.distance_unit,
+                depth_factor=grid.spacing_mm[0] / remove_planar_depth(grid.shape_voxels, grid.spacing_mm)[0],
             ),
         )
         if objects is None:

@@ -8,6 +8,7 @@ import numpy as np
 
 from autoseg.errors import shorten_names
 from autoseg.fingerprint import Fingerprint
+from autoseg.geometry import remove_planar_depth
 from autoseg.plan import Plan
 from autoseg.report.blocks import Block, Decisions, Facts, Figure, Notes, Section, Table
 from autoseg.report.charts import draw_ranges, draw_strips
@@ -74,9 +75,9 @@ def compute_class_volumes(fingerprint: Fingerprint) -> dict[str, list[float]]:
 def measure_voxel_ml(
     spacing_mm: tuple[float, float, float], shape_voxels: tuple[int, int, int], *, tells_spacing: bool
 ) -> float:
-    """Measures a voxel in ml; a single slice counts as 1 mm thick, and a voxel without spacing as 1 cubic mm."""
-    depth, height, width = spacing_mm if tells_spacing else (1.0, 1.0, 1.0)
-    return ML_PER_MM3 * (1.0 if shape_voxels[0] == 1 else depth) * height * width
+    """Measures a voxel in ml; a 2D image counts as 1 mm thick, and a voxel without spacing as 1 cubic mm."""
+    depth, height, width = remove_planar_depth(shape_voxels, spacing_mm) if tells_spacing else (1.0, 1.0, 1.0)
+    return ML_PER_MM3 * depth * height * width
 
 
 def list_notes(contents: RunContents, fingerprint: Fingerprint) -> list[str]:

@@ -32,6 +32,7 @@ from autoseg.workflows.predict import budget, image_steps
 from autoseg.workflows.predict import quality as quality_files
 from autoseg.workflows.predict.prediction import PredictionRequest, predict_images
 from autoseg.workflows.predict.quality import LINES_NAME
+from autoseg.workflows.report.dataset import measure_voxel_ml
 from autoseg.workflows.select.selection_document import Member, Selection
 
 GRID = Grid(shape_voxels=(9, 10, 11), spacing_mm=(1.0, 1.5, 1.0))
@@ -142,10 +143,17 @@ def test_every_case_has_volumes_and_a_run_without_calibration_says_so(run, image
     assert report.calibration in notes.text
 
 
-@pytest.mark.parametrize(("tells_spacing", "pixel_mm", "unit"), [(False, 1.0, "thousand voxels"), (True, 0.5, "ml")])
-def test_an_only_slice_has_the_volume_of_a_slice_of_1_mm(tells_spacing, pixel_mm, unit):
+@pytest.mark.parametrize(
+    ("spacing_mm", "shown_mm", "unit"),
+    [
+        ((999.0, 1.0, 1.0), 1.0, "thousand voxels"),
+        ((499.5, 0.5, 0.5), 1.0, "ml"),
+        ((5.0, 0.5, 0.5), 5.0, "ml"),
+    ],
+)
+def test_a_2d_image_counts_as_1_mm_thick_and_a_volume_of_one_slice_as_it_is(spacing_mm, shown_mm, unit):
+    tells_spacing = unit == "ml"
     plan = PLAN.model_copy(update={"distance_unit": "mm" if tells_spacing else "pixel"})
-    spacing_mm = (999 * pixel_mm, pixel_mm, pixel_mm)
     grid = Grid(shape_voxels=(1, 50, 50), spacing_mm=spacing_mm, is_oriented=tells_spacing, tells_spacing=tells_spacing)
     cases = [build_case(spacing_mm, (1, 60, 80), name=f"c{index}", voxel_counts=(9, 9)) for index in range(6)]
     known = build_fingerprint(spacing_mm, (1, 60, 80), labels=plan.labels, cases=cases)
@@ -158,11 +166,11 @@ def test_an_only_slice_has_the_volume_of_a_slice_of_1_mm(tells_spacing, pixel_mm
     measured = measure_image(image, build_geometry((1, 50, 50)))
     network = NetworkFeatures(image=measured.model_copy(update={"spacing_mm": spacing_mm}), probabilities=(None, None))
     found = estimator.estimate("a", "a.png", finished, grid=grid, network=network)
-    name, usual = plan.labels.class_names[0], 9 * pixel_mm**2 / 1000
-    assert found.classes[name].volume.value == pytest.approx(600 * pixel_mm**2 / 1000)
-    texts = [flag.text for flag in found.flags]
-    volume = 600 * pixel_mm**2 / 1000
-    assert f"{name}: volume {volume:.3g} {unit}, in 6 training cases {usual:.3g} to {usual:.3g}" in texts
+    name, voxel_ml = plan.labels.class_names[0], spacing_mm[2] ** 2 * shown_mm / 1000
+    assert found.classes[name].volume.value == pytest.approx(600 * voxel_ml)
+    assert measure_voxel_ml(spacing_mm, (1, 50, 50), tells_spacing=tells_spacing) == pytest.approx(voxel_ml)
+    texts, usual = [flag.text for flag in found.flags], f"{9 * voxel_ml:.3g}"
+    assert f"{name}: volume {600 * voxel_ml:.3g} {unit}, in 6 training cases {usual} to {usual}" in texts
     length = "mm" if tells_spacing else "pixels"
     assert any(text.startswith(f"axis y: extent 50 {length}, in 6 training cases") for text in texts)
 
