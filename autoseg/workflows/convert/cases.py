@@ -44,6 +44,7 @@ class ConvertedCase:
         source: The case.
         was_there: Whether an earlier call had written everything; the figures are 0 then.
         object_count: Number of objects.
+        crowd_count: Number of masks of several objects.
         shared_pixels: Pixels that two objects claim.
         grey_pixels: Pixels of black and white pictures that are neither.
         mask_pixels: Pixels of black and white pictures.
@@ -54,6 +55,7 @@ class ConvertedCase:
     source: SourceCase
     was_there: bool = False
     object_count: int = 0
+    crowd_count: int = 0
     shared_pixels: int = 0
     grey_pixels: int = 0
     mask_pixels: int = 0
@@ -132,6 +134,7 @@ def convert_case(case: SourceCase, *, layout: Layout, root: Path, out: Path) -> 
         names=names,
         source=case,
         object_count=painting.object_count,
+        crowd_count=painting.crowd_count,
         shared_pixels=painting.shared_pixels,
         grey_pixels=painting.grey_pixels,
         mask_pixels=painting.mask_pixels,

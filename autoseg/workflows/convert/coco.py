@@ -64,11 +64,15 @@ OUTLINES: Final[Outlines] = TypeAdapter(list[Coordinates] | Runs, config=ConfigD
 
 
 class CocoAnnotation(_Listed):
-    """An object, as polygons x, y, x, y, ... or as runs, of which a wrong one is a problem of its image alone."""
+    """An object, as polygons x, y, x, y, ... or as runs, of which a wrong one is a problem of its image alone.
+
+    A crowd is several objects in one mask.
+    """
 
     image_id: int
     category_id: int
     segmentation: Any
+    iscrowd: bool | None = None
 
     def read_outlines(self, path: Path) -> list[list[float]] | Runs:
         """Returns the polygons or runs.
@@ -167,8 +171,8 @@ def group_annotations(path: Path) -> Mapping[int, Sequence[CocoAnnotation]]:
     return groups
 
 
-def paint_coco_objects(path: Path, rule: CocoObjects, shape: IntTriple) -> Iterator[tuple[int, Box, Mask]]:
-    """Yields label, box and mask of the objects of an image, the largest first.
+def paint_coco_objects(path: Path, rule: CocoObjects, shape: IntTriple) -> Iterator[tuple[int, Box, Mask, bool]]:
+    """Yields label, box and mask of the objects of an image, and whether it is a crowd; crowds and the largest first.
 
     Raises:
         DocumentError: An object has a category that is not listed, no outline, or runs that do not fit the image.
@@ -179,8 +183,8 @@ def paint_coco_objects(path: Path, rule: CocoObjects, shape: IntTriple) -> Itera
         if label is None:
             msg = f"{path}: annotation {annotation.id} has the category {annotation.category_id}, which is not listed"
             raise DocumentError(msg)
-        painted.append((label, *_paint(annotation, shape, path)))
-    yield from sorted(painted, key=lambda entry: -int(np.count_nonzero(entry[2])))
+        painted.append((label, *_paint(annotation, shape, path), bool(annotation.iscrowd)))
+    yield from sorted(painted, key=lambda entry: (not entry[3], -int(np.count_nonzero(entry[2]))))
 
 
 def _list_categories(contents: Mapping[str, CocoContent]) -> dict[int, str]:

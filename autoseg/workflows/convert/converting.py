@@ -228,7 +228,7 @@ def _estimate_bytes(root: Path, cases: Sequence[SourceCase]) -> int:
 def _describe_masks(cases: Sequence[ConvertedCase]) -> list[str]:
     grey, total = sum(case.grey_pixels for case in cases), sum(case.mask_pixels for case in cases)
     objects, shared = sum(case.object_count for case in cases), sum(case.shared_pixels for case in cases)
-    moved = sum(case.has_moved for case in cases)
+    crowds, moved = sum(case.crowd_count for case in cases), sum(case.has_moved for case in cases)
     notes = []
     if grey:
         notes.append(
@@ -237,6 +237,11 @@ def _describe_masks(cases: Sequence[ConvertedCase]) -> list[str]:
         )
     if objects:
         notes.append(f"{objects} objects are numbered in {INSTANCES}")
+    if crowds:
+        notes.append(
+            f"warning: {crowds} masks hold several objects each (iscrowd) and have no number: --task instances would "
+            f"take each of their connected components for one object"
+        )
     if shared:
         notes.append(f"warning: {shared} pixels belong to two objects and are given to the later one")
     if moved:

@@ -33,6 +33,7 @@ class Painting:
         objects: Number of the object of each voxel; 0 outside of all.
         like: File whose header describes the grid; the image if None.
         object_count: Number of objects painted.
+        crowd_count: Number of masks of several objects.
         grey_pixels: Pixels of black and white pictures that are neither.
         mask_pixels: Pixels of black and white pictures.
         shared_pixels: Pixels of objects that a later object covers.
@@ -44,6 +45,7 @@ class Painting:
     objects: LabelMap
     like: Path | None = None
     object_count: int = 0
+    crowd_count: int = 0
     grey_pixels: int = 0
     mask_pixels: int = 0
     shared_pixels: int = 0
@@ -62,6 +64,11 @@ class Painting:
         self.object_count += 1
         self.shared_pixels += int(np.count_nonzero(self.objects[box][mask]))
         self.objects[box][mask] = self.object_count
+        self.labels[box][mask] = label
+
+    def add_crowd(self, mask: Mask, label: int, *, box: Box = EVERYWHERE) -> None:
+        """Paints several objects that nobody told apart, without a number."""
+        self.crowd_count += 1
         self.labels[box][mask] = label
 
 
@@ -85,8 +92,8 @@ def paint_files(painting: Painting, rule: MaskRule | CocoObjects, files: Sequenc
         for path in files:
             painting.labels[_read_mask(painting, path)] = rule.label
     elif isinstance(rule, CocoObjects):
-        for label, box, inside in paint_coco_objects(files[0], rule, painting.grid.shape_voxels):
-            painting.add_object(inside, label, box=box)
+        for label, box, inside, is_crowd in paint_coco_objects(files[0], rule, painting.grid.shape_voxels):
+            (painting.add_crowd if is_crowd else painting.add_object)(inside, label, box=box)
     else:
         PAINTERS[rule.stored_as](painting, rule, files)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from builders.progress import Notes
 from builders.public_datasets import SIZE, build_tree, draw, save_picture
 
 from autoseg.errors import AutosegError, DocumentError
@@ -40,6 +41,26 @@ def test_categories_become_labels_and_small_objects_lie_on_large_ones(tmp_path: 
     expected[1:5, 2:6], objects[1:5, 2:6] = 2, 3
     assert np.array_equal(read_label_map(tmp_path / "out" / "labelsTr" / "000000000009.png").array[0], expected)
     assert np.array_equal(read_label_map(tmp_path / "out" / "instancesTr" / "000000000009.png").array[0], objects)
+
+
+def test_a_crowd_has_its_label_and_no_number_and_is_told(tmp_path: Path) -> None:
+    source, notes = build_tree("coco", tmp_path / "source"), Notes()
+
+    def gather(content: dict[str, Any]) -> None:
+        lowest = min(entry["id"] for entry in content["categories"])
+        for entry in content["annotations"]:
+            entry["iscrowd"] = int(entry["category_id"] == lowest)
+
+    change(source, gather)
+    convert_dataset(source, tmp_path / "out", layout="coco", workers=1, progress=notes)
+    labels, objects = (
+        read_label_map(tmp_path / "out" / folder / "000000000009.png").array[0]
+        for folder in ("labelsTr", "instancesTr")
+    )
+    assert (labels[0:6, 0:8] > 0).all()
+    assert np.array_equal(objects > 0, labels == 2)
+    assert np.unique(objects).tolist() == [0, 1, 2]
+    assert "masks hold several objects each (iscrowd) and have no number" in notes.text
 
 
 def test_greys_have_one_channel(tmp_path: Path) -> None:
