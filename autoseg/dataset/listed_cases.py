@@ -3,12 +3,13 @@
 import os
 import stat
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
 from autoseg.dataset.cases import Case, Findings, check_case_names
 from autoseg.dataset.description import Description, ListedCase
-from autoseg.dataset.files import CHANNEL_NAME, list_files
+from autoseg.dataset.files import CHANNEL_NAME, list_names
 from autoseg.dicom_files import FOLDER_ADVICE
 from autoseg.file_endings import READABLE_ENDINGS, find_ending, strip_ending
 
@@ -17,7 +18,8 @@ FOLDER_PROBLEM: Final = f"is a folder; {FOLDER_ADVICE}"
 
 def find_listed_cases(root: Path, description: Description, findings: Findings) -> tuple[Case, ...]:
     """Resolves and checks all paths."""
-    cases = tuple(_resolve(root, listed) for listed in description.listed_cases or ())
+    channels = _ChannelNames()
+    cases = tuple(_resolve(root, listed, channels) for listed in description.listed_cases or ())
     check_case_names(cases, findings, are_files=False)
     for name, count in Counter(case.name for case in cases).items():
         if count > 1:
@@ -29,29 +31,46 @@ def find_listed_cases(root: Path, description: Description, findings: Findings) 
     return cases
 
 
-def _resolve(root: Path, listed: ListedCase) -> Case:
+class _ChannelNames:
+    """The files of folders that are named `<case>_<dddd>`, by case and ending; each folder is listed once."""
+
+    def __init__(self) -> None:
+        self._listed: dict[Path, dict[tuple[str, str | None], list[str]]] = {}
+
+    def find(self, image: Path) -> list[Path]:
+        """Finds the channels of an image, in the order of their names."""
+        if image.parent not in self._listed:
+            self._listed[image.parent] = _group_names(list_names(image.parent))
+        names = self._listed[image.parent].get((strip_ending(image.name), find_ending(image.name)), [])
+        return [image.parent / name for name in names]
+
+
+def _group_names(names: Iterable[str]) -> dict[tuple[str, str | None], list[str]]:
+    groups: dict[tuple[str, str | None], list[str]] = {}
+    for name in names:
+        match = CHANNEL_NAME.fullmatch(strip_ending(name))
+        if match is not None:
+            groups.setdefault((match["case"], find_ending(name)), []).append(name)
+    return groups
+
+
+def _resolve(root: Path, listed: ListedCase, channels: _ChannelNames) -> Case:
     label = _make_absolute(root, listed.label)
     images = tuple(_make_absolute(root, image) for image in listed.images)
     if listed.name is not None:
         return Case.from_paths(listed.name, images=images, label=label)
-    return Case.from_paths(strip_ending(label.name), images=_find_channels(images[0]), label=label)
+    return Case.from_paths(strip_ending(label.name), images=_find_channels(images[0], channels), label=label)
 
 
 def _make_absolute(root: Path, text: str) -> Path:
     return root / os.path.expandvars(text)
 
 
-def _find_channels(image: Path) -> tuple[Path, ...]:
+def _find_channels(image: Path, channels: _ChannelNames) -> tuple[Path, ...]:
     """Returns the file itself, or the channel files `<case>_<dddd>` if only `<case>` is listed (as by nnU-Net v1)."""
     if _find_path_problem(image) is None or _find_path_problem(image.parent) != FOLDER_PROBLEM:
         return (image,)
-    ending = find_ending(image.name)
-    channels = []
-    for path in list_files(image.parent):
-        match = CHANNEL_NAME.fullmatch(strip_ending(path.name))
-        if match and find_ending(path.name) == ending and match["case"] == strip_ending(image.name):
-            channels.append(path)
-    return tuple(channels) or (image,)
+    return tuple(channels.find(image)) or (image,)
 
 
 def _check_files(case: Case, findings: Findings) -> None:

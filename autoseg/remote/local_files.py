@@ -1,5 +1,6 @@
 """Fetches files of a mirror when they are read; does nothing for other files."""
 
+import bisect
 import os
 import re
 import time
@@ -30,6 +31,42 @@ TWO_FILES: Final = (*HEADER_OF_VOXELS, *HEADER_OF_VOXELS.values(), ".mhd", ".nhd
 NAMING_HEADERS: Final = (".mhd", ".nhdr")
 """Endings of headers that name the files of their voxels, whatever these are called."""
 HEADER_BYTES: Final = 2**16
+
+
+class FolderNames:
+    """The names of the files of folders; each folder is listed once, and again for a file that is not among them."""
+
+    def __init__(self) -> None:
+        self._listed: dict[Path, list[str]] = {}
+
+    def find(self, path: Path, starts: Iterable[str], whole: Iterable[str] = ()) -> list[str]:
+        """Finds the names in the folder of a file that begin with one of some texts, or are one of others; sorted."""
+        names = self._listed.get(path.parent, [])
+        if not _holds(names, path.name):
+            names = self._listed[path.parent] = sorted(other.name for other in path.parent.iterdir())
+        found = {name for start in starts for name in _find_starting(names, start)}
+        return sorted(found | {name for name in whole if _holds(names, name)})
+
+    def forget(self) -> None:
+        """Forgets what was listed, as files of the folders may have come or gone."""
+        self._listed.clear()
+
+
+def _holds(names: Sequence[str], name: str) -> bool:
+    """Whether a name is among sorted ones."""
+    index = bisect.bisect_left(names, name)
+    return index < len(names) and names[index] == name
+
+
+def _find_starting(names: Sequence[str], start: str) -> Sequence[str]:
+    """Finds the names that begin with a text among sorted ones."""
+    first = bisect.bisect_left(names, start)
+    last = bisect.bisect_left(names, 1, lo=first, key=lambda name: 0 if name.startswith(start) else 1)
+    return names[first:last]
+
+
+MIRROR_NAMES: Final = FolderNames()
+"""Names of the files of mirrors, until one is brought up to date: each read of an image looks for its files."""
 
 
 @contextmanager
@@ -88,15 +125,20 @@ def _hold(paths: Sequence[Path], stack: ExitStack) -> None:
     mirror = find_mirror(paths[0])
     if mirror is None:
         return
-    parts = [part for path in paths for part in list_image_files(path)]
+    parts = [part for path in paths for part in list_image_files(path, names=MIRROR_NAMES)]
     for lock in sorted({find_use_lock(mirror.folder, part) for part in parts}):
         stack.enter_context(share_lock(lock, longest_seconds=LOCK_WAIT_SECONDS))
     for part in parts:
         _fetch(part)
 
 
-def list_image_files(path: Path) -> list[Path]:
-    """Lists the files of an image, also of one that is a folder of slices, or that keeps header and voxels apart."""
+def list_image_files(path: Path, *, names: FolderNames | None = None) -> list[Path]:
+    """Lists the files of an image, also of one that is a folder of slices, or that keeps header and voxels apart.
+
+    Args:
+        path: The image.
+        names: Names of the files of its folder, where the files of many images are listed; None lists the folder.
+    """
     if path.is_dir():
         return sorted(part for part in path.rglob("*") if part.is_file())
     if not path.is_file():
@@ -104,19 +146,26 @@ def list_image_files(path: Path) -> list[Path]:
     ending = path.name.lower()[len(strip_ending(path.name)) :]
     if ending not in TWO_FILES:
         return [path]
+    names = FolderNames() if names is None else names
     starts, text = [f"{strip_ending(path.name)}."], ""
     if ending in NAMING_HEADERS:
         if is_in_cache(path):
             _fetch(path)
         text = _read_header(path)
         starts += re.findall(r"([^\s%=:]+)%\d*d", text)  # such as slice%03d.raw
-    beside = [other for other in path.parent.iterdir() if other.name.startswith(tuple(starts)) or other.name in text]
-    return [path, *(other for other in beside if other != path and other.is_file())]
+    listed = [path.parent / name for name in names.find(path, starts, _list_values(text))]
+    return [path, *(other for other in listed if other != path and other.is_file())]
 
 
 def _read_header(path: Path) -> str:
     with path.open("rb") as file:
         return file.read(HEADER_BYTES).decode("latin-1")
+
+
+def _list_values(text: str) -> list[str]:
+    """Lists the values of a header, and its lines, as there may be a list of files."""
+    lines = text.splitlines()
+    return [value.strip() for line in lines for value in (line, re.split("[=:]", line, maxsplit=1)[-1])]
 
 
 def _fetch(path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Final
 
 from autoseg.errors import RemoteError
 from autoseg.files.temporary_files import name_temporary
-from autoseg.remote.local_files import TRANSFERS_AT_ONCE
+from autoseg.remote.local_files import MIRROR_NAMES, TRANSFERS_AT_ONCE
 from autoseg.remote.mirror import SyncedFile, UrlMirror, is_fetched_late, is_placeholder, open_mirror, write_placeholder
 from autoseg.remote.store import RemoteVersion
 
@@ -56,6 +56,7 @@ class Synchronizer:
                 self._remember(name, listed[name], listed[name].modified_ns)
             _transfer(self._take, sorted(set(wanted) - set(late)))
             self._seen |= set(wanted) | (set(listed) & set(local))
+            MIRROR_NAMES.forget()
 
     def push(self) -> int:
         """Publishes what has changed in the mirror; returns the number of files.

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from pathlib import Path
 from typing import Final
@@ -23,7 +23,7 @@ from autoseg.labels import ClassTerms, CodedTerm, LabelScheme
 from autoseg.plan.document import Plan
 from autoseg.processes.case_pool import Failure
 from autoseg.processes.progress import Progress
-from autoseg.remote.local_files import list_image_files, use_local
+from autoseg.remote.local_files import FolderNames, list_image_files, use_local
 from autoseg.remote.mirror import find_location
 from autoseg.run_folder import RunFolder
 from autoseg.volume_io import Volume, check_same_grid, label_map_ending, read_grid, read_image, write_label_map
@@ -59,6 +59,7 @@ class ImageFiles:
         problems: Problems of the others.
         ending: Ending of the label maps.
         source: Folder of the images, as the record of the prediction names it.
+        names: Names of the files of their folders, which are listed once for all images.
     """
 
     cases: tuple[Case, ...]
@@ -66,6 +67,7 @@ class ImageFiles:
     ending: str
     source: str
     channel_count: int
+    names: FolderNames = field(default_factory=FolderNames, compare=False)
 
     def describe(self, case: Case) -> str:
         """Names an image in the record, within `source`."""
@@ -73,7 +75,7 @@ class ImageFiles:
 
     def list_files(self, case: Case) -> list[Path]:
         """Lists the files of all channels."""
-        return [file for path in case.image_paths for file in list_image_files(path)]
+        return [file for path in case.image_paths for file in list_image_files(path, names=self.names)]
 
     def read_grid(self, case: Case) -> Grid:
         """Reads the grid of an image from the header of its first channel."""

@@ -3,6 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders.listings import count_listings
 
 from autoseg.dataset import Dataset, read_dataset, record_dataset, restore_dataset
 from autoseg.errors import DatasetError
@@ -436,6 +437,15 @@ def test_the_decathlon_may_be_converted_to_channel_files(tmp_path):
     cases = list_cases(read_dataset(make(tmp_path, description, (*files, *LABEL_FILES))))
     assert cases["a"][0] == ["imagesTr/a_0000.nii.gz", "imagesTr/a_0001.nii.gz"]
     assert sorted(cases) == ["a", "b"]
+
+
+def test_a_folder_is_listed_once_for_the_channels_of_all_listed_images(tmp_path, monkeypatch):
+    description = {**DECATHLON, "modality": {"0": "FLAIR", "1": "T1w"}}
+    files = tuple(f"imagesTr/{case}_{channel:04d}.nii.gz" for case in ("a", "b") for channel in (0, 1))
+    root = make(tmp_path, description, (*files, *LABEL_FILES))
+    listings = count_listings(monkeypatch)
+    assert [len(case.image_paths) for case in read_dataset(root).cases] == [2, 2]
+    assert listings[root / "imagesTr"] == 1
 
 
 def test_what_is_wrong_with_a_list_of_training_images_is_named(tmp_path):

@@ -10,9 +10,11 @@ import pytest
 from builders.folds import write_trained_fold
 from builders.full_device import FullDeviceEnsemble
 from builders.labels import build_labels
+from builders.listings import count_listings
 from builders.plans import build_configuration, build_plan
 from builders.progress import Notes
 
+from autoseg.dataset import Case
 from autoseg.document import read_document, write_document
 from autoseg.errors import CasesFailedError, PredictionError, RunError
 from autoseg.geometry import Grid
@@ -27,6 +29,7 @@ from autoseg.processes.progress import SilentProgress
 from autoseg.run_folder import RunFolder
 from autoseg.volume_io import read_image, read_label_map, write_image
 from autoseg.workflows.predict import prediction
+from autoseg.workflows.predict.found_images import ImageFiles
 from autoseg.workflows.predict.prediction import PredictionRequest, predict_images
 from autoseg.workflows.predict.prediction_folder import PredictionRecord
 
@@ -217,6 +220,16 @@ def test_images_of_a_record_without_their_versions_are_taken_for_unchanged(run, 
     write_document(out / "prediction.json", record.model_copy(update={"image_versions": {}}))
     write_image(images / "case1_0000.nii.gz", np.zeros(GRID.shape_voxels, np.float32), grid=GRID)
     assert predict(run, images)[1].kept == 4
+
+
+def test_the_folder_of_images_of_several_files_is_listed_once_for_all_of_them(tmp_path, monkeypatch):
+    for index in range(3):
+        write_image(tmp_path / f"case{index}.mhd", np.zeros(GRID.shape_voxels, np.float32), grid=GRID)
+    cases = tuple(Case.from_paths(f"case{n}", images=[tmp_path / f"case{n}.mhd"], label=None) for n in range(3))
+    found = ImageFiles(cases=cases, problems=(), ending=".mhd", source="", channel_count=1)
+    listings = count_listings(monkeypatch)
+    assert [len(found.list_files(case)) for case in cases * 2] == [2] * 6
+    assert listings == {tmp_path: 1}
 
 
 def test_a_file_that_no_prediction_made_is_not_taken_for_one(run, images):

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from builders.dicom_series import write_series
+from builders.listings import count_listings
 from builders.remote_files import FaultyFileSystem, Node
 
 from autoseg.errors import OptionError, RemoteError, UnreachableError
@@ -12,7 +13,7 @@ from autoseg.geometry import Grid
 from autoseg.processes.case_pool import run_over_cases
 from autoseg.processes.progress import SilentProgress
 from autoseg.remote.cache_folder import SIZE_VARIABLE
-from autoseg.remote.local_files import fetch_ahead, list_image_files, use_local
+from autoseg.remote.local_files import FolderNames, fetch_ahead, list_image_files, use_local
 from autoseg.remote.mirror import is_placeholder
 from autoseg.remote.trimming import trim_cache
 from autoseg.volume_io import read_grid, read_image, read_label_map, write_label_map
@@ -247,3 +248,51 @@ def test_the_files_of_an_image_that_may_only_be_read_are_listed_and_left_as_they
     assert list_image_files(voxels) == [voxels]
     assert header.stat().st_mtime_ns == 10**18
     assert list_image_files(tmp_path) == sorted(tmp_path.iterdir())
+
+
+def write_headers(folder: Path, *names: str) -> list[Path]:
+    for name in names:
+        (folder / f"{name}.mhd").write_text(f"NDims = 3\nElementDataFile = {name}.raw\n")
+        (folder / f"{name}.raw").write_bytes(bytes(8))
+    return [folder / f"{name}.mhd" for name in names]
+
+
+def test_a_folder_is_listed_once_for_the_files_of_all_its_images(tmp_path, monkeypatch):
+    images, names = write_headers(tmp_path, "a", "b", "c"), FolderNames()
+    listings = count_listings(monkeypatch)
+    found = [list_image_files(path, names=names) for path in images]
+    assert found == [[path, path.with_suffix(".raw")] for path in images]
+    assert listings == {tmp_path: 1}
+    later = write_headers(tmp_path, "d")
+    assert list_image_files(later[0], names=names) == [later[0], later[0].with_suffix(".raw")]
+
+
+def test_a_folder_by_url_is_listed_once_for_the_reading_of_all_its_images(
+    node: Node, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"case{index}.mhd" for index in range(4)]
+    publish_label_maps(place, tmp_path / "made", *names)
+    node.begin()
+    listings = count_listings(monkeypatch)
+    for name in names:
+        read_label_map(node.root / name)
+    assert listings[node.root] == 1
+    publish_label_maps(place, tmp_path / "later", "case1.hdr")
+    node.begin()
+    for name in ("case0.mhd", "case1.hdr"):
+        read_label_map(node.root / name)
+    assert listings[node.root] == 2
+
+
+def test_voxels_of_another_image_with_a_similar_name_are_no_part_of_an_image(tmp_path):
+    one, eleven = write_headers(tmp_path, "1", "11")
+    assert list_image_files(eleven) == [eleven, tmp_path / "11.raw"]
+    assert list_image_files(one) == [one, tmp_path / "1.raw"]
+
+
+def test_the_files_of_an_image_have_the_same_order_in_every_copy_of_a_folder(tmp_path):
+    header = tmp_path / "a.mhd"
+    header.write_text("NDims = 3\nElementDataFile = LIST\nz.raw\nb.raw\nm.raw\n")
+    for name in ("m.raw", "z.raw", "b.raw"):
+        (tmp_path / name).write_bytes(bytes(8))
+    assert [path.name for path in list_image_files(header)] == ["a.mhd", "b.raw", "m.raw", "z.raw"]
