@@ -61,6 +61,7 @@ class SliceHeader:
         image_type: Values of ImageType, such as ORIGINAL, PRIMARY, AXIAL.
         frame_count: Number of frames.
         component_count: 1 for grey values, 3 for colours.
+        is_inverted: Whether the lowest grey value is shown white, so that ITK inverts them.
         shape_yx: Rows and columns.
         spacing_mm_yx: Distance of rows and of columns; None if it has none, like the place.
         step_mm: Distance to the next slice as the header gives it, else the thickness; None if it tells neither.
@@ -79,6 +80,7 @@ class SliceHeader:
     image_type: tuple[str, ...]
     frame_count: int
     component_count: int
+    is_inverted: bool
     shape_yx: tuple[int, int]
     spacing_mm_yx: tuple[float, float] | None
     step_mm: float | None
@@ -136,6 +138,7 @@ def _parse(path: Path, tags: dict[str, str]) -> SliceHeader:
         image_type=tuple(part.strip().upper() for part in tags[dicom.IMAGE_TYPE].split("\\")),
         frame_count=int(tags[dicom.FRAME_COUNT] or 1),
         component_count=int(tags["components"]),
+        is_inverted=tags[dicom.PHOTOMETRIC] == dicom.INVERTED,
         shape_yx=(int(tags[dicom.ROWS]), int(tags[dicom.COLUMNS])),
         spacing_mm_yx=None if spacing is None else (spacing[0], spacing[1]),
         step_mm=_find_length(tags[dicom.SLICE_DISTANCE]) or _find_length(tags[dicom.THICKNESS]),

@@ -64,7 +64,7 @@ class FoundSeries:
     Attributes:
         series: Series of images, ordered by their number.
         unreadable: Files that should be images and cannot be read, and folders, each with the reason.
-        notes: Files that were left out, one sentence for each reason.
+        notes: Files that were left out, and series whose values are inverted; one sentence for each reason.
     """
 
     series: tuple[DicomSeries, ...]
@@ -101,12 +101,24 @@ def find_series(place: Path) -> FoundSeries:
         elif header is not None:
             found[header.series][_identify(header)] = header
     series = [DicomSeries(uid=uid, slices=tuple(headers.values())) for uid, headers in found.items()]
-    listed = ", ".join(f"{count} x {kind}" for kind, count in left_out.items())
     return FoundSeries(
         series=tuple(sorted(series, key=_get_order)),
         unreadable=unreadable,
-        notes=(f"left out, as they are no slices of a volume: {listed}",) if left_out else (),
+        notes=_describe_found(left_out, [one for one in series if any(header.is_inverted for header in one.slices)]),
     )
+
+
+def _describe_found(left_out: Counter[str], inverted: Sequence[DicomSeries]) -> tuple[str, ...]:
+    notes = []
+    if left_out:
+        listed = ", ".join(f"{count} x {kind}" for kind, count in left_out.items())
+        notes.append(f"left out, as they are no slices of a volume: {listed}")
+    if inverted:
+        notes.append(
+            f"grey values are inverted, so that bright is high, as SimpleITK does and dcm2niix does not "
+            f"(MONOCHROME1): {list_series(inverted)}"
+        )
+    return tuple(notes)
 
 
 def iterate_dicom_files(place: Path, *, on_error: Callable[[OSError], None]) -> Iterator[Path]:

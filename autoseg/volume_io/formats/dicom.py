@@ -28,6 +28,8 @@ INSTANCE_NUMBER: Final = "0020|0013"
 POSITION: Final = "0020|0032"
 ORIENTATION: Final = "0020|0037"
 FRAME_COUNT: Final = "0028|0008"
+PHOTOMETRIC: Final = "0028|0004"
+PIXEL_REPRESENTATION: Final = "0028|0103"
 ROWS: Final = "0028|0010"
 COLUMNS: Final = "0028|0011"
 SPACING: Final = "0028|0030"
@@ -35,9 +37,13 @@ THICKNESS: Final = "0018|0050"
 SLICE_DISTANCE: Final = "0018|0088"
 SERIES_TAGS: Final = (
     *(MODALITY, IMAGE_TYPE, SOP_CLASS, INSTANCE, DESCRIPTION, STUDY, SERIES, SERIES_NUMBER, INSTANCE_NUMBER),
-    *(POSITION, ORIENTATION, FRAME_COUNT, ROWS, COLUMNS, SPACING, THICKNESS, SLICE_DISTANCE),
+    *(POSITION, ORIENTATION, FRAME_COUNT, PHOTOMETRIC, ROWS, COLUMNS, SPACING, THICKNESS, SLICE_DISTANCE),
 )
 MODALITIES_WITHOUT_IMAGE: Final = ("SEG", "RTSTRUCT", "RTPLAN", "SR", "PR", "KO")
+MODALITIES_WITH_UNIT: Final = ("CT", "PT")
+INVERTED: Final = "MONOCHROME1"
+"""Grey values of which the lowest is shown white (DICOM PS3.3 C.7.6.3.1.2). ITK returns 2^n - 1 - x for n bits stored
+without a sign, -1 - x for 16 bits with one, and fails for fewer with one."""
 
 
 def read(path: Path, *, as_labels: bool) -> StoredVolume:
@@ -74,11 +80,24 @@ def read_tags(path: Path) -> dict[str, str]:
 
 def _open_reader(path: Path) -> Any:
     reader = _open_file(path)
-    modality = reader.GetMetaData(MODALITY).strip() if reader.HasMetaDataKey(MODALITY) else ""
+    modality = _get_tag(reader, MODALITY)
     if modality in MODALITIES_WITHOUT_IMAGE:
         msg = f"{path}: expected a DICOM image, found an object of modality {modality}; save it as .nii.gz"
         raise VolumeError(msg)
+    is_signed = _get_tag(reader, PIXEL_REPRESENTATION) == "1"
+    if _get_tag(reader, PHOTOMETRIC) == INVERTED and (is_signed or modality in MODALITIES_WITH_UNIT):
+        found = "numbers with a sign" if is_signed else f"values of modality {modality}, which have a unit"
+        msg = (
+            f"{path}: found PhotometricInterpretation {INVERTED} for {found}: ITK would invert them, other programs "
+            f"would not; write MONOCHROME2 into the headers of copies of the files, which leaves their values as they "
+            f"are"
+        )
+        raise VolumeError(msg)
     return reader
+
+
+def _get_tag(reader: Any, tag: str) -> str:
+    return str(reader.GetMetaData(tag)).strip("\0 ") if reader.HasMetaDataKey(tag) else ""
 
 
 def _open_file(path: Path) -> Any:
