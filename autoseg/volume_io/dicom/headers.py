@@ -10,13 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
-
 from autoseg.dicom_files import MAGIC, PREAMBLE_BYTES
 from autoseg.errors import VolumeError
 from autoseg.geometry import FloatTriple, make_triple
 from autoseg.volume_io.formats import dicom
+from autoseg.volume_io.formats.dicom_positions import parse_numbers
 from autoseg.volume_io.formats.reader_process import IsolatedReader
 from autoseg.volume_io.formats.volumes import translate_decoder_errors
 
@@ -123,9 +121,14 @@ def _parse(path: Path, tags: dict[str, str]) -> SliceHeader:
     if not all(UID.fullmatch(tags[tag]) for tag in (dicom.SERIES, dicom.INSTANCE)):
         msg = f"{path}: expected identifiers (UIDs) of digits and dots for series and instance; restore the header"
         raise VolumeError(msg)
-    spacing = _parse_numbers(tags[dicom.SPACING], 2)
-    position = _parse_numbers(tags[dicom.POSITION], 3)
-    orientation = _parse_numbers(tags[dicom.ORIENTATION], 6)
+    spacing, position, orientation = (
+        parse_numbers(tags[tag], name, count)
+        for tag, name, count in (
+            (dicom.SPACING, "PixelSpacing", 2),
+            (dicom.POSITION, "ImagePositionPatient", 3),
+            (dicom.ORIENTATION, "ImageOrientationPatient", 6),
+        )
+    )
     return SliceHeader(
         path=path,
         series=tags[dicom.SERIES],
@@ -168,14 +171,3 @@ def _find_length(text: str) -> float | None:
     except ValueError:
         return None
     return length if 0 < length < math.inf else None
-
-
-def _parse_numbers(text: str, count: int) -> NDArray[np.float64] | None:
-    """Parses decimal strings; None if there are none."""
-    if not text:
-        return None
-    values = np.array([float(part) for part in text.split("\\")])
-    if values.shape != (count,) or not np.isfinite(values).all():
-        msg = f"expected {count} finite numbers in the header, found {text!r}"
-        raise ValueError(msg)
-    return values

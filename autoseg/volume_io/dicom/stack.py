@@ -24,6 +24,8 @@ from autoseg.volume_io.formats.dicom_positions import (
     ROUNDED_SPACING,
     arrange_slices,
     compute_normal,
+    explain_orientation,
+    explain_spacing,
 )
 from autoseg.volume_io.formats.headers.sizes import check_size
 from autoseg.volume_io.formats.itk import convert_lps_ras
@@ -156,6 +158,7 @@ def _check_alike(slices: Sequence[SliceHeader]) -> None:
             f"{'lacks' if len(lost) == 1 else 'lack'} one of them; leave out these files, or export the series again"
         )
         raise VolumeError(msg)
+    _check_geometry(slices)
     kinds = Counter((header.shape_yx, header.spacing_mm_yx) for header in slices)
     spacings = np.array([spacing for _, spacing in kinds], dtype=float)
     if len({shape for shape, _ in kinds}) > 1 or not np.allclose(spacings, spacings[0], rtol=ROUNDED_SPACING, atol=0):
@@ -163,6 +166,20 @@ def _check_alike(slices: Sequence[SliceHeader]) -> None:
             f"{count} of {shape[0]} x {shape[1]} with {spacing} mm" for (shape, spacing), count in kinds.items()
         )
         msg = f"expected slices of one size and pixel spacing, found {listed}; export them as series of their own"
+        raise VolumeError(msg)
+
+
+def _check_geometry(slices: Sequence[SliceHeader]) -> None:
+    """Checks orientation and pixel spacing of every slice, each by itself."""
+    wrong: dict[str, list[SliceHeader]] = {}
+    for header in slices:
+        assert header.orientation is not None, "checked before"
+        reason = explain_orientation(header.orientation) or explain_spacing(_get_spacing(header))
+        if reason is not None:
+            wrong.setdefault(reason, []).append(header)
+    if wrong:
+        reason, found = next(iter(wrong.items()))
+        msg = f"{_name(found)}: {reason}"
         raise VolumeError(msg)
 
 

@@ -13,6 +13,7 @@ from autoseg.errors import VolumeError
 from autoseg.geometry import Grid
 from autoseg.processes.library_output import redirect_library_messages
 from autoseg.volume_io.formats.dicom_frames import read_frames
+from autoseg.volume_io.formats.dicom_positions import explain_orientation, explain_spacing, parse_numbers
 from autoseg.volume_io.formats.itk import build_grid, convert_lps_ras
 from autoseg.volume_io.formats.volumes import StoredVolume
 
@@ -114,6 +115,7 @@ def _build_grid(path: Path, reader: Any) -> tuple[Grid, tuple[int, ...]]:
     """Builds the grid; returns it and the frame at every z."""
     grid = build_grid(reader)
     if grid.shape_voxels[0] == 1:
+        _check_single_slice(path, reader)
         return grid, (0,)
     try:
         frames = read_frames(path, grid.shape_voxels[0])
@@ -130,3 +132,14 @@ def _build_grid(path: Path, reader: Any) -> tuple[Grid, tuple[int, ...]]:
         direction=(convert_lps_ras(frames.normal), convert_lps_ras(along_y), convert_lps_ras(along_x)),
     )
     return placed, order.indices
+
+
+def _check_single_slice(path: Path, reader: Any) -> None:
+    """Checks the geometry of a slice, as ITK replaces what is invalid; zeros are as good as none, which X-rays lack."""
+    orientation = parse_numbers(_get_tag(reader, ORIENTATION), "ImageOrientationPatient", 6)
+    spacing = parse_numbers(_get_tag(reader, SPACING), "PixelSpacing", 2)
+    wrong = None if orientation is None or not orientation.any() else explain_orientation(orientation)
+    wrong = wrong or (None if spacing is None else explain_spacing(spacing))
+    if wrong is not None:
+        msg = f"{path}: {wrong}"
+        raise VolumeError(msg)

@@ -22,6 +22,8 @@ from autoseg.volume_io.formats.dicom_positions import (
     SliceOrder,
     arrange_slices,
     compute_normal,
+    explain_orientation,
+    explain_spacing,
 )
 
 ADVICE: Final = "convert it with dcm2niix"
@@ -103,21 +105,33 @@ def _read_geometry(
     positions: list[list[float]] = []
     orientations: list[list[float]] = []
     for match in FRAME_GEOMETRY.finditer(content):
-        (orientations if match["position"] is None else positions).append(_parse_value(content, match))
+        if match["position"] is None:
+            orientations.append(_parse_value(content, match, name="ImageOrientationPatient", count=6))
+        else:
+            positions.append(_parse_value(content, match, name="ImagePositionPatient", count=3))
         if len(positions) == count and orientations:
             break  # before the voxels begin
     if len(positions) != count or not orientations:
         msg = f"the header does not tell where its {count} frames lie; {ADVICE}"
         raise VolumeError(msg)
+    wrong = next(filter(None, map(explain_orientation, orientations)), None)
+    if wrong is not None:
+        raise VolumeError(wrong)
     return np.array(positions), np.array(orientations)
 
 
 def _read_spacing(content: mmap.mmap) -> tuple[float, float] | None:
     end = content.rfind(PIXEL_DATA)
-    found = {tuple(_parse_value(content, match)) for match in FRAME_SPACING.finditer(content, 0, end)}
+    found = {
+        tuple(_parse_value(content, match, name="PixelSpacing", count=2))
+        for match in FRAME_SPACING.finditer(content, 0, end)
+    }
     values = np.array(sorted(found))
     if not found:
         return None
+    wrong = next(filter(None, map(explain_spacing, sorted(found))), None)
+    if wrong is not None:
+        raise VolumeError(wrong)
     if not np.allclose(values, values[0], rtol=ROUNDED_SPACING, atol=0):
         msg = f"expected one pixel spacing for all frames, found {len(found)}; {ADVICE}"
         raise VolumeError(msg)
@@ -129,17 +143,22 @@ def _check_rescaling(content: mmap.mmap) -> None:
     """Checks that all frames have one slope and one intercept, as ITK applies those of the first."""
     values: dict[bytes, set[float]] = {}
     for match in FRAME_RESCALE.finditer(content, 0, content.rfind(PIXEL_DATA)):
-        values.setdefault(match["tag"], set()).update(_parse_value(content, match))
+        values.setdefault(match["tag"], set()).update(_parse_value(content, match, name="rescaling", count=1))
     most = max(map(len, values.values()), default=1)
     if most > 1:
         msg = f"expected one rescaling for all frames, found {most}; {ADVICE}"
         raise VolumeError(msg)
 
 
-def _parse_value(content: mmap.mmap, match: "re.Match[bytes]") -> list[float]:
+def _parse_value(content: mmap.mmap, match: "re.Match[bytes]", *, name: str, count: int) -> list[float]:
     """Parses the decimal strings of an element that an expression has found."""
     length = int.from_bytes(match["explicit"] or match["implicit"], "little")
-    return [float(text) for text in content[match.end() : match.end() + length].split(b"\\")]
+    text = content[match.end() : match.end() + length]
+    values = [float(number) for number in text.split(b"\\")]
+    if len(values) != count or not np.isfinite(values).all():
+        msg = f"expected {count} finite numbers for {name} of a frame, found {text.decode('latin-1')!r}; {ADVICE}"
+        raise VolumeError(msg)
+    return values
 
 
 def _name_frames(indices: Sequence[int]) -> str:

@@ -12,6 +12,7 @@ from autoseg.errors import VolumeError
 # Positions and directions are decimal text, of which some scanners write one to three digits after the point.
 SAME_POSITION_MM: Final = 0.01
 ORIENTATION_TOLERANCE: Final = 1e-3
+VECTOR_TOLERANCE: Final = 0.05  # of lengths and of the cosine of a right angle: vectors may be rounded to one digit
 ROUNDED_SPACING: Final = 1e-4  # by so much, relatively, spacings differ that were rounded to three digits or more
 STEP_TOLERANCE: Final = 0.1  # of the distance of slices: a missing slice is off by half of it or more
 TILT_TOLERANCE_PIXELS: Final = 0.5  # over the whole stack
@@ -30,6 +31,46 @@ class SliceOrder:
 
     indices: tuple[int, ...]
     step_mm: float
+
+
+def parse_numbers(text: str, name: str, count: int) -> Float64[np.ndarray, " number"] | None:
+    """Parses decimal strings; None if there are none.
+
+    Raises:
+        ValueError: They are not so many finite numbers.
+    """
+    if not text:
+        return None
+    values = np.array([float(part) for part in text.split("\\")])
+    if values.shape != (count,) or not np.isfinite(values).all():
+        msg = f"expected {count} finite numbers for {name}, found {text!r}"
+        raise ValueError(msg)
+    return values
+
+
+def explain_orientation(orientation: Sequence[float] | Float64[np.ndarray, "6"]) -> str | None:
+    """Explains that vectors along rows and along columns are none, or not at right angles; None if they are."""
+    vectors = np.reshape(orientation, (2, 3)).astype(np.float64)
+    lengths = np.linalg.norm(vectors, axis=1)
+    is_valid = np.abs([*(lengths - 1), vectors[0] @ vectors[1]]).max() <= VECTOR_TOLERANCE
+    if is_valid:
+        return None
+    found = "\\".join(f"{value:g}" for value in orientation)
+    return (
+        f"expected two vectors of length 1 at right angles for ImageOrientationPatient, found {found}; export the "
+        f"series again, or correct the headers in a copy"
+    )
+
+
+def explain_spacing(spacing_mm_yx: Sequence[float] | Float64[np.ndarray, "2"]) -> str | None:
+    """Explains that a pixel spacing is not positive; None if it is."""
+    if min(spacing_mm_yx) > 0:
+        return None
+    found = "\\".join(f"{value:g}" for value in spacing_mm_yx)
+    return (
+        f"expected two positive distances in mm for PixelSpacing, found {found}; export the series "
+        f"again, or correct the headers in a copy"
+    )
 
 
 def compute_normal(orientation: Float64[np.ndarray, "6"]) -> Float64[np.ndarray, "3"]:

@@ -14,7 +14,13 @@ from numpy.typing import NDArray
 
 from autoseg.errors import AutosegError, GridError, PlacementError, VolumeError
 from autoseg.files.temporary_files import name_temporary
-from autoseg.geometry import PLANAR_SPACING_FACTOR, FloatTriple, Grid, compute_reorientation
+from autoseg.geometry import (
+    PLANAR_SPACING_FACTOR,
+    SINGULAR_DETERMINANT,
+    FloatTriple,
+    Grid,
+    compute_reorientation,
+)
 from autoseg.run_folder import make_folder, translate_write_errors, write_atomically
 
 PICTURE_SPACING_MM: Final[FloatTriple] = (PLANAR_SPACING_FACTOR, 1.0, 1.0)
@@ -206,7 +212,7 @@ def check_finite_grid(grid: Grid, path: Path | str) -> Grid:
     """Checks the numbers of a grid and returns it.
 
     Raises:
-        VolumeError: There is no voxel, a spacing is not positive, or a number is not finite.
+        VolumeError: There is no voxel, a spacing is not positive, a number is not finite, or the axes lie in a plane.
     """
     if min(grid.shape_voxels) < 1:
         msg = f"{path}: expected at least one voxel along every axis, found {grid.shape_voxels}"
@@ -217,6 +223,14 @@ def check_finite_grid(grid: Grid, path: Path | str) -> Grid:
         msg = (
             f"{path}: spacing must be positive, origin and direction finite; found spacing {grid.spacing_mm} mm, "
             f"origin {grid.origin_mm} mm in RAS, direction {grid.direction}; repair the file's header"
+        )
+        raise VolumeError(msg)
+    axes = np.asarray(grid.direction)
+    lengths = np.linalg.norm(axes, axis=1, keepdims=True)
+    if lengths.min() == 0 or abs(np.linalg.det(axes / lengths)) < SINGULAR_DETERMINANT:
+        msg = (
+            f"{path}: the axes map the volume onto a plane: those of z, y and x lie along {grid.direction} in RAS; "
+            f"repair the file's header"
         )
         raise VolumeError(msg)
     if spacing.min() < LEAST_SPACING_MM or spacing.max() > LARGEST_SPACING_MM:
