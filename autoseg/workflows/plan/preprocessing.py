@@ -101,7 +101,7 @@ def preprocess_dataset(
 
     Raises:
         PlanError: The plan tells objects apart in another way than the run was planned.
-        RunError: The run cannot be written, or a training reads arrays that would be removed.
+        RunError: The run cannot be written, or another process reads arrays that would be removed.
         CasesFailedError: Some cases failed; the others are written.
         OptionError: A number of processes is given for jobs.
     """
@@ -150,15 +150,20 @@ def preprocess_dataset(
 
 
 def _refuse_to_remove_what_is_read(run: RunFolder, plan: Plan, configuration: str) -> None:
-    """Refuses to remove the arrays of a configuration while a fold is trained on them: it would fail, or continue with
-    other arrays."""
+    """Refuses to remove the arrays of a configuration while a fold is trained on them, or synthetic cases are made from
+    them: that would fail, or continue with other arrays."""
     readers = [name for name, other in plan.configurations.items() if other.data_of == configuration]
-    trainings = [item for name in readers for item in find_trainings(run.configuration_models(name)).items()]
-    for fold, holder in trainings:
+    places = [
+        place for name in readers for place in (run.configuration_models(name), run.configuration_synthetic(name))
+    ]
+    for fold, holder in (item for place in places for item in find_trainings(place).items()):
+        is_training = fold.parent in map(run.configuration_models, readers)
+        does = f"trains {fold} with" if is_training else f"makes the synthetic cases in {fold} from"
+        seen = f" (autoseg status {run.root})" if is_training else ""
         msg = (
             f"plan.json was changed after {run.preprocessed(configuration)} was made, and process {holder.pid} on "
-            f"{holder.host} trains {fold} with what would be replaced; wait until it has ended or stop it (autoseg "
-            f"status {run.root}), or put the plan back"
+            f"{holder.host} {does} what would be replaced; wait until it has ended or stop it{seen}, or put the plan "
+            f"back"
         )
         raise RunError(msg)
 

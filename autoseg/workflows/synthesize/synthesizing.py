@@ -87,6 +87,9 @@ def synthesize_fold(job: SynthesisJob, request: SynthesisRequest, *, progress: P
     with lock_fold(FoldFolder(job.folder.root), device=str(job.device)):  # beside all that is discarded
         if request.restart:
             _check_not_in_use(job)
+        # Once more, as the lock keeps `autoseg preprocess` from replacing the arrays only from now on.
+        check_preprocessed(job.run, job.plan, job.configuration_plan.data_of, job.cases.training)
+        if request.restart:
             remove_folder(job.folder.root)
         checkpoint = find_newest_checkpoint(job.folder.denoiser)
         if request.seed is None and checkpoint is not None:

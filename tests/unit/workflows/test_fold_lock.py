@@ -160,6 +160,11 @@ def test_arrays_that_a_training_reads_are_not_replaced_by_those_of_another_plan(
         with pytest.raises(RunError, match=r"process \d+ on .* trains .*3d_cascade_fullres.fold_0 with what would be"):
             preprocess()
         assert array.exists()
+    with lock_fold(FoldFolder(run.synthetic("2d", "1")), device="cpu"):
+        expected = r"process \d+ on .* makes the synthetic cases in .*2d.fold_1 from what would be replaced; wait until"
+        with pytest.raises(RunError, match=expected):
+            preprocess()
+        assert array.exists()
     preprocess()
     assert not array.exists()
     assert is_recipe_followed(run, edited, "2d")

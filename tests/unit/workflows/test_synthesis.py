@@ -39,6 +39,7 @@ from autoseg.workflows.folds.synthesis import (
     SyntheticRecord,
     find_synthetic_cases,
 )
+from autoseg.workflows.plan.preprocessing import extract_recipe
 from autoseg.workflows.synthesize import synthesizing
 from autoseg.workflows.synthesize.artist import Artist
 from autoseg.workflows.synthesize.denoiser_plan import DIFFUSION, choose_stages, plan_denoiser, plan_variation
@@ -307,6 +308,11 @@ def test_two_lengths_of_the_training_of_a_denoiser_are_refused() -> None:
 @pytest.fixture
 def job(made) -> SynthesisJob:
     run, plan, fold = made
+    write_document(run.recipe("2d"), extract_recipe(plan, "2d"))
+    run.preprocessed("2d").mkdir()
+    for name in fold.training:
+        for ending in ("json", "image.b2nd", "labels.b2nd", "locations.npy"):
+            (run.preprocessed("2d") / f"{name}.{ending}").write_text("x")
     where = {"run": run, "plan": plan, "configuration": "2d", "fold": "0"}
     return SynthesisJob(**where, cases=fold, device=torch.device("cpu"), seed=0)
 
@@ -318,6 +324,15 @@ def test_cases_that_may_train_now_are_not_discarded(job: SynthesisJob) -> None:
         pytest.raises(RunError, match=r"2d, fold 0 is being trained by process .*\(cuda:1\).*wait until it has ended"),
     ):
         synthesize_fold(job, request, progress=SilentProgress(), stop=StopRequest())
+    assert job.folder.record.is_file()
+
+
+def test_arrays_that_were_replaced_until_the_lock_was_held_are_not_read_and_nothing_is_discarded(job) -> None:
+    finer = job.configuration_plan.model_copy(update={"spacing_mm": (0.5, 0.5)})
+    other = job.plan.model_copy(update={"configurations": {"2d": finer}})
+    write_document(job.run.recipe("2d"), extract_recipe(other, "2d"))
+    with pytest.raises(RunError, match=r"plan\.json was changed after .* was made .*; run: autoseg preprocess"):
+        synthesize_fold(job, SynthesisRequest(restart=True), progress=SilentProgress(), stop=StopRequest())
     assert job.folder.record.is_file()
 
 
