@@ -1,6 +1,7 @@
 """Makes what a configuration is trained on of its previous stage: out-of-fold predictions of all cases."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Final, TypeVar
 
@@ -177,8 +178,10 @@ def learn_box_minimum(link: StageLink, *, device: str, progress: Progress) -> St
     """Learns which components count for the box of a configuration, before its first fold is trained.
 
     The volume that a component needs is written with its reason to the plan of the run, which every fold copies. It is
-    learned once, from out-of-fold predictions of all cases, whose boxes are stored; not from fewer than `FEWEST_CASES`,
-    nor where folds are trained already, where the plan holds a volume, or where the previous stage has one itself.
+    learned from out-of-fold predictions of all cases, whose boxes are stored, and anew where the previous stage was
+    trained again; not from fewer than `FEWEST_CASES`, nor where folds are trained already, which is said if they were
+    trained before the previous stage was, where the user has written a volume into the plan, or where the previous
+    stage has one itself.
 
     Returns:
         The link with the present plan of the run, to which a previous stage may have added its own.
@@ -187,6 +190,7 @@ def learn_box_minimum(link: StageLink, *, device: str, progress: Progress) -> St
         AutosegError: As `prepare_stage_input`.
     """
     link = replace(link, plan=read_document(link.run.plan, Plan))
+    _note_kept_minimum(link, progress)
     if not _is_minimum_open(link):
         return link
     note = f"waiting for another process, which predicts cases with {link.previous}"
@@ -211,15 +215,50 @@ def learn_box_minimum(link: StageLink, *, device: str, progress: Progress) -> St
 
 
 def _is_minimum_open(link: StageLink) -> bool:
-    """Whether it is still to be learned which components count for the box."""
+    """Whether it is still to be learned which components count for the box, or was learned from other predictions."""
     plan, name = link.plan, link.configuration
     stage = plan.configurations[name].previous_stage
     if not isinstance(stage, BoxOfPreviousStage) or plan.configurations[link.previous].previous_stage is not None:
         return False
-    if len(link.holders) < FEWEST_CASES:
+    if len(link.holders) < FEWEST_CASES or any(link.run.configuration_models(name).glob("fold_*/plan.json")):
         return False
-    is_decided = stage.minimum_mm3 > 0 or any(reason.subject == _name_minimum(name) for reason in plan.reasons)
-    return not is_decided and not any(link.run.configuration_models(name).glob("fold_*/plan.json"))
+    reason = _find_learned(link)
+    if reason is None:
+        return stage.minimum_mm3 == 0 and not _list_reasons(plan, name)
+    return bool(link.list_outdated_cases(link.find_sources()))
+
+
+def _note_kept_minimum(link: StageLink, progress: Progress) -> None:
+    """Notes that the volume was learned from predictions of a previous stage that was trained again since."""
+    reason, name = _find_learned(link), link.configuration
+    checkpoints = sorted(link.run.configuration_models(name).glob("fold_*/checkpoint_final.safetensors"))
+    folds = [path.parent.name.removeprefix("fold_") for path in checkpoints] if reason is not None else []
+    stale: tuple[str, ...] = ()
+    with suppress(TrainingError):  # a damaged checkpoint is named where it is used
+        stale = _list_stale(link, folds)
+    if reason is not None and stale:
+        progress.note(
+            f"warning: {link.previous} was trained again since fold {', '.join(stale)} of {name}, so the volume that a "
+            f"component needs to count for the box ({reason.value}) was learned from its earlier predictions; to learn "
+            f"it anew, move {link.run.configuration_models(name)} away and train all folds again"
+        )
+
+
+def _find_learned(link: StageLink) -> Reason | None:
+    """Finds the reason of the volume that was learned; None if none was, or the user has changed it in the plan."""
+    stage = link.plan.configurations[link.configuration].previous_stage
+    if not isinstance(stage, BoxOfPreviousStage):
+        return None
+    value = _describe_minimum(stage.minimum_mm3, link.plan)
+    return next((one for one in _list_reasons(link.plan, link.configuration) if one.value == value), None)
+
+
+def _list_reasons(plan: Plan, configuration: str) -> list[Reason]:
+    return [reason for reason in plan.reasons if reason.subject == _name_minimum(configuration)]
+
+
+def _describe_minimum(minimum_mm3: float, plan: Plan) -> str:
+    return f"{minimum_mm3:g} {plan.distance_unit}3" if minimum_mm3 > 0 else "any"
 
 
 def _name_minimum(configuration: str) -> str:
@@ -240,10 +279,11 @@ def _record_minimum(plan: Plan, link: StageLink, learned: Decision[float]) -> Pl
     part = link.plan.configurations[name]
     assert isinstance(part.previous_stage, BoxOfPreviousStage), "there is no box"
     stage = part.previous_stage.model_copy(update={"minimum_mm3": learned.value})
-    value = f"{learned.value:g} {plan.distance_unit}3" if learned.value > 0 else "any"
+    value = _describe_minimum(learned.value, plan)
     reason = Reason(subject=_name_minimum(name), value=value, because=learned.because)
+    others = [other for other in plan.reasons if other.subject != reason.subject]
     changed = plan.configurations | {name: part.model_copy(update={"previous_stage": stage})}
-    return plan.model_copy(update={"configurations": changed, "reasons": (*plan.reasons, reason)})
+    return plan.model_copy(update={"configurations": changed, "reasons": (*others, reason)})
 
 
 def _find_box_cases(

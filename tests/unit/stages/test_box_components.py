@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from builders.progress import skip_drawing
+from builders.folds import build_checkpoint_description
+from builders.progress import Notes, skip_drawing
+from safetensors.torch import save_file
 
 from autoseg.document import parse_part, read_document, write_document
 from autoseg.errors import DocumentError
@@ -13,7 +15,10 @@ from autoseg.plan.decisions import Reason
 from autoseg.preprocessing.cache import open_case
 from autoseg.processes.progress import SilentProgress
 from autoseg.stages.box_components import BoxCase, BoxComponents, find_components, learn_minimum
+from autoseg.stages.out_of_fold import digest_sources
 from autoseg.stages.previous_input import StagePrediction
+from autoseg.training.checkpoint import DESCRIPTION_KEY
+from autoseg.training.loop_state import TrainingIdentity
 from autoseg.workflows import cascade
 from autoseg.workflows.cascade import find_link, learn_box_minimum, prepare_stage_input
 from autoseg.workflows.train.request import TrainingRequest
@@ -102,9 +107,18 @@ def roi_run(run, describe_plan, train, monkeypatch):
     return run
 
 
-def learn(run, splits):
+def learn(run, splits, progress=None):
     link = find_link(run, read_document(run.plan, Plan), ROI, splits)
-    return learn_box_minimum(link, device="cpu", progress=SilentProgress())
+    return learn_box_minimum(link, device="cpu", progress=progress or SilentProgress())
+
+
+def train_first_stage_again(run, train, monkeypatch):
+    """It finds less than before."""
+    for fold in range(3):
+        train(read_document(run.plan, Plan), FIRST, str(fold), is_random=True)
+    label_map = np.zeros((5, 6, 4), np.int16)
+    label_map[1:3, 1:4, 1:3] = label_map[4, 5, 3] = 1
+    monkeypatch.setattr(StagePrediction, "restore_on", lambda prediction, shape: label_map)
 
 
 def test_what_is_learned_stands_in_the_plan_and_shapes_the_boxes_of_training_and_prediction(roi_run, splits, train):
@@ -156,6 +170,47 @@ def test_trained_folds_keep_the_box_of_all_components(roi_run, splits, train):
     plan = read_document(roi_run.plan, Plan)
     train(plan, ROI, "0")
     assert learn(roi_run, splits).plan == plan == read_document(roi_run.plan, Plan)
+
+
+def test_it_is_learned_anew_where_the_first_stage_was_trained_again(roi_run, splits, train, monkeypatch):
+    first = learn(roi_run, splits).plan
+    train_first_stage_again(roi_run, train, monkeypatch)
+    link = learn(roi_run, splits)
+    plan = read_document(roi_run.plan, Plan)
+    assert link.plan == plan
+    assert plan.configurations[ROI].previous_stage.minimum_mm3 == 48.0  # half of 12 voxels of 8 mm3
+    assert plan.reasons[:-1] == first.reasons[:-1]
+    assert (plan.reasons[-1].subject, plan.reasons[-1].value) == (first.reasons[-1].subject, "48 mm3")
+    assert link.list_outdated_cases(link.find_sources()) == []
+
+
+def test_a_minimum_of_the_user_is_kept_where_the_first_stage_was_trained_again(roi_run, splits, train, monkeypatch):
+    content = learn(roi_run, splits).plan.model_dump(mode="json")
+    content["configurations"][ROI]["previous_stage"]["minimum_mm3"] = 10.0
+    write_document(roi_run.plan, Plan.model_validate(content))
+    train_first_stage_again(roi_run, train, monkeypatch)
+    assert learn(roi_run, splits).plan == Plan.model_validate(content)
+
+
+def test_behind_trained_folds_it_stays_and_it_is_said_what_to_do(roi_run, splits, train, monkeypatch):
+    plan = learn(roi_run, splits).plan
+    link = find_link(roi_run, plan, ROI, splits)
+    identity = TrainingIdentity(
+        plan_digest="", fold_digest="", seed=0, previous_digest=digest_sources(link.find_sources())
+    )
+    description = build_checkpoint_description(identity=identity).model_dump_json()
+    write_document(roi_run.fold(ROI, "1").plan, plan)
+    save_file({"x": torch.zeros(1)}, roi_run.fold(ROI, "1").final_checkpoint, {DESCRIPTION_KEY: description})
+    notes = Notes()
+    assert learn(roi_run, splits, notes).plan == plan
+    assert notes.lines == []
+    train_first_stage_again(roi_run, train, monkeypatch)
+    assert learn(roi_run, splits, notes).plan == plan == read_document(roi_run.plan, Plan)
+    assert notes.lines == [
+        f"warning: {FIRST} was trained again since fold 1 of {ROI}, so the volume that a component needs to count for "
+        f"the box (72 mm3) was learned from its earlier predictions; to learn it anew, move "
+        f"{roi_run.configuration_models(ROI)} away and train all folds again"
+    ]
 
 
 def test_few_cases_and_masks_leave_the_plan_as_it_is(roi_run, splits, monkeypatch):
