@@ -3,10 +3,11 @@
 from typing import Final
 
 import numpy as np
-from jaxtyping import Bool, Float32, UInt
+from jaxtyping import Bool, Float32, Int32, UInt
 
 Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]  # half open per axis
 
+FULL_CONNECTIVITY: Final = {2: 8, 3: 26}  # by number of axes: neighbours through faces, edges and corners
 SMALLEST_EXTENT_WITH_HOLES: Final = 3  # a hole needs a wall on both sides of it
 
 
@@ -73,6 +74,14 @@ def connect_voxels(mask: Bool[np.ndarray, "*space"], *, connectivity: int) -> UI
     import cc3d  # imported here because it takes 0.1 s
 
     numbers: UInt[np.ndarray, "*space"] = cc3d.connected_components(mask.view(np.uint8), connectivity=connectivity)
+    return numbers
+
+
+def number_components(mask: Bool[np.ndarray, "*space"]) -> Int32[np.ndarray, "*space"]:
+    """Numbers the components of a mask (2D or 3D) whose voxels touch by faces, edges or corners, from 1."""
+    numbers: Int32[np.ndarray, "*space"] = connect_voxels(mask, connectivity=FULL_CONNECTIVITY[mask.ndim]).astype(
+        np.int32
+    )
     return numbers
 
 

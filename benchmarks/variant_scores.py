@@ -18,8 +18,8 @@ from autoseg.workflows.evaluate.objects import SCORES_JSON, ObjectSource
 from autoseg.workflows.select.selection_document import read_selection
 from benchmarks.refine import correct_by_clicks, group_by_fold, list_cases, read_case
 
-CLASS_SCORES: Final = {"Dice": "Dice", "NSD at 1 mm": "NSD"}
-"""Heading of a column, and the name of the score in `summary.json`."""
+CLASS_SCORES: Final = {"Dice": ("Dice", "dice"), "NSD at 1 mm": ("NSD", "surface_dice")}
+"""Heading of a column, and the name of the score in `summary.json` and of the attribute of `ClassMetrics`."""
 OBJECT_SCORES: Final = ("AP50", "AP", "PQ")
 OBJECT_SOURCES: Final[tuple[ObjectSource, ...]] = get_args(ObjectSource)
 CLICKS: Final = (1, 3)
@@ -35,7 +35,7 @@ def read_class_scores(fold: FoldFolder) -> Scores:
     cases = json.loads(fold.summary.read_text(encoding="utf-8"))["metric_per_case"]
     return {
         heading: {case["case"]: [values[score] for values in case["metrics"].values()] for case in cases}
-        for heading, score in CLASS_SCORES.items()
+        for heading, (score, _) in CLASS_SCORES.items()
     }
 
 
@@ -59,8 +59,8 @@ def score_clicks(run: RunFolder, configuration: str) -> Iterator[tuple[int, Scor
             for count in CLICKS:
                 label_map = plan.labels.encode(corrected[count])
                 found = evaluate_case(label_map, reference, spacing_mm=volume.grid.spacing_mm, labels=plan.labels)
-                scores[count]["Dice"][case.name] = [of_class.dice for of_class in found]
-                scores[count]["NSD at 1 mm"][case.name] = [of_class.surface_dice for of_class in found]
+                for heading, (_, score) in CLASS_SCORES.items():
+                    scores[count][heading][case.name] = [getattr(of_class, score) for of_class in found]
     for count, of_count in scores.items():
         yield count, of_count, sum(seconds) / len(seconds)
 

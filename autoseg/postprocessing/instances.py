@@ -16,11 +16,10 @@ from skimage.segmentation import watershed
 from autoseg.document import Part
 from autoseg.geometry import FloatTriple, Grid
 from autoseg.labels import InstanceTargets, LabelScheme
-from autoseg.nonzero_region import connect_voxels
+from autoseg.nonzero_region import number_components
 from autoseg.postprocessing.application import compute_voxel_mm3, is_large_enough
 from autoseg.postprocessing.rules import UNIT_NAMES, SizeUnit
 
-NEIGHBOURS: Final = 26  # faces, edges and corners; in a volume of one slice the 8 neighbours in the plane
 USUAL_THRESHOLD: Final = 0.5
 SEED_NAMES: Final = {"cores": "cores", "centres": "centre distances"}
 
@@ -206,12 +205,6 @@ def remove_small(objects: Int32[np.ndarray, "z y x"], rule: ObjectRule, grid: Gr
     table = np.where(is_kept, np.cumsum(is_kept), 0).astype(np.int32)
     kept: Int32[np.ndarray, "z y x"] = table[objects]
     return kept
-
-
-def number_components(mask: Bool[np.ndarray, "z y x"]) -> Int32[np.ndarray, "z y x"]:
-    """Numbers the connected components of a mask; neighbours touch by faces, edges or corners."""
-    numbers: Int32[np.ndarray, "z y x"] = connect_voxels(mask, connectivity=NEIGHBOURS).astype(np.int32)
-    return numbers
 
 
 def number_reference(

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int16
 from numpy.typing import NDArray
 
-from autoseg.nonzero_region import Box, compute_bounding_box, slice_box
+from autoseg.nonzero_region import Box, slice_box
 from autoseg.plan.preprocessing import ResamplingPlan
 from autoseg.plan.stages import BoxOfPreviousStage
 from autoseg.preprocessing.cache import CachedCase
@@ -31,23 +31,16 @@ class BoxInput(PreviousStageInput):
     ) -> Int16[np.ndarray, "new_z new_y new_x"]:
         """Finds the box around the foreground on the grid of the previous stage, and widens it by the margin."""
         assert isinstance(self.plan, BoxOfPreviousStage)
-        if self.plan.minimum_mm3 > 0:
-            return store_box(self.find_components(prediction, target).join(self.plan.minimum_mm3))
-        shape_voxels = prediction.geometry.resampled_shape_voxels
-        foreground = prediction.restore_on(shape_voxels) > 0
-        if not foreground.any():
+        found = _find_components(prediction).join(self.plan.minimum_mm3)
+        if found is None:
             return store_box(None)
-        found = compute_bounding_box(foreground)
+        shape_voxels = prediction.geometry.resampled_shape_voxels
         return store_box(widen_box(found, shape_voxels, target, margin_mm=self.plan.margin_mm))
 
     def find_components(self, prediction: StagePrediction, target: CaseGeometry) -> BoxComponents:
         """Finds the components of the foreground, each with its box on the grid of a case, widened by the margin."""
         assert isinstance(self.plan, BoxOfPreviousStage)
-        geometry = prediction.geometry
-        shape_voxels = geometry.resampled_shape_voxels
-        found = find_components(
-            prediction.restore_on(shape_voxels) > 0, voxel_mm3=math.prod(geometry.target_spacing_mm)
-        )
+        found, shape_voxels = _find_components(prediction), prediction.geometry.resampled_shape_voxels
         widened = [widen_box(box, shape_voxels, target, margin_mm=self.plan.margin_mm) for box in found.list_boxes()]
         return replace(found, boxes=np.array(widened, dtype=np.int64).reshape(found.boxes.shape))
 
@@ -76,6 +69,13 @@ class BoxInput(PreviousStageInput):
         """Cuts a training case to the box."""
         found = self.find_box(stage_map[:])
         return case if found is None else crop_case(case, found)
+
+
+def _find_components(prediction: StagePrediction) -> BoxComponents:
+    """Finds the components of the foreground on the grid of the previous stage."""
+    geometry = prediction.geometry
+    foreground = prediction.restore_on(geometry.resampled_shape_voxels) > 0
+    return find_components(foreground, voxel_mm3=math.prod(geometry.target_spacing_mm))
 
 
 def store_box(box: Box | None) -> Int16[np.ndarray, "3 2 1"]:

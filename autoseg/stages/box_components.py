@@ -9,10 +9,9 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from autoseg.geometry import IntTriple
-from autoseg.nonzero_region import Box, connect_voxels
+from autoseg.nonzero_region import Box, number_components
 from autoseg.plan.decisions import Decision
 
-NEIGHBOURS: Final = 26  # faces, edges and corners
 TAKEN_SHARE: Final = 0.5
 """Share of the volume up to which components may be left out of the boxes of all held-out cases: in a new image, one
 that matters may be smaller than in any of them (guess)."""
@@ -48,7 +47,7 @@ def find_components(foreground: Bool[np.ndarray, "z y x"], *, voxel_mm3: float) 
     """Finds the components of the foreground."""
     from scipy import ndimage  # imported here because it takes 0.3 s
 
-    numbers = connect_voxels(foreground, connectivity=NEIGHBOURS).astype(np.int32)
+    numbers = number_components(foreground)
     voxels = np.bincount(numbers.ravel())[1:]
     order = np.argsort(-voxels, kind="stable")
     places = ndimage.find_objects(numbers)

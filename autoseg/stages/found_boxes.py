@@ -5,10 +5,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from autoseg.nonzero_region import Box, connect_voxels, slice_box
+from autoseg.nonzero_region import Box, number_components, slice_box
 from autoseg.plan.document import Plan
 from autoseg.preprocessing.case import CaseGeometry
-from autoseg.stages.box_components import NEIGHBOURS
 from autoseg.stages.previous_input import StagePrediction
 from autoseg.stages.staged_case import FoundBox
 
@@ -40,7 +39,7 @@ def _find_components(prediction: StagePrediction, plan: Plan, configuration: str
     geometry = prediction.geometry
     label_map = prediction.restore_on(geometry.resampled_shape_voxels)
     for name, members, outputs in _list_classes(plan):
-        components = connect_voxels(np.isin(label_map, members), connectivity=NEIGHBOURS).astype(np.int32)
+        components = number_components(np.isin(label_map, members))
         for number, place in enumerate(ndimage.find_objects(components), start=1):
             box = tuple((part.start, part.stop) for part in place)
             score = None

@@ -7,6 +7,7 @@ from autoseg.nonzero_region import (
     compute_nonzero_box,
     compute_nonzero_mask,
     connect_voxels,
+    number_components,
     slice_box,
 )
 
@@ -114,3 +115,13 @@ def test_as_many_components_are_numbered_as_a_box_can_hold(shape: tuple[int, int
     expected, _ = scipy.ndimage.label(mask, np.ones((3, 3, 3)))
 
     np.testing.assert_array_equal(connect_voxels(mask, connectivity=26), expected)
+
+
+@pytest.mark.parametrize("shape", [(9, 8), (6, 7, 8), (1, 9, 8)])
+def test_components_touch_by_faces_edges_and_corners(shape):
+    mask = np.random.default_rng(0).random(shape) < 0.2
+    found = number_components(mask)
+    assert found.dtype == np.int32
+    expected, count = scipy.ndimage.label(mask, structure=np.ones((3,) * len(shape)))
+    assert found.max() == count > 1
+    assert len(set(zip(found.ravel().tolist(), expected.ravel().tolist(), strict=True))) == count + 1

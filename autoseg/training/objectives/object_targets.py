@@ -10,8 +10,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from autoseg.labels import LabelScheme
-from autoseg.nonzero_region import connect_voxels
-from autoseg.training.objectives.box_targets import CONNECTIVITY
+from autoseg.nonzero_region import number_components
 
 MOST_OBJECTS: Final = 128
 """The largest are kept; the voxels of others are no background. A fixed number, so that all steps are alike (guess:
@@ -100,10 +99,10 @@ def _grow(
     is_core: Bool[np.ndarray, "*space"], is_class: Bool[np.ndarray, "*space"], spacing_mm: tuple[float, ...]
 ) -> Int32[np.ndarray, "*space"]:
     """Gives every voxel of a class to the nearest core of its connected component."""
-    parts = _number(is_class)
+    parts = number_components(is_class)
     if not is_core.any():
         return parts
-    cores = _number(is_core)
+    cores = number_components(is_core)
     places = _find_nearest(is_core, spacing_mm)
     grown = np.where(is_class & (parts[places] == parts), cores[places], 0)
     # Where another component has the nearest core, that of the own one is looked for anew.
@@ -113,7 +112,7 @@ def _grow(
         box = boxes[part - 1]
         own = np.where(parts[box] == part, cores[box], 0)
         grown[box] = np.where(left[box] == part, own[_find_nearest(own > 0, spacing_mm)], grown[box])
-    rest = _number(is_class & (grown == 0))
+    rest = number_components(is_class & (grown == 0))
     joined: Int32[np.ndarray, "*space"] = np.where(rest > 0, rest + cores.max(), grown).astype(np.int32)
     return joined
 
@@ -123,8 +122,3 @@ def _find_nearest(is_core: Bool[np.ndarray, "*space"], spacing_mm: tuple[float, 
     return tuple(
         ndimage.distance_transform_edt(~is_core, sampling=spacing_mm, return_distances=False, return_indices=True)
     )
-
-
-def _number(mask: Bool[np.ndarray, "*space"]) -> Int32[np.ndarray, "*space"]:
-    numbers: Int32[np.ndarray, "*space"] = connect_voxels(mask, connectivity=CONNECTIVITY[mask.ndim]).astype(np.int32)
-    return numbers

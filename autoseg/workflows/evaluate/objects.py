@@ -21,10 +21,11 @@ from autoseg.evaluation.instances import (
 )
 from autoseg.geometry import Grid
 from autoseg.labels import LabelScheme
+from autoseg.nonzero_region import number_components
 from autoseg.places.local import ThisComputer
 from autoseg.places.place import Place
 from autoseg.plan.document import Plan
-from autoseg.postprocessing.instances import number_components, number_reference
+from autoseg.postprocessing.instances import number_reference
 from autoseg.processes.case_pool import list_problems, write_failure_log
 from autoseg.processes.progress import Progress
 from autoseg.run_folder import open_run, write_text

@@ -51,7 +51,7 @@ def warn_of_rare_classes(counts: Sequence[ClassCount], *, counted: int, uncounte
     """
     return [
         f"warning: class {count.name!r} occurs in {_describe(count.cases)} of {counted} cases: too few to learn it "
-        f"well, or to validate it in each of five folds"
+        f"well, or to have it among the held-out cases of all five folds"
         for count in counts
         if count.cases + uncounted < FEWEST_CASES
     ]

@@ -18,6 +18,7 @@ from autoseg.geometry import Grid
 from autoseg.inference.ensemble import Ensemble
 from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions
 from autoseg.labels import InstanceTargets
+from autoseg.nonzero_region import number_components
 from autoseg.postprocessing.application import compute_voxel_mm3, is_large_enough
 from autoseg.postprocessing.instances import (
     USUAL_THRESHOLD,
@@ -26,7 +27,6 @@ from autoseg.postprocessing.instances import (
     build_core_maps,
     build_usual_rules,
     grow_by_rule,
-    number_components,
     number_reference,
 )
 from autoseg.postprocessing.rules import SizeUnit, find_size_unit

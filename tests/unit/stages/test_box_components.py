@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from autoseg.document import parse_part, read_document, write_document
 from autoseg.errors import DocumentError
 from autoseg.inference.model import load_model
+from autoseg.nonzero_region import compute_bounding_box
 from autoseg.plan import BoxOfPreviousStage, Plan
 from autoseg.plan.decisions import Reason
 from autoseg.preprocessing.cache import open_case
@@ -54,6 +55,14 @@ def test_components_are_found_with_their_volumes_the_largest_first():
     assert found.join(0.6) == ((1, 4), (1, 4), (2, 6))
     assert found.join(7.0) == found.join(0.0)  # none is large enough, so all count
     assert find_components(np.zeros((4, 5, 6), bool), voxel_mm3=1.0).join(0.0) is None
+
+
+def test_the_box_of_all_components_is_that_of_the_foreground():
+    random = np.random.default_rng(0)
+    for _ in range(20):
+        foreground = random.random((6, 7, 8)) < 0.02
+        if foreground.any():
+            assert find_components(foreground, voxel_mm3=1.0).join(0.0) == compute_bounding_box(foreground)
 
 
 def test_half_of_the_smallest_component_that_matters_in_some_case_is_the_minimum():
