@@ -171,11 +171,7 @@ class RunFolder:
 
     def synthetic(self, configuration: str, fold: str) -> Path:
         """Synthetic cases for the training of one fold, and the denoiser of its training cases that made them."""
-        return self.configuration_synthetic(configuration) / f"fold_{fold}"
-
-    def configuration_synthetic(self, configuration: str) -> Path:
-        """Synthetic cases of all folds of one configuration."""
-        return self.root / "synthetic" / configuration
+        return self.root / "synthetic" / configuration / f"fold_{fold}"
 
     def training_log(self, configuration: str, fold: str) -> Path:
         """Terminal output of a training that a queue has started; further processes of it have files beside it."""

@@ -39,7 +39,7 @@ from autoseg.processes.case_pool import (
 from autoseg.processes.fold_lock import find_trainings
 from autoseg.processes.fork_server import LIBRARIES, prepare_worker_context
 from autoseg.processes.progress import Progress
-from autoseg.run_folder import RunFolder, check_writable, remove_folder
+from autoseg.run_folder import ALL_CASES, RunFolder, check_writable, remove_folder
 from autoseg.runtime.host_memory import find_available_ram
 from autoseg.workflows.cases.reading import read_instances, read_labelled_case
 from autoseg.workflows.plan.class_losses import KEPT, ClassLoss, compare_counts, format_spacing, warn_of_losses
@@ -154,7 +154,7 @@ def _refuse_to_remove_what_is_read(run: RunFolder, plan: Plan, configuration: st
     them: that would fail, or continue with other arrays."""
     readers = [name for name, other in plan.configurations.items() if other.data_of == configuration]
     places = [
-        place for name in readers for place in (run.configuration_models(name), run.configuration_synthetic(name))
+        place for name in readers for place in (run.configuration_models(name), run.synthetic(name, ALL_CASES).parent)
     ]
     for fold, holder in (item for place in places for item in find_trainings(place).items()):
         is_training = fold.parent in map(run.configuration_models, readers)
