@@ -17,6 +17,7 @@ from autoseg.processes.parent_watch import SECONDS_TO_SAVE
 from autoseg.processes.progress import Progress
 from autoseg.processes.signals import StopRequest
 from autoseg.runtime.cpu_time import count_usable_cpus
+from autoseg.runtime.device_use import SHARING_VARIABLE
 
 SECONDS_BETWEEN_LOOKS: Final = 1.0
 SECONDS_FOR_REASONS: Final = 2.0  # when one of several processes fails, the others fail soon after it
@@ -192,18 +193,28 @@ class _ProcessQueue:
 
 
 def _list_environments(devices: Devices, device_groups: Sequence[Devices]) -> list[Mapping[str, str]]:
-    """Lists environment variables for the processes of one task: those of torchrun, and the number of threads."""
-    threads = share_threads([device for group in device_groups for device in group])
+    """Lists environment variables for the processes of one task: those of torchrun, and shares of cores and memory."""
+    all_devices = [device for group in device_groups for device in group]
+    shares: list[Mapping[str, str]] = [
+        share_threads(all_devices) | share_memory(device, all_devices) for device in devices
+    ]
     if len(devices) == 1:
-        return [threads]
+        return shares
     process_group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_find_free_port()), "WORLD_SIZE": str(len(devices))}
-    return [threads | process_group | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(len(devices))]
+    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(len(devices))]
+    return [share | process_group | rank for share, rank in zip(shares, ranks, strict=True)]
 
 
 def share_threads(devices: Sequence[str]) -> dict[str, str]:
     """Divides the cores among several processes that compute on the CPU; a single one uses its own default."""
     count = devices.count("cpu")
     return {"OMP_NUM_THREADS": str(max(1, count_usable_cpus() // count))} if count > 1 else {}
+
+
+def share_memory(device: str, devices: Sequence[str]) -> dict[str, str]:
+    """Divides the memory of an accelerator among the processes that compute on it."""
+    count = devices.count(device)
+    return {SHARING_VARIABLE: str(count)} if count > 1 and device != "cpu" else {}
 
 
 def _find_free_port() -> int:

@@ -11,6 +11,7 @@ from typing import Final
 import torch
 
 from autoseg.errors import DeviceError
+from autoseg.runtime.device_use import count_processes_on_device
 
 # Without it, matrix products of cuBLAS may differ from run to run; read when CUDA is first used by the process
 # (https://docs.nvidia.com/cuda/cublas, "Results reproducibility").
@@ -92,9 +93,14 @@ def _check_cuda(device: torch.device) -> torch.device:
 
 
 def measure_free_memory(device: torch.device) -> int:
-    """Measures the free bytes of a CUDA device, those that PyTorch keeps for reuse included."""
-    free_bytes, _ = torch.cuda.mem_get_info(device)
-    return free_bytes + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    """Measures the free bytes of a CUDA device, those that PyTorch keeps for reuse included.
+
+    Of processes of one command that share it each has an equal part: what another one will need is free until then.
+    """
+    free_bytes, total_bytes = torch.cuda.mem_get_info(device)
+    own_bytes = torch.cuda.memory_allocated(device)
+    part_bytes = total_bytes // count_processes_on_device()
+    return max(0, min(free_bytes + torch.cuda.memory_reserved(device), part_bytes) - own_bytes)
 
 
 def wait_for_device(device: torch.device) -> None:

@@ -11,6 +11,8 @@ LONGEST_SECONDS: Final = 5.0
 MPS_VARIABLE: Final = "CUDA_MPS_PIPE_DIRECTORY"
 MPS_FOLDER: Final = "/tmp/nvidia-mps"  # the default of NVIDIA's Multi-Process Service
 MPS_PIPE: Final = "control"
+SHARING_VARIABLE: Final = "AUTOSEG_PROCESSES_ON_DEVICE"
+"""Environment variable that tells a process how many compute on its device, itself included."""
 
 
 def measure_device_use(index: int = 0) -> float | None:
@@ -30,6 +32,12 @@ def measure_device_use(index: int = 0) -> float | None:
         return float(answer.stdout) / 100
     except (OSError, ValueError, subprocess.TimeoutExpired):
         return None
+
+
+def count_processes_on_device() -> int:
+    """Returns how many processes of one command share the device of this one, itself included."""
+    text = os.environ.get(SHARING_VARIABLE, "")
+    return max(1, int(text)) if text.isdecimal() else 1
 
 
 def describe_sharing() -> str:

@@ -271,6 +271,12 @@ def test_processes_that_compute_on_the_cpu_share_its_cores(run, monkeypatch):
     assert local.share_threads(["cuda:0", "cuda:1"]) == {}
 
 
+def test_folds_on_one_gpu_share_its_memory():
+    devices = ["cuda:0", "cuda:0", "cuda:1", "cpu", "cpu"]
+    shared = {"AUTOSEG_PROCESSES_ON_DEVICE": "2"}
+    assert [local.share_memory(device, devices) for device in devices] == [shared, shared, {}, {}, {}]
+
+
 def test_the_status_of_a_run_is_what_the_queue_shows_afterwards(make_queue, run):
     *_, last = make_queue([Unit(configuration="2d", fold="0", cases=("a", "b"))], [("cpu",)]).run_all()
     (status,) = (s for s in read_run_status(run.root) if (s.configuration, s.fold) == ("2d", "0"))

@@ -57,6 +57,18 @@ def test_free_memory_of_a_gpu_counts_what_torch_holds_unused(monkeypatch, plan_c
     assert measure_device_memory(torch.device("cpu"), plan) is None
 
 
+@pytest.mark.parametrize(("count", "free_bytes"), [("1", 870), ("3", 303), ("", 870)])
+def test_processes_that_share_a_gpu_share_its_memory(monkeypatch, plan_configuration, count, free_bytes):
+    """All begin at the same time, and each sees the memory that the others will take as free."""
+    monkeypatch.setenv("AUTOSEG_PROCESSES_ON_DEVICE", count)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (850, 1000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 50)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 30)
+    memory = measure_device_memory(torch.device("cuda"), plan_configuration())
+    assert memory is not None
+    assert memory.free_bytes == free_bytes
+
+
 def test_the_reserve_grows_with_the_classes(plan_configuration):
     few, many = (plan_configuration(network={"output_channels": count}) for count in (2, 118))
     voxels = few.training.batch_size * math.prod(few.patch_voxels)
