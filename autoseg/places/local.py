@@ -195,11 +195,9 @@ class _ProcessQueue:
 def _list_environments(devices: Devices, device_groups: Sequence[Devices]) -> list[Mapping[str, str]]:
     """Lists environment variables for the processes of one task: those of torchrun, and shares of cores and memory."""
     all_devices = [device for group in device_groups for device in group]
-    shares: list[Mapping[str, str]] = [
-        share_threads(all_devices) | share_memory(device, all_devices) for device in devices
-    ]
+    shares = [share_threads(all_devices) | share_memory(device, all_devices) for device in devices]
     if len(devices) == 1:
-        return shares
+        return [*shares]
     process_group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_find_free_port()), "WORLD_SIZE": str(len(devices))}
     ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(len(devices))]
     return [share | process_group | rank for share, rank in zip(shares, ranks, strict=True)]
