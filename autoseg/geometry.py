@@ -5,6 +5,7 @@ right, front, head). An orientation code has one letter per index axis **in the 
 ITK-SNAP print it: "LPS" means that x grows to the left, y to the back and z to the head.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -89,6 +90,18 @@ def remove_planar_depth(shape_voxels: IntTriple, spacing_mm: FloatTriple) -> Flo
     depth, height, width = spacing_mm
     is_planar = shape_voxels[0] == 1 and depth == PLANAR_SPACING_FACTOR * max(height, width)
     return (1.0 if is_planar else depth, height, width)
+
+
+def spans_volume(direction: Direction) -> bool:
+    """Whether three vectors, of any length, do not lie in a plane."""
+    lengths = [math.hypot(*vector) for vector in direction]
+    if not all(lengths):
+        return False
+    (az, ay, ax), (bz, by, bx), (cz, cy, cx) = (
+        tuple(part / length for part in vector) for vector, length in zip(direction, lengths, strict=True)
+    )
+    determinant = az * (by * cx - bx * cy) - ay * (bz * cx - bx * cz) + ax * (bz * cy - by * cz)
+    return abs(determinant) >= SINGULAR_DETERMINANT
 
 
 def find_distance_unit(grids: Iterable[Grid]) -> DistanceUnit:

@@ -25,7 +25,7 @@ def evaluate(
     from autoseg.cli.terminal.reports import print_cases, print_objects, print_summary
     from autoseg.places import HERE, open_place
     from autoseg.workflows.evaluate.evaluation import describe_evaluating, evaluate_folder
-    from autoseg.workflows.evaluate.objects import describe_matching, evaluate_objects
+    from autoseg.workflows.evaluate.objects import SCORES_CSV, SCORES_JSON, describe_matching, evaluate_objects
 
     console = open_console()
     with open_place(on or HERE, run, slurm or ()) as place:
@@ -42,4 +42,5 @@ def evaluate(
     print_summary(console, summary)
     if objects is not None:
         print_objects(console, objects.classes)
-    console.note(f"written: {predictions / 'summary.json'}, {predictions / 'summary.csv'}")
+    names = ("summary.json", "summary.csv", *((SCORES_JSON, SCORES_CSV) if objects is not None else ()))
+    console.note(f"written: {', '.join(str(predictions / name) for name in names)}")

@@ -77,7 +77,7 @@ def describe_objects(
                 case=case,
                 object=index + 1,
                 class_name=rules[found.classes[index] - 1].name,
-                size=voxels * voxel_size,
+                size=float(f"{voxels * voxel_size:.9g}"),
                 unit="ml" if unit == "mm3" else unit,
                 **_measure_place(is_object, box),
                 mean_probability=round(float(probabilities[box][is_object].mean(dtype=np.float64)), 4),

@@ -139,7 +139,8 @@ def test_commands_beside_those_of_a_run_take_urls_too(shared: Path, tmp_path: Pa
     planned = f"file://{build_planned_run(shared / 'planned').root}"
     shutil.copytree(shared / "new_labels", shared / "predictions")
     scored = ("--run", planned, "--instances", f"{place}/new_labels")
-    run("evaluate", f"{place}/predictions", f"{place}/new_labels", *scored)
+    written = run("evaluate", f"{place}/predictions", f"{place}/new_labels", *scored)
+    assert f"{place}/predictions/object_scores.json" in written
     objects = json.loads((shared / "predictions" / "object_scores.json").read_text())
     assert {of_class["pooled"]["AP"] for of_class in objects["classes"]["components"].values()} == {1.0}
     done = run_autoseg("doctor", planned, "--json")

@@ -13,6 +13,7 @@ from autoseg.geometry import (
     build_grid_from_affine,
     compute_orientation_code,
     compute_reorientation,
+    spans_volume,
 )
 
 CODES = ["".join(letters) for axes in permutations((("L", "R"), ("P", "A"), ("I", "S"))) for letters in product(*axes)]
@@ -166,3 +167,12 @@ def test_a_grid_describes_itself_in_one_line():
     assert make_grid("LPS").describe() == (
         "3 x 4 x 5 voxels (z, y, x), spacing 3 x 0.7 x 0.9 mm, origin (11, -20, 30.5) mm in RAS, axes LPS"
     )
+
+
+@pytest.mark.parametrize(
+    ("last", "spans"),
+    [((1.0, 0.0, 0.0), True), ((0.3, 0.4, 1e-3), True), ((0.0, 0.0, 0.0), False), ((0.0, 3.0, -2.0), False)],
+)
+def test_vectors_span_a_volume_unless_they_lie_in_a_plane(last, spans):
+    assert spans_volume(((0.0, 0.0, 2.0), (0.0, 5.0, 0.0), last)) == spans
+    assert bool(abs(np.linalg.det(np.array([(0.0, 0.0, 2.0), (0.0, 5.0, 0.0), last]))) > 1e-6) == spans

@@ -16,10 +16,10 @@ from autoseg.errors import AutosegError, GridError, PlacementError, VolumeError
 from autoseg.files.temporary_files import name_temporary
 from autoseg.geometry import (
     PLANAR_SPACING_FACTOR,
-    SINGULAR_DETERMINANT,
     FloatTriple,
     Grid,
     compute_reorientation,
+    spans_volume,
 )
 from autoseg.run_folder import make_folder, translate_write_errors, write_atomically
 
@@ -225,9 +225,7 @@ def check_finite_grid(grid: Grid, path: Path | str) -> Grid:
             f"origin {grid.origin_mm} mm in RAS, direction {grid.direction}; repair the file's header"
         )
         raise VolumeError(msg)
-    axes = np.asarray(grid.direction)
-    lengths = np.linalg.norm(axes, axis=1, keepdims=True)
-    if lengths.min() == 0 or abs(np.linalg.det(axes / lengths)) < SINGULAR_DETERMINANT:
+    if not spans_volume(grid.direction):
         msg = (
             f"{path}: the axes map the volume onto a plane: those of z, y and x lie along {grid.direction} in RAS; "
             f"repair the file's header"
