@@ -122,14 +122,15 @@ def build_grid_from_affine(affine: NDArray[np.float64], shape_voxels: IntTriple)
         msg = f"the affine must be finite with non-zero columns, found {affine.tolist()}; repair the file's header"
         raise VolumeError(msg)
     units = columns / lengths
-    if abs(np.linalg.det(units)) < SINGULAR_DETERMINANT:
+    direction = (make_triple(units[:, 2]), make_triple(units[:, 1]), make_triple(units[:, 0]))
+    if not spans_volume(direction):
         msg = f"the affine maps the volume onto a plane: {affine.tolist()}; repair the file's header"
         raise VolumeError(msg)
     return Grid(
         shape_voxels=shape_voxels,
         spacing_mm=(float(lengths[2]), float(lengths[1]), float(lengths[0])),
         origin_mm=make_triple(affine[:3, 3]),
-        direction=(make_triple(units[:, 2]), make_triple(units[:, 1]), make_triple(units[:, 0])),
+        direction=direction,
     )
 
 

@@ -1,14 +1,11 @@
 """Lesion-wise detection: connected components of prediction and reference that overlap."""
 
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 from jaxtyping import Bool
 
-from autoseg.nonzero_region import connect_voxels
-
-CONNECTIVITY: Final = {2: 8, 3: 26}  # by number of axes: neighbours through faces, edges and corners
+from autoseg.nonzero_region import FULL_CONNECTIVITY, connect_voxels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +41,7 @@ def _count_touched(mask: Bool[np.ndarray, "*space"], both: Bool[np.ndarray, "*sp
     """Counts the components of a mask that hold a voxel of `both`, and those that hold none."""
     if not mask.any():
         return 0, 0
-    numbers = connect_voxels(mask, connectivity=CONNECTIVITY[mask.ndim])
+    numbers = connect_voxels(mask, connectivity=FULL_CONNECTIVITY[mask.ndim])
     count = int(numbers.max())
     is_touched = np.zeros(1 + count, dtype=bool)
     is_touched[numbers[both]] = True

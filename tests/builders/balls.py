@@ -25,6 +25,14 @@ def make_case(seed: int) -> tuple[np.ndarray, np.ndarray]:
     return image.astype(np.float32), label_map
 
 
+def make_wide_case(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """A bright ball in a corner of an image of twice its extent, with a dark one beside it, which is background."""
+    image, label_map = make_case(seed)
+    wide = np.random.default_rng(seed).normal(100, 8, [2 * extent for extent in SHAPE]).astype(np.float32)
+    wide[tuple(slice(extent) for extent in SHAPE)] = image
+    return wide, np.pad(label_map * (label_map == 2), [(0, extent) for extent in SHAPE])
+
+
 def save(path: Path, array: np.ndarray, affine: np.ndarray = AFFINE) -> Path:
     """Saves an image or a label map where the balls lie."""
     return save_nifti(path, array, affine)

@@ -6,7 +6,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from builders.balls import AFFINE, SHAPE, make_case, save
+from builders.balls import AFFINE, make_wide_case, save
 from builders.datasets import write_dataset
 from builders.progress import skip_drawing
 
@@ -22,14 +22,6 @@ from autoseg.workflows.train.request import TrainingRequest
 
 ROI, COARSE, FULL = "3d_roi", "3d_coarse", "3d_fullres"
 FINER = 1.25
-
-
-def make_wide_case(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """A ball in a corner of an image of twice its extent."""
-    image, label_map = make_case(seed)
-    wide = np.random.default_rng(seed).normal(100, 8, [2 * extent for extent in SHAPE]).astype(np.float32)
-    wide[tuple(slice(extent) for extent in SHAPE)] = image
-    return wide, np.pad(label_map * (label_map == 2), [(0, extent) for extent in SHAPE])
 
 
 def give_own_data(run: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from builders.balls import AFFINE, SHAPE, make_case, save
+from builders.balls import AFFINE, make_wide_case, save
 from builders.datasets import write_dataset
 from builders.progress import skip_drawing
 
@@ -25,14 +25,6 @@ from autoseg.workflows.select.request import SelectionRequest
 from autoseg.workflows.train.request import TrainingRequest
 
 DETECT, DETECTOR = "detect_then_segment", "3d_detector"
-
-
-def make_wide_case(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """A bright ball in a corner of an image of twice its extent, with a dark one beside it, which is background."""
-    image, label_map = make_case(seed)
-    wide = np.random.default_rng(seed).normal(100, 8, [2 * extent for extent in SHAPE]).astype(np.float32)
-    wide[tuple(slice(extent) for extent in SHAPE)] = image
-    return wide, np.pad(label_map * (label_map == 2), [(0, extent) for extent in SHAPE])
 
 
 def shorten(run: Path) -> None:

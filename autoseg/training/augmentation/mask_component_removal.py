@@ -5,21 +5,19 @@ for them, the network does not.
 """
 
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float64, Integer
 from torch import Tensor
 
-from autoseg.nonzero_region import connect_voxels
+from autoseg.nonzero_region import FULL_CONNECTIVITY, connect_voxels
 from autoseg.plan.augmentation import MaskComponentRemovalPlan
 from autoseg.training.augmentation.masks import draw_for_masks, encode_masks, join_masks, split_masks, write_masks
 from autoseg.training.augmentation.tensors.transfer import move_to_device
 from autoseg.training.augmentation.transform import DeviceTransform, Patches, Sample, SampleDraws
 
 Mask = Bool[np.ndarray, "*space"]
-FULL_CONNECTIVITY: Final = {2: 8, 3: 26}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

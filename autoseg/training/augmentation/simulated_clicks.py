@@ -13,13 +13,13 @@ import torch
 from jaxtyping import Int16
 from torch import Tensor
 
+from autoseg.nonzero_region import FULL_CONNECTIVITY
 from autoseg.plan.augmentation import SimulatedClicksPlan
 from autoseg.stages.clicks import find_click_offset
 from autoseg.training.augmentation.transform import DeviceTransform, Patches, Sample, SampleDraws, build_generator
 
 Generators = tuple[np.random.Generator, ...]
 SPAWN_KEY: Final = (4,)  # distinguishes these draws from those of all other transforms, which have the same seeds
-FULL_CONNECTIVITY: Final = {2: 8, 3: 26}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,10 +11,9 @@ from scipy import ndimage
 from torch import Tensor
 
 from autoseg.labels import LabelScheme
-from autoseg.nonzero_region import connect_voxels
+from autoseg.nonzero_region import FULL_CONNECTIVITY, connect_voxels
 from autoseg.training.losses.targets import build_class_masks, find_valid_voxels
 
-CONNECTIVITY: Final = {2: 8, 3: 26}  # through faces, edges and corners
 MOST_OBJECTS: Final = 64
 """The largest are kept: a map of scattered voxels would need more memory than the network (guess)."""
 
@@ -46,7 +45,7 @@ def find_box_targets(
         margins_voxels: Lengths per axis by which boxes are larger than objects, as far as the patch reaches.
     """
     masks = build_class_masks(label_map[None].cpu(), labels)[0].numpy()
-    objects = connect_voxels(np.any(masks, axis=0), connectivity=CONNECTIVITY[label_map.ndim])
+    objects = connect_voxels(np.any(masks, axis=0), connectivity=FULL_CONNECTIVITY[label_map.ndim])
     numbers = np.argsort(-np.bincount(objects.ravel())[1:], kind="stable")[:MOST_OBJECTS]
     places = ndimage.find_objects(objects)
     boxes = np.empty((len(numbers), 2, label_map.ndim), np.float32)
