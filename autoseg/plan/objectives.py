@@ -179,16 +179,23 @@ class AdversarialObjective(ObjectivePlan):
 class PointRendObjective(ObjectivePlan):
     """The loss terms of the coarse map and of lower levels, and cross entropy of points (arXiv:1912.08193).
 
+    Cross entropy alone answers points of thin structures by background more often than a loss with Dice would: the
+    Dice of a sample of voxels, rendered as in prediction, lets points be answered as the planned loss asks.
+
     Attributes:
         candidates_per_point: Voxels that are drawn, per point, for the most uncertain to be found among.
         uncertain_fraction: Share of the points that are the most uncertain candidates; the others are drawn uniformly.
         point_weight: Weight of the cross entropy of points.
+        sample_dice_weight: Factor on the Dice of the loss, if it has one, of the candidates, the most uncertain of
+            which have the logits of points, the others those of the coarse map, which it does not change; 0: as
+            published.
     """
 
     name: Literal["point_rend"] = "point_rend"
     candidates_per_point: Count
     uncertain_fraction: Fraction
     point_weight: Positive
+    sample_dice_weight: NonNegative = 0.0
 
     def find_problem(self, network: NetworkPlan) -> str | None:
         """Finds a network without a head for points."""

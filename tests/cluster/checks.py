@@ -29,7 +29,7 @@ pytestmark = pytest.mark.timeout(600)
 
 FOLD_0 = ("--configuration", FULL_RESOLUTION, "--fold", "0")
 EPOCHS = 12
-# Two starts, an epoch and the half minute between two looks of Slurm at time limits, on a computer that becomes twice as fast.
+# Two starts, an epoch and the half minute between two looks of Slurm at time limits; the computer may become faster.
 SECONDS_OF_TRAINING = 120.0
 SETTINGS = ("memory_gb=1", "cpus=1")
 CASES = tuple(f"case_{index:03d}" for index in range(5))

@@ -61,7 +61,7 @@ class PointRendNetwork(SegmentationNetwork):
 
         Returns:
             The logits; with candidates, those of the coarse map in place of the prediction, and at the end the logits
-            of all points, and their voxels.
+            of all points, their voxels, and which candidates the first of them are.
         """
         fine, decoded = self.skeleton.compute_levels(image)
         maps, grid = (fine, decoded[0]), image.shape[2:]
@@ -74,7 +74,7 @@ class PointRendNetwork(SegmentationNetwork):
         found = whole.detach().flatten(2).gather(2, spread(candidates, whole.shape[1]))
         chosen = measure_uncertainty(found.float(), self.plan.probabilities).topk(count, dim=1).indices
         points = torch.cat((candidates.gather(1, chosen), uniform), dim=1)
-        return (whole, *lower, self._answer(maps, coarse, points, grid), points)
+        return (whole, *lower, self._answer(maps, coarse, points, grid), points, chosen)
 
     def _render(self, coarse: Tensor, maps: Sequence[Tensor], grid: Sequence[int]) -> Tensor:
         """Enlarges a map level by level, and answers its most uncertain voxels."""

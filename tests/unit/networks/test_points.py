@@ -114,7 +114,8 @@ def test_training_points_are_the_most_uncertain_candidates_and_the_uniform_ones(
     generator = torch.Generator().manual_seed(2)
     candidates = torch.stack([torch.randperm(64, generator=generator)[:48] for _ in range(2)])
     uniform = torch.randint(64, (2, 4), generator=generator)
-    whole, _, answered, points = network(image, candidates, uniform)
+    whole, _, answered, points, chosen = network(image, candidates, uniform)
+    assert torch.equal(points[:, :12], candidates.gather(1, chosen))
     uncertain = measure_uncertainty(whole.flatten(2), "softmax")
     expected = candidates.gather(1, uncertain.gather(1, candidates).topk(12, dim=1).indices)
     assert torch.equal(points[:, :12].sort().values, expected.sort().values)
@@ -127,7 +128,8 @@ def test_every_skeleton_stops_early_costs_less_and_trains_all_that_is_left(famil
     assert set(SKELETONS) == set(SKELETON_PLANS)
     skeleton = build_small_network_plan(family, 2, features_per_stage=(16, 16, 16))
     plan = choose_point_rend(skeleton)
-    costs = [measure_cost(network, (32, 32), 2) for network in (plan, skeleton)]
+    published = plan.model_copy(update={"training_fraction": 1 / 256})
+    costs = [measure_cost(network, (32, 32), 2) for network in (published, skeleton)]
     assert costs[0].kept_bytes < 0.9 * costs[1].kept_bytes
     network = build_network(plan, torch.Generator().manual_seed(0))
     outputs = network(torch.randn((2, 2, 16, 16), generator=torch.Generator().manual_seed(1)))

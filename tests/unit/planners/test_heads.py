@@ -44,11 +44,14 @@ def test_every_configuration_gets_the_head_its_objective_and_their_reasons():
         assert isinstance(network.skeleton, PlainUNetPlan)
         assert (network.coarse_level, network.hidden_features, network.probabilities) == (1, 256, "softmax")
         assert isinstance(part.training.objective, PointRendObjective)
-        assert "1 in 256 voxels" in find_reason(planned, f"{name}: head").because
+        assert f"1 in {16 if network.dimensions == 2 else 64} voxels" in find_reason(planned, f"{name}: head").because
+        assert network.training_fraction == {2: 1 / 16, 3: 1 / 64}[network.dimensions]
         assert find_reason(planned, f"{name}: head").value == network.describe()["head"]
         assert find_reason(planned, f"{name}: objective").value == "point_rend"
+        assert part.training.objective.sample_dice_weight == 3
+        assert "3 times the Dice of the loss" in find_reason(planned, f"{name}: objective").because
         costs = [measure_cost(each, part.patch_voxels, 2) for each in (network, network.skeleton)]
-        assert costs[0].kept_bytes < 0.8 * costs[1].kept_bytes
+        assert costs[0].kept_bytes < 0.9 * costs[1].kept_bytes
         assert costs[0].multiply_adds < costs[1].multiply_adds
     assert parse_part(planned.model_dump(mode="json"), Plan, where="plan.json") == planned
 

@@ -6,6 +6,7 @@ from builders.labels import build_labels
 from builders.networks import build_small_network_plan
 from builders.threads import use_one_thread
 
+from autoseg.networks.parts.points import measure_uncertainty
 from autoseg.plan import ConfigurationPlan
 from autoseg.plan.losses import SegmentationObjective
 from autoseg.plan.objectives import PointRendObjective
@@ -50,6 +51,17 @@ def take_step(learner, number=0, batch=None):
     torch.manual_seed(number)  # as the loop does
     learner.train()
     return run_training_step(learner, batch or draw_batch())
+
+
+def keep_outputs(learner, kept):
+    """Calls the network, and keeps the logits, as leaves of the graph."""
+
+    def call(image, *further):
+        *logits, points, chosen = (output.detach() for output in learner.call_network(image, *further))
+        kept.extend(output.requires_grad_() for output in logits)
+        return (*kept, points, chosen)
+
+    return call
 
 
 def find_chi_square(drawn, voxels):
@@ -109,29 +121,61 @@ def test_the_loss_is_that_of_the_coarse_map_and_the_cross_entropy_of_points(make
     learner = make_learner(labels, dimensions)
     torch.manual_seed(0)
     found = learner.network(batch.image, *learner.objective._draw(batch.label_map))
-    coarse = learner.objective.loss(found[:-2], batch.label_map, learner.network.output_weights).item()
-    points = found[-1]
+    *outputs, answered, points, _ = found
+    coarse = learner.objective.loss(outputs, batch.label_map, learner.network.output_weights).item()
     wanted = batch.label_map.flatten(1).gather(1, points).long()
     if labels.has_regions:
         masks = torch.stack([wanted > 0, wanted == 1, wanted == 2], dim=1).float()
-        entropy = torch.nn.functional.binary_cross_entropy_with_logits(found[-2], masks).item()
+        entropy = torch.nn.functional.binary_cross_entropy_with_logits(answered, masks).item()
     else:
-        entropy = torch.nn.functional.cross_entropy(found[-2], wanted).item()
+        entropy = torch.nn.functional.cross_entropy(answered, wanted).item()
     assert losses == pytest.approx([coarse + entropy, coarse + 3 * entropy], rel=1e-5)
 
 
+@pytest.mark.parametrize("labels", [LABELS, REGIONS], ids=["labels", "regions"])
+def test_the_dice_of_a_sample_is_that_of_voxels_as_prediction_renders_them(make_learner, labels):
+    batch = draw_batch()
+    losses = [take_step(make_learner(labels, **change)) for change in ({}, {"sample_dice_weight": 2.0})]
+    learner = make_learner(labels)
+    torch.manual_seed(0)
+    candidates, uniform = learner.objective._draw(batch.label_map)
+    whole, *_, answered, points, _ = learner.network(batch.image, candidates, uniform)
+    classes = [(1, 2), (1,), (2,)] if labels.has_regions else [(1,), (2,)]
+    overlap, both = torch.zeros(len(classes)), torch.zeros(len(classes))
+    for sample in range(2):
+        found = whole[sample].flatten(1)[:, candidates[sample]].clone()
+        uncertainty = measure_uncertainty(found[None], learner.network.plan.probabilities)[0]
+        for place in uncertainty.topk(12).indices.tolist():  # three quarters of 16 points
+            point = (points[sample, :12] == candidates[sample, place]).nonzero()[0, 0]
+            found[:, place] = answered[sample, :, point]
+        label_map = batch.label_map[sample].flatten()[candidates[sample]]
+        probabilities = found.sigmoid() if labels.has_regions else found.softmax(0)[1:]
+        for index, values in enumerate(classes):
+            mask = torch.isin(label_map, torch.tensor(values))
+            overlap[index] += 2 * (probabilities[index] * mask).sum()
+            both[index] += probabilities[index][label_map != 3].sum() + mask.sum()
+    assert losses[1] - losses[0] == pytest.approx(-2 * (overlap / both).mean().item(), rel=1e-4)
+
+
+def test_the_dice_of_a_sample_has_a_gradient_for_points_and_none_for_the_coarse_map(make_learner):
+    gradients = []
+    for change in ({}, {"sample_dice_weight": 2.0}):
+        learner, kept = make_learner(**change), []
+        learner.train()
+        torch.manual_seed(0)
+        learner.objective(keep_outputs(learner, kept), draw_batch())[0].backward()
+        whole, _, answered = kept
+        gradients.append((whole.grad, answered.grad))
+    assert torch.equal(gradients[0][0], gradients[1][0])
+    assert (gradients[0][1] != gradients[1][1]).float().mean() > 0.6  # three quarters of the points, but ignored voxels
+
+
 def test_ignored_voxels_have_no_gradient(make_learner):
-    learner, batch = make_learner(), draw_batch()
+    learner, batch = make_learner(sample_dice_weight=2.0), draw_batch()
     learner.train()
     kept = []
-
-    def call(image, *further):
-        outputs = [output.detach() for output in learner.call_network(image, *further)]
-        kept.extend(output.requires_grad_() for output in outputs[:-1])
-        return (*kept, outputs[-1])
-
     batch.label_map[1] = 3
-    loss, _ = learner.objective(call, batch)
+    loss, _ = learner.objective(keep_outputs(learner, kept), batch)
     loss.backward()
     whole, _, answered = kept
     ignored = (batch.label_map == 3)[:, None].expand_as(whole)
