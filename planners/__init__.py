@@ -8,6 +8,7 @@ from planners.default import DEFAULT
 from planners.further import FURTHER_CONFIGURATIONS
 from planners.heads import HEADS
 from planners.planner import Planner
+from planners.plausibility import PlausibilityPlanner
 from planners.residual import RESIDUAL_L, RESIDUAL_M, RESIDUAL_XL
 from planners.timed import TimedPlanner
 
@@ -18,6 +19,7 @@ __all__ = [
     "PARTS",
     "PLANNERS",
     "Planner",
+    "PlausibilityPlanner",
     "TimedPlanner",
     "replace_parts",
 ]

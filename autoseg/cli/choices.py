@@ -83,6 +83,7 @@ def find_planner(
     head: str | None = None,
     configurations: Iterable[str] | None = None,
     parts: Iterable[str] | None = None,
+    plausibility: bool = False,
 ) -> "PlannerLike":
     """Finds a planner by its name, for the networks of an architecture and with another loss.
 
@@ -94,6 +95,7 @@ def find_planner(
         head: Key of `planners.HEADS`; None: the networks keep their own.
         configurations: Names of configurations, of which those are planned, too, that are planned on request alone.
         parts: Parts that are replaced in the networks of the architecture, each in the form NAME=VALUE.
+        plausibility: Whether a label autoencoder beside every network tells how plausible its predictions are.
 
     Raises:
         PlanError: There is no such planner, architecture, head, loss or part; the message lists the existing ones. Or
@@ -101,7 +103,7 @@ def find_planner(
         OptionError: A part has another form, or is named twice.
         ExchangeError: The file is damaged, or holds anything but weights.
     """
-    from planners import FURTHER_CONFIGURATIONS, HEADS, PLANNERS, replace_parts
+    from planners import FURTHER_CONFIGURATIONS, HEADS, PLANNERS, PlausibilityPlanner, replace_parts
     from planners.losses import LossPlanner
 
     planner, replaced = find_row(name, PLANNERS, kind="planner"), parse_parts(parts or ())
@@ -115,7 +117,8 @@ def find_planner(
     further = [other for other in configurations or () if other in FURTHER_CONFIGURATIONS]
     if further:
         planner = planner.with_configurations(further)
-    return planner if loss == DEFAULT_LOSS else LossPlanner(planner=planner, loss=loss)
+    chosen = planner if loss == DEFAULT_LOSS else LossPlanner(planner=planner, loss=loss)
+    return PlausibilityPlanner(planner=chosen) if plausibility else chosen
 
 
 def parse_parts(texts: Iterable[str]) -> dict[str, str]:

@@ -84,6 +84,14 @@ def plan(
         str,
         typer.Option(autocompletion=complete_loss, help="Loss, or several joined by +; `autoseg losses` lists them."),
     ] = DEFAULT_LOSS,
+    plausibility: Annotated[
+        bool,
+        typer.Option(
+            "--plausibility",
+            help="Train a label autoencoder before each network, by which autoseg predict tells how plausible label "
+            "maps are.",
+        ),
+    ] = False,
     task: Annotated[
         Literal["segmentation", "instances"],
         typer.Option(help="Predict classes, or also tell apart the objects that instancesTr numbers."),
@@ -147,7 +155,14 @@ def plan(
     from autoseg.workflows.plan.splitting import SplitRequest
 
     chosen = find_planner(
-        planner, architecture, loss=loss, pretrained=pretrained, head=head, configurations=configuration, parts=part
+        planner,
+        architecture,
+        loss=loss,
+        pretrained=pretrained,
+        head=head,
+        configurations=configuration,
+        parts=part,
+        plausibility=plausibility,
     )
     request = PlanRequest(
         planner=chosen.name,

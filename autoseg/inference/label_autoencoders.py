@@ -1,4 +1,4 @@
-"""The label autoencoders that lie beside the networks in checkpoints: those of the anatomical constraint."""
+"""The label autoencoders that lie beside the networks in checkpoints."""
 
 from collections.abc import Iterator, Sequence
 
@@ -8,12 +8,12 @@ from autoseg.errors import PredictionError
 from autoseg.networks.families import build_network
 from autoseg.networks.weights import find_weight_problem, read_label_autoencoder
 from autoseg.plan.document import ConfigurationPlan
-from autoseg.plan.objectives import ShapePriorObjective
+from autoseg.plan.label_prior import find_autoencoder_beside
 from autoseg.run_folder import FoldFolder
 
 
 def load_label_autoencoders(trainings: Sequence[FoldFolder], configuration: ConfigurationPlan) -> Iterator[nn.Module]:
-    """Loads the label autoencoders with which networks were trained, in evaluation mode, on the CPU.
+    """Loads the label autoencoders of trainings that are no part of their networks, in evaluation mode, on the CPU.
 
     Yields:
         One for each training whose checkpoint holds one; those of earlier versions hold none.
@@ -22,14 +22,14 @@ def load_label_autoencoders(trainings: Sequence[FoldFolder], configuration: Conf
         PredictionError: It is none of such a plan.
         RunError: The checkpoint is damaged.
     """
-    objective = configuration.training.objective
-    if not isinstance(objective, ShapePriorObjective):
+    beside = find_autoencoder_beside(configuration)
+    if beside is None:
         return
     for training in trainings:
         weights = read_label_autoencoder(training.final_checkpoint)
         if not weights:
             continue
-        autoencoder = build_network(objective.autoencoder)
+        autoencoder = build_network(beside.autoencoder)
         problem = find_weight_problem(weights, autoencoder.state_dict())
         try:
             autoencoder.load_state_dict(weights)

@@ -143,7 +143,10 @@ class ConfigurationPlan(Part):
         )
         if problems:
             raise ValueError("; ".join(problems))
-        unfit = self.training.objective.find_problem(self.network)
+        objective, beside = self.training.objective, self.training.plausibility
+        unfit = objective.find_problem(self.network)
+        if unfit is None and beside is not None:
+            unfit = beside.find_problem(self.network, objective, self.patch_voxels)
         if unfit is not None:
             msg = f"training.{unfit}"
             raise ValueError(msg)

@@ -8,7 +8,12 @@ from autoseg.plan.losses import CrossEntropyTerm, DiceTerm
 from autoseg.plan.network.base import NetworkPlan
 from autoseg.plan.network.label_autoencoder import LabelAutoencoderPlan
 from autoseg.plan.network.latent_diffusion import LatentDiffusionPlan
-from autoseg.plan.objectives import LatentDiffusionObjective, ReconstructionObjective, ShapePriorObjective
+from autoseg.plan.objectives import (
+    LatentDiffusionObjective,
+    PlausibilityPlan,
+    ReconstructionObjective,
+    ShapePriorObjective,
+)
 from autoseg.plan.training import ADAMW, CosineSchedule
 
 ITERATIONS_PER_EPOCH: Final = 50
@@ -19,25 +24,32 @@ GEOMETRIC_TRANSFORMS: Final = frozenset({"spatial", "deformation", "mirror", "mi
 
 
 def find_label_autoencoder(plan: ConfigurationPlan) -> tuple[NetworkPlan, int] | None:
-    """Finds the label autoencoder that the training of a configuration needs, and for how many iterations it trains.
+    """Finds the label autoencoder that is trained before the network of a configuration, and for how many iterations.
 
     One with the weights of a file is not trained.
     """
-    objective = plan.training.objective
+    objective, beside = plan.training.objective, find_autoencoder_beside(plan)
     if isinstance(objective, LatentDiffusionObjective):
         autoencoder = plan.network.find_label_autoencoder()
         if autoencoder is None or plan.network.find_pretrained() is not None:
             return None
         return autoencoder, objective.autoencoder_iterations
-    if isinstance(objective, ShapePriorObjective) and objective.shape_prior_weight > 0:
-        return objective.autoencoder, objective.autoencoder_iterations
-    return None
+    if beside is None or (isinstance(beside, ShapePriorObjective) and beside.shape_prior_weight == 0):
+        return None
+    return beside.autoencoder, beside.autoencoder_iterations
+
+
+def find_autoencoder_beside(plan: ConfigurationPlan) -> ShapePriorObjective | PlausibilityPlan | None:
+    """Finds what has a label autoencoder that is no part of the network, but lies beside it in checkpoints."""
+    objective = plan.training.objective
+    return objective if isinstance(objective, ShapePriorObjective) else plan.training.plausibility
 
 
 def plan_autoencoder_training(plan: ConfigurationPlan) -> ConfigurationPlan | None:
-    """Plans the training of the label autoencoder that a configuration needs; None if it needs none.
+    """Plans the training of the label autoencoder of a configuration; None if it has none that is trained.
 
-    It sees the patches of the configuration, with the same rotations, scaling and mirroring.
+    It sees the patches of the configuration, with the same rotations, scaling and mirroring. The previous stage stays
+    only where it makes the label maps, as of one class at a time.
     """
     found = find_label_autoencoder(plan)
     if found is None:
@@ -46,6 +58,7 @@ def plan_autoencoder_training(plan: ConfigurationPlan) -> ConfigurationPlan | No
     training = plan.training.model_copy(
         update={
             "objective": ReconstructionObjective(),
+            "plausibility": None,
             "losses": (DiceTerm(weight=1.0, batch_dice=True), CrossEntropyTerm(weight=1.0)),
             "epochs": ceil(iterations / ITERATIONS_PER_EPOCH),
             "iterations_per_epoch": min(iterations, ITERATIONS_PER_EPOCH),
@@ -60,7 +73,13 @@ def plan_autoencoder_training(plan: ConfigurationPlan) -> ConfigurationPlan | No
             "transforms": tuple(row for row in plan.training.transforms if row.name in GEOMETRIC_TRANSFORMS),
         }
     )
-    return plan.model_copy(update={"network": autoencoder, "training": training, "previous_stage": None})
+    previous = plan.previous_stage if plan.is_class_by_class else None
+    return plan.model_copy(update={"network": autoencoder, "training": training, "previous_stage": previous})
+
+
+def name_autoencoder_field(plan: ConfigurationPlan) -> str:
+    """Names the field of the training that says how long the label autoencoder of a configuration is trained."""
+    return "objective" if plan.training.plausibility is None else "plausibility"
 
 
 def refine_latents(plan: ConfigurationPlan) -> ConfigurationPlan | None:
@@ -69,13 +88,13 @@ def refine_latents(plan: ConfigurationPlan) -> ConfigurationPlan | None:
     In latent diffusion the denoiser makes that reduction, so that patches stay as they are. It gets one stage more with
     the features of its first.
     """
-    objective, network = plan.training.objective, plan.network
-    if isinstance(objective, ShapePriorObjective):
-        finer = _drop_last_stage(objective.autoencoder)
+    beside, network = find_autoencoder_beside(plan), plan.network
+    if beside is not None:
+        finer = _drop_last_stage(beside.autoencoder)
         if finer is None:
             return None
-        changed = objective.model_copy(update={"autoencoder": finer})
-        return plan.model_copy(update={"training": plan.training.model_copy(update={"objective": changed})})
+        changed = {name_autoencoder_field(plan): beside.model_copy(update={"autoencoder": finer})}
+        return plan.model_copy(update={"training": plan.training.model_copy(update=changed)})
     assert isinstance(network, LatentDiffusionPlan), "no other configuration has a label autoencoder"
     finer = _drop_last_stage(network.autoencoder)
     if finer is None:

@@ -121,6 +121,15 @@ class ImageDenoisingObjective(ObjectivePlan):
         return None
 
 
+def find_autoencoder_problem(autoencoder: LabelAutoencoderPlan, network: NetworkPlan, field: str) -> str | None:
+    """Finds a label autoencoder for other label maps than those that a network predicts; `field` is where it stands."""
+    wanted = (network.dimensions, network.output_channels, network.output_channels)
+    found = (autoencoder.dimensions, autoencoder.input_channels, autoencoder.output_channels)
+    if found == wanted:
+        return None
+    return f"{field} must have dimensions and channels {wanted}, as the network (got {found})"
+
+
 class ShapePriorObjective(ObjectivePlan):
     """The loss terms, and the squared difference of latents of prediction and labels (arXiv:1705.08302).
 
@@ -137,13 +146,11 @@ class ShapePriorObjective(ObjectivePlan):
 
     def find_problem(self, network: NetworkPlan) -> str | None:
         """Finds an autoencoder that does not fit the outputs of the network, or its patches."""
-        wanted = (network.dimensions, network.output_channels, network.output_channels)
-        own = self.autoencoder
-        found = (own.dimensions, own.input_channels, own.output_channels)
-        if found != wanted:
-            return f"objective.autoencoder must have dimensions and channels {wanted}, as the network (got {found})"
+        unfit = find_autoencoder_problem(self.autoencoder, network, "objective.autoencoder")
+        if unfit is not None:
+            return unfit
         if any(network.margin_voxels) or any(
-            whole % part for whole, part in zip(network.patch_divisors, own.patch_divisors, strict=True)
+            whole % part for whole, part in zip(network.patch_divisors, self.autoencoder.patch_divisors, strict=True)
         ):
             return "objective 'shape_prior' needs a network without margins whose strides contain the autoencoder's"
         return super().find_problem(network)
@@ -283,6 +290,31 @@ class MaskRcnnObjective(ObjectivePlan):
         if isinstance(network, MaskRcnnPlan):
             return None
         return f"objective 'mask_rcnn' needs a network of the family mask_rcnn (got {network.family!r})"
+
+
+class PlausibilityPlan(Part):
+    """A label autoencoder that tells how plausible predictions are; the training of the network knows nothing of it.
+
+    Attributes:
+        autoencoder: The label autoencoder, which is trained before the network.
+        autoencoder_iterations: Iterations in which it is trained.
+    """
+
+    autoencoder: LabelAutoencoderPlan
+    autoencoder_iterations: Count
+
+    def find_problem(self, network: NetworkPlan, objective: ObjectivePlan, patch_voxels: tuple[int, ...]) -> str | None:
+        """Finds a reason why it cannot stand beside a network that is trained so on such patches."""
+        has_own = isinstance(objective, ShapePriorObjective | ReconstructionObjective)
+        if has_own or network.find_label_autoencoder() is not None:
+            return f"plausibility must be null beside the objective {objective.name!r}, which has a label autoencoder"
+        if network.finds_boxes or network.finds_objects:
+            return f"plausibility must be null for a network of the family {network.family}, which finds objects"
+        unfit = find_autoencoder_problem(self.autoencoder, network, "plausibility.autoencoder")
+        divisors = self.autoencoder.patch_divisors
+        if unfit is None and any(extent % step for extent, step in zip(patch_voxels, divisors, strict=True)):
+            return f"plausibility.autoencoder.strides must divide patch_voxels {patch_voxels} (got {divisors})"
+        return unfit
 
 
 OBJECTIVE_PLANS: Final[dict[str, type[ObjectivePlan]]] = {

@@ -7,7 +7,7 @@ from pydantic import AfterValidator, Field, model_validator
 from autoseg.document import OneOf, Part, suggest_key
 from autoseg.plan.augmentation import MirrorPairsPlan, Transforms, find_mirror_axes, find_mirror_pairs
 from autoseg.plan.losses import Losses, ObjectivePlan
-from autoseg.plan.objectives import OBJECTIVE_PLANS
+from autoseg.plan.objectives import OBJECTIVE_PLANS, PlausibilityPlan
 from autoseg.plan.values import LARGEST_BATCH, LONGEST_TRAINING, Count, Fraction, NonNegative, Positive
 
 ForegroundPlacement = Literal["centred", "uniform"]
@@ -121,6 +121,8 @@ class TrainingPlan(Part):
         transforms: Random changes of training patches, in the order in which they are applied.
         synthetic_fraction: Probability with which a sample comes from a synthetic case, in a training that takes them
             (`autoseg train --synthetic`). 0.5, a guess, in plans of earlier versions.
+        plausibility: The label autoencoder that is trained before, for the plausibility of predictions alone; None
+            without one, as in plans of earlier versions.
     """
 
     epochs: Count
@@ -146,6 +148,7 @@ class TrainingPlan(Part):
     augmentation_end_fraction: Fraction
     transforms: Transforms
     synthetic_fraction: Fraction = 0.5
+    plausibility: PlausibilityPlan | None = None
 
     @property
     def mirror_axes(self) -> tuple[int, ...]:

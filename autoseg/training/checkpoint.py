@@ -25,6 +25,7 @@ from autoseg.errors import DocumentError, RunError, TrainingError
 from autoseg.labels import LabelScheme
 from autoseg.networks.weights import (
     CHECKSUMS_NAME,
+    LABEL_AUTOENCODER_PREFIX,
     NETWORK_PREFIX,
     add_checksums,
     find_weight_problem,
@@ -47,7 +48,7 @@ DESCRIPTION_KEY: Final = "autoseg"
 OPTIMIZER_PREFIX: Final = "optimizer."
 AVERAGE_PREFIX: Final = "average."
 OBJECTIVE_PREFIX: Final = "objective."
-WITHOUT_INFLUENCE: Final = {"training": {"sufficient_iterations", "synthetic_fraction"}}
+WITHOUT_INFLUENCE: Final = {"training": {"sufficient_iterations", "plausibility", "synthetic_fraction"}}
 """Fields of a plan that decide nothing about a training; the last one is told by the digest of synthetic cases."""
 
 
@@ -160,14 +161,14 @@ def write_resumable_checkpoint(path: Path, state: LoopState) -> None:
 
 
 def write_network_checkpoint(path: Path, state: LoopState) -> None:
-    """Writes what prediction needs, atomically: the network with its moving average, where there is one, and what the
-    objective keeps beside it.
+    """Writes what prediction needs, atomically: the network with its moving average, where there is one, and the label
+    autoencoder beside it.
 
     Raises:
         RunError: The folder cannot be written or the disk is full.
     """
     with state.learner.averaged_weights():
-        _write(path, state, _collect_weights(state.learner) | state.learner.objective.list_kept())
+        _write(path, state, _collect_weights(state.learner) | _collect_label_autoencoder(state.learner))
 
 
 def _write(path: Path, state: LoopState, tensors: dict[str, Tensor]) -> None:
@@ -307,6 +308,10 @@ def _digest(*parts: Part, exclude: dict[str, set[str]] | None = None) -> str:
 
 def _collect_objective(learner: Learner) -> dict[str, Tensor]:
     return {f"{OBJECTIVE_PREFIX}{name}": _copy(value) for name, value in learner.objective.state_dict().items()}
+
+
+def _collect_label_autoencoder(learner: Learner) -> dict[str, Tensor]:
+    return {f"{LABEL_AUTOENCODER_PREFIX}{name}": _copy(value) for name, value in learner.label_autoencoder.items()}
 
 
 def _copy(tensor: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """Everything that changes in training: network, objective, optimizer, and the moving average of the weights."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,8 @@ class Learner:
         memory_format: Memory format of the network's inputs and weights.
         graph: Training steps as a CUDA graph; None: they are run as they are.
         gradient_norm_limit: Longer gradients are shortened to this norm.
+        label_autoencoder: Weights of the label autoencoder that was trained before, on the CPU, where it is no part of
+            the network; a checkpoint to predict with keeps them. Empty without one.
     """
 
     network: SegmentationNetwork
@@ -47,6 +49,7 @@ class Learner:
     memory_format: torch.memory_format
     gradient_norm_limit: float
     graph: StepGraph | None = None
+    label_autoencoder: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def parameters(self) -> list[nn.Parameter]:

@@ -42,7 +42,7 @@ class TrainingOptions:
         initial_digest: Digest of that checkpoint, also where a training is resumed without it.
         teacher: Trained network whose answers are learnt, too; None: the labels alone are.
         teacher_digest: Digest of its weights, also where they are not at hand, as for a training that is finished.
-        label_autoencoder: Checkpoint of the label autoencoder that was trained before; None: the plan needs none.
+        label_autoencoder: Checkpoint of the label autoencoder that was trained before; None: the plan has none.
         workers: Processes that prepare patches; 0 prepares them between the steps.
         budget: Time within which epochs are laid out; None: without a limit.
         dtype: The dtype in which the network computes.

@@ -72,7 +72,7 @@ def build_learner(
         execution: None: as is usual on the device. Compiling happens when the network is first trained.
         with_pretrained: Whether an encoder begins with the weights of the file in the plan, if there is one.
         initial: Weights to begin with, by the names of the network's state; None: those from the seed.
-        label_autoencoder: Checkpoint of a frozen label autoencoder; None: the plan needs none, or its weights do not
+        label_autoencoder: Checkpoint of a frozen label autoencoder; None: the plan has none, or its weights do not
             matter. Weights to begin with have their own.
         teacher: Trained network whose answers are learnt, too; None: the labels alone are.
         announce: Called with the reason, in words, if steps that were to be captured are not.
@@ -133,6 +133,7 @@ def build_learner(
         )
         if execution.is_captured
         else None,
+        label_autoencoder={} if prior is None or network.label_autoencoder is not None else prior,
     )
 
 

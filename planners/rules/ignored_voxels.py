@@ -11,8 +11,15 @@ MOST_IGNORED_FRACTION: Final = 0.5
 """With more, most of what is encoded would be made up (guess)."""
 
 
-def choose_ignored_voxels(fingerprint: Fingerprint) -> Decision[str]:
+def choose_ignored_voxels(
+    fingerprint: Fingerprint, *, learner: str = "latent diffusion", advice: str = "choose another --architecture"
+) -> Decision[str]:
     """Chooses what a label autoencoder is given in place of voxels that are ignored.
+
+    Args:
+        fingerprint: Fingerprint of the dataset.
+        learner: What needs the autoencoder, in words.
+        advice: What to do where that is impossible.
 
     Raises:
         PlanError: More than half of the voxels are ignored.
@@ -20,8 +27,8 @@ def choose_ignored_voxels(fingerprint: Fingerprint) -> Decision[str]:
     share = find_ignored_share(fingerprint)
     if share is not None and share > MOST_IGNORED_FRACTION:
         msg = (
-            f"latent diffusion learns from whole label maps, but {share:.0%} of the voxels carry the ignore label (at "
-            f"most {MOST_IGNORED_FRACTION:.0%} may); choose another --architecture, or label more of the images"
+            f"{learner} learns from whole label maps, but {share:.0%} of the voxels carry the ignore label (at "
+            f"most {MOST_IGNORED_FRACTION:.0%} may); {advice}, or label more of the images"
         )
         raise PlanError(msg)
     found = "were not counted" if share is None else f"are {share:.2g} of all"

@@ -31,7 +31,7 @@ EXPECTED_FLAGS = {
     "plan": {
         "--run", "--planner", "--architecture", "--pretrained", "--loss", "--memory-gb", "--budget", "--configuration",
         "--group-by", "--splits", "--fix-geometry", "--no-preprocess", "--workers", "--overwrite", "--on", "--slurm",
-        "--refine", "--task", "--targets", "--head", "--part", "--dry-run",
+        "--refine", "--task", "--targets", "--head", "--part", "--plausibility", "--dry-run",
     },
     "preprocess": {"--configuration", "--workers", "--on", "--slurm", "--dry-run"},
     "train": {
@@ -92,6 +92,7 @@ def test_every_option_that_changes_a_plan_is_recorded_as_it_was_given() -> None:
         "pretrained": Path("a b.pth"),
         "head": "point_rend",
         "loss": "dice+focal",
+        "plausibility": True,
         "task": "instances",
         "targets": "centre_distance",
         "memory_gb": 8.5,
@@ -109,7 +110,7 @@ def test_every_option_that_changes_a_plan_is_recorded_as_it_was_given() -> None:
     expected = (
         *("--planner", "timed", "--architecture", "attention_unet", "--part", "block=rep", "--pretrained", "a b.pth"),
         *("--head", "point_rend"),
-        *("--loss", "dice+focal", "--task", "instances", "--targets", "centre_distance"),
+        *("--loss", "dice+focal", "--plausibility", "--task", "instances", "--targets", "centre_distance"),
         *("--memory-gb", "8.5", "--budget", "8h"),
         *("--configuration", "2d", "--configuration", "3d_fullres", "--group-by", r"case\d", "--splits", "folds.json"),
         *("--fix-geometry", "--refine", "2d"),

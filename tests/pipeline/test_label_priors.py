@@ -7,16 +7,19 @@ from pathlib import Path
 import pytest
 import torch
 from builders.balls import write_balls
+from builders.command_line import run_autoseg
 
 import autoseg
 from autoseg.cli.choices import find_planner
 from autoseg.errors import ExchangeError
 from autoseg.networks import read_weights
 from autoseg.networks.weights import read_label_autoencoder
-from autoseg.run_folder import RunFolder
+from autoseg.run_folder import FoldFolder, RunFolder
 from autoseg.workflows.exchange.request import ExportRequest
 from autoseg.workflows.predict.prediction import PredictionRequest
 from autoseg.workflows.train.request import TrainingRequest
+
+OPTIONS = {"plain": (), "beside": ("--plausibility",)}
 
 
 def shorten(run: Path) -> None:
@@ -29,7 +32,9 @@ def shorten(run: Path) -> None:
         "validation_iterations_per_epoch": 1,
         "batch_size": 2,
     }
-    chosen["training"]["objective"]["autoencoder_iterations"] = 2
+    for part in (chosen["training"]["objective"], chosen["training"]["plausibility"] or {}):
+        if "autoencoder" in part or part.get("name") == "latent_diffusion":
+            part["autoencoder_iterations"] = 2
     path.write_text(json.dumps(plan))
 
 
@@ -72,18 +77,25 @@ def test_the_export_to_nnunet_refuses_the_family_by_name(run: Path, tmp_path: Pa
         autoseg.export_model(run, tmp_path / "out")
 
 
-def test_of_a_shape_prior_the_checkpoint_and_the_model_file_hold_the_autoencoder(tmp_path: Path) -> None:
-    dataset = write_balls(tmp_path / "Dataset001_Balls", cases=3)
-    run, unpacked = tmp_path / "balls.autoseg", tmp_path / "unpacked"
-    planner = find_planner("default", loss="shape_prior")
-    autoseg.plan_dataset(dataset, run, planner=planner, configurations=["2d"], workers=1)
+def train_first_fold(dataset: Path, run: Path, *options: str) -> FoldFolder:
+    planned = run_autoseg("plan", dataset, "--run", run, "--configuration", "2d", "--workers", 1, *options)
+    assert planned.code == 0, planned.err
     shorten(run)
     autoseg.train_run(run, TrainingRequest(configuration="2d", folds=("0",), workers=0, device="cpu"))
-    fold = RunFolder(run).fold("2d", "0")
+    return RunFolder(run).fold("2d", "0")
+
+
+@pytest.mark.parametrize("option", [("--loss", "shape_prior"), ("--plausibility",)])
+def test_the_checkpoint_and_the_model_file_hold_the_autoencoder_beside_a_network(tmp_path: Path, option) -> None:
+    dataset = write_balls(tmp_path / "Dataset001_Balls", cases=3)
+    run, unpacked = tmp_path / "balls.autoseg", tmp_path / "unpacked"
+    fold = train_first_fold(dataset, run, *option)
     trained = read_weights(fold.root / "label_autoencoder" / "checkpoint_final.safetensors")
     kept = read_label_autoencoder(fold.final_checkpoint)
     assert trained.keys() == kept.keys()
     assert all(torch.equal(kept[name], tensor) for name, tensor in trained.items())
+    (stored,) = fold.validation.glob("*.features.json")
+    assert 0 <= json.loads(stored.read_text())["features"]["plausibility"] <= 1
     shutil.rmtree(fold.root / "label_autoencoder")
     autoseg.export_model(run, tmp_path / "model.zip", ExportRequest(format="autoseg"))
     autoseg.import_model(tmp_path / "model.zip", unpacked)
@@ -94,3 +106,15 @@ def test_of_a_shape_prior_the_checkpoint_and_the_model_file_hold_the_autoencoder
         found.append(json.loads((out / "quality.json").read_text())["cases"][0]["plausibility"])
     assert found[0] == found[1]
     assert 0 <= found[0] <= 1
+
+
+def test_a_plain_network_is_the_same_with_and_without_the_plausibility_of_its_predictions(tmp_path: Path) -> None:
+    dataset = write_balls(tmp_path / "Dataset001_Balls", cases=3)
+    plain, beside = (train_first_fold(dataset, tmp_path / name, *option) for name, option in OPTIONS.items())
+    networks = [read_weights(fold.final_checkpoint) for fold in (plain, beside)]
+    assert all(torch.equal(value, networks[1][name]) for name, value in networks[0].items())
+    label_maps = [next(fold.validation.glob("*.nii.gz")).read_bytes() for fold in (plain, beside)]
+    assert label_maps[0] == label_maps[1]
+    assert "plausibility" not in next(plain.validation.glob("*.features.json")).read_text()
+    refused = run_autoseg("plan", dataset, "--run", tmp_path / "plain", "--plausibility", "--workers", 1)
+    assert (refused.code, "planned with the planner 'default'" in refused.err) == (1, True)

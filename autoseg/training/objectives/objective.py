@@ -33,9 +33,9 @@ class Objective(nn.Module, ABC):
       training stays bit-equal to an uninterrupted one; or, in training mode, from torch's global one, which is seeded
       for every iteration, as for dropout.
 
-    It has no say in prediction, which calls the network: final checkpoints hold the network, and what `list_kept` names
-    for the quality of predictions. An extension of a finished training begins with a new objective, as with a new
-    optimizer.
+    It has no say in prediction, which calls the network: final checkpoints hold the network, and beside it a label
+    autoencoder for the quality of predictions, where there is one. An extension of a finished training begins with a
+    new objective, as with a new optimizer.
 
     Attributes:
         progress: Share of the training that is done, 0 to 1. It is set before every iteration by the schedule, which
@@ -66,10 +66,6 @@ class Objective(nn.Module, ABC):
     def load_label_autoencoder(self, weights: Mapping[str, Tensor]) -> None:
         """Takes the weights of the label autoencoder that was trained before; most objectives have none."""
         del weights
-
-    def list_kept(self) -> dict[str, Tensor]:
-        """Lists what a checkpoint to predict with keeps beside the network, by the names there; most have nothing."""
-        return {}
 
     def compare_with_teacher(self, found: tuple[Tensor, ...], taught: tuple[Tensor, ...], batch: Batch) -> Tensor:
         """Computes how much the outputs of a call of the network differ from those of a teacher, over the whole batch.

@@ -8,7 +8,6 @@ from torch import Tensor
 from autoseg.labels import LabelScheme
 from autoseg.networks.families.label_autoencoder import LabelAutoencoder
 from autoseg.networks.network import SegmentationNetwork
-from autoseg.networks.weights import LABEL_AUTOENCODER_PREFIX
 from autoseg.plan.document import ConfigurationPlan
 from autoseg.plan.objectives import ShapePriorObjective
 from autoseg.runtime.distributed import BatchPart
@@ -37,17 +36,10 @@ class ShapePrior(Objective):
         with torch.random.fork_rng(devices=[]):  # the network draws the same numbers with and without the prior
             autoencoder = LabelAutoencoder(plan.training.objective.autoencoder)
         self._frozen = (autoencoder.requires_grad_(requires_grad=False).eval(),)  # a tuple hides it from the state
-        self._is_trained = False
 
     def load_label_autoencoder(self, weights: Mapping[str, Tensor]) -> None:
         """Takes the weights of the autoencoder."""
         self._frozen[0].load_state_dict(weights)
-        self._is_trained = True
-
-    def list_kept(self) -> dict[str, Tensor]:
-        """Lists the weights of the autoencoder, once it has those that were trained."""
-        state = self._frozen[0].state_dict() if self._is_trained else {}
-        return {f"{LABEL_AUTOENCODER_PREFIX}{name}": tensor.cpu().contiguous() for name, tensor in state.items()}
 
     def forward(self, network: NetworkCall, batch: Batch) -> tuple[Tensor, Tensor]:
         """Calls the network once."""

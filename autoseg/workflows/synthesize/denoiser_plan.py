@@ -49,6 +49,7 @@ def plan_denoiser(
         update={
             "losses": (CrossEntropyTerm(weight=1.0),),  # not used
             "objective": ImageDenoisingObjective(channels=tuple(ranges), mask_dropout=0.0),
+            "plausibility": None,
             "epochs": ceil(ITERATIONS / ITERATIONS_PER_EPOCH),
             "iterations_per_epoch": ITERATIONS_PER_EPOCH,
             "validation_iterations_per_epoch": 1,

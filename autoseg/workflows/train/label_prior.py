@@ -1,4 +1,4 @@
-"""Trains the label autoencoder of a fold before its network, where the plan needs one."""
+"""Trains the label autoencoder of a fold before its network, where the plan has one."""
 
 import time
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ from autoseg.plan.document import ConfigurationPlan
 from autoseg.plan.label_prior import (
     find_label_autoencoder,
     list_changed_fields,
+    name_autoencoder_field,
     plan_autoencoder_training,
     refine_latents,
 )
@@ -30,7 +31,8 @@ SUFFICIENT_DICE: Final = 0.98  # of held-out patches; no network can be better t
 def train_label_autoencoder(
     plan: ConfigurationPlan, data: TrainingData, *, folder: Path, options: TrainingOptions
 ) -> Path | None:
-    """Trains the label autoencoder of a fold, or finds it trained; None if the configuration needs none.
+    """Trains the label autoencoder of a fold, or finds it trained; None if the configuration has none, or the fold is
+    finished.
 
     It is trained on the label maps of the fold's training cases alone, and interrupted and resumed as any training.
 
@@ -47,13 +49,15 @@ def train_label_autoencoder(
         TrainingError: The training cannot be continued, or failed.
     """
     own_plan = plan_autoencoder_training(plan)
-    if own_plan is None:
+    if own_plan is None or _is_finished(FoldFolder(folder), options.length):
         return None
     output = FoldFolder(folder / FOLDER_NAME)
     own = replace(
         options,
         initial_weights=None,
         initial_digest=None,
+        teacher=None,
+        teacher_digest=None,
         length=Length(),
         budget=_share_budget(options.budget),
         measure_dice=None,
@@ -62,7 +66,8 @@ def train_label_autoencoder(
     if not output.final_checkpoint.is_file():
         _announce(options, "trains the label autoencoder first, from the label maps of the training cases")
     begin = time.monotonic()
-    events = list(train(own_plan, replace(data, previous=None, synthetic=None), output=output, options=own))
+    previous = None if own_plan.previous_stage is None else data.previous
+    events = list(train(own_plan, replace(data, previous=previous, synthetic=None), output=output, options=own))
     if events:
         spent = format_duration(time.monotonic() - begin)
         history = read_description(output.final_checkpoint).history
@@ -81,11 +86,12 @@ def describe_reconstruction(history: Sequence[EpochRecord], plan: ConfigurationP
         return text
     iterations = find_label_autoencoder(plan)
     assert iterations is not None, "one was trained"
+    limited = "the network" if plan.training.plausibility is None else "what the plausibility tells"
     more = (
-        f"raise training.objective.autoencoder_iterations, now {iterations[1]}, in plan.json under "
-        f"configurations.{configuration}, or give more time"
+        f"raise training.{name_autoencoder_field(plan)}.autoencoder_iterations, now {iterations[1]}, in plan.json "
+        f"under configurations.{configuration}, or give more time"
     )
-    return f"{text}; warning: below {SUFFICIENT_DICE}, which limits the network: {more}{_advise_finer(plan)}"
+    return f"{text}; warning: below {SUFFICIENT_DICE}, which limits {limited}: {more}{_advise_finer(plan)}"
 
 
 def _advise_finer(plan: ConfigurationPlan) -> str:
@@ -98,6 +104,11 @@ def _advise_finer(plan: ConfigurationPlan) -> str:
         f"; if that does not suffice, make its latents finer, which takes more memory: change there "
         f"{', '.join(changes)}; then begin anew with --restart"
     )
+
+
+def _is_finished(fold: FoldFolder, length: Length) -> bool:
+    """Whether nothing is left to train, so that the folder of the autoencoder may have been removed."""
+    return length == Length() and fold.final_checkpoint.is_file() and not fold.latest_checkpoint.is_file()
 
 
 def _share_budget(budget: Budget | None) -> Budget | None:

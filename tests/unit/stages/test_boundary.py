@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from builders.labels import build_labels, build_plain_labels
+from builders.networks import build_small_network_plan
 from builders.plans import build_configuration, build_plan
 
 from autoseg.dataset.folds import Fold
@@ -16,8 +17,10 @@ from autoseg.exchange.nnunet_export import write_model_description
 from autoseg.inference.ensemble import MemberChoice
 from autoseg.inference.model import load_model
 from autoseg.inference.view_disagreement import record_normalizers
+from autoseg.networks import build_network
 from autoseg.networks.weights import read_weights
 from autoseg.plan import ConfigurationPlan, Plan
+from autoseg.plan.objectives import PlausibilityPlan
 from autoseg.preprocessing.cache import open_case
 from autoseg.processes.progress import SilentProgress
 from autoseg.run_folder import FoldFolder
@@ -33,6 +36,7 @@ from autoseg.training.options import TrainingOptions
 from autoseg.training.trainer import train as train_network
 from autoseg.workflows.cascade import find_link, prepare_stage_input
 from autoseg.workflows.predict.attention_maps import check_attention_maps
+from autoseg.workflows.train.label_prior import train_label_autoencoder
 
 FIRST, BOUNDARY = "3d_fullres", "boundary_refinement"
 SHAPE = (10, 12, 8)
@@ -229,6 +233,24 @@ def test_what_does_not_go_with_placed_patches_is_refused(changes, message):
 def test_slices_across_several_axes_are_refused():
     with pytest.raises(ValueError, match=r"plane_axes must be \(0,\) where previous_stage.input is 'boundary'"):
         plan_boundary(2, plane_axes=(0, 1), spacing_mm=(1.0,) * 3, median_shape_voxels=(8,) * 3)
+
+
+def test_a_label_autoencoder_learns_the_classes_one_at_a_time_as_the_network_does(plan, run, stored, tmp_path):
+    part = plan.configurations[BOUNDARY]
+    autoencoder = build_small_network_plan("label_autoencoder", 3, input_channels=2, output_channels=2)
+    beside = PlausibilityPlan(autoencoder=autoencoder, autoencoder_iterations=2)
+    part = part.model_copy(update={"training": part.training.model_copy(update={"plausibility": beside})})
+    data = TrainingData(
+        labels=part.choose_network_labels(plan.labels),  # two of the four that label maps hold
+        channels=plan.channels,
+        folder=run.preprocessed(FIRST),
+        fold=Fold(training=("a", "b"), validation=("c",)),
+        previous=stored,
+    )
+    options = TrainingOptions(device=CPU, seed=0, workers=0)
+    trained = train_label_autoencoder(part, data, folder=tmp_path / "fold", options=options)
+    assert trained is not None
+    assert read_weights(trained).keys() == build_network(autoencoder).state_dict().keys()
 
 
 def test_a_training_that_is_continued_is_that_which_was_not_interrupted(plan, run, stored, tmp_path):
