@@ -130,16 +130,20 @@ def _format_row(forecast: "RunForecast", entry: "ConfigurationForecast") -> tupl
 
 
 def _explain_time(forecast: "RunForecast") -> str:
+    first = [entry for entry in forecast.configurations if entry.autoencoder_seconds > 0]
     if all(entry.is_budgeted for entry in forecast.configurations):
-        return "time: the plan's budget, which training and validation of a fold keep to"
+        share = ", and its label autoencoder to a fifth of it" if first else ""
+        return f"time: the plan's budget, which training and validation of a fold keep to{share}"
     known = [(entry, entry.cost) for entry in forecast.configurations if entry.cost is not None]
     if not known:
         return f"time: unknown; {forecast.survey.how}"
     steps = ", ".join(f"{entry.name} {_format_step(cost.iteration_seconds)}" for entry, cost in known)
     validation = " and ".join(format_about(entry.validation_seconds) for entry, _ in known)
+    label_maps = ", ".join(f"{entry.name} {format_about(entry.autoencoder_seconds)}" for entry in first)
+    before = f"; so is its label autoencoder, which is trained before ({label_maps})" if first else ""
     return (
         f"time: {forecast.survey.how}. An iteration: {steps}. Predicting the held-out cases of a fold is counted "
-        f"({validation}), scoring them is not"
+        f"({validation}), scoring them is not{before}"
     )
 
 

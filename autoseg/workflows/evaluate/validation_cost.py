@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 import torch
 from jaxtyping import Int64
+from torch import nn
 
 from autoseg.files.temporary_files import make_temporary_folder
 from autoseg.inference.execution.choice import PreparedNetworks, Setting, prepare_networks
@@ -24,11 +25,13 @@ from autoseg.inference.sliding_window.prediction import compute_inference_batch_
 from autoseg.inference.sliding_window.windows import count_views, count_windows
 from autoseg.networks.families import build_network
 from autoseg.plan.document import ConfigurationPlan, Plan
+from autoseg.plan.label_prior import find_label_autoencoder
 from autoseg.preprocessing.cache import CachedCase
 from autoseg.run_folder import RunFolder
 from autoseg.runtime.precision import find_dtype
 from autoseg.stages.training_cases import open_training_case, read_box, read_network_input
 from autoseg.volume_io import label_map_ending, write_label_map
+from autoseg.workflows.cases.network_features import measure_network_features
 from autoseg.workflows.cases.references import find_reference
 from autoseg.workflows.evaluate.evaluation import EvaluationJob, count_evaluation_workers, evaluate_job
 from autoseg.workflows.folds.status import ValidationChoice
@@ -49,7 +52,7 @@ class ValidationCost:
         configuration: Configuration that predicts.
         mirrored_views: Number of mirrored views that prediction averages.
         window_seconds: Time for one view of one window.
-        finishing_seconds_per_voxel: Time for resampling to the grid of the file and writing.
+        finishing_seconds_per_voxel: Time for resampling to the grid of the file, writing, and the plausibility.
         evaluation_seconds_per_voxel: Time for evaluating in one process.
     """
 
@@ -178,7 +181,15 @@ def _build_untrained_model(plan: Plan, configuration: str, device: torch.device,
         dtype=dtype,
         execution=ready.execution,
         inference_batch_size=ready.inference_batch_size,
+        label_autoencoders=_build_untrained_autoencoders(chosen),
     )
+
+
+def _build_untrained_autoencoders(configuration: ConfigurationPlan) -> tuple[nn.Module, ...]:
+    """Builds the label autoencoder by which the plausibility of held-out cases will be measured, if there is one."""
+    held, trained = configuration.network.find_label_autoencoder(), find_label_autoencoder(configuration)
+    planned = held if trained is None else trained[0]
+    return () if planned is None else (build_network(planned).eval(),)
 
 
 def _time_window(model: SegmentationModel) -> float:
@@ -231,7 +242,7 @@ def _measure(
 def _time_steps(
     model: SegmentationModel, case: CachedCase, name: str, options: PredictionOptions, *, run: RunFolder
 ) -> Iterator[float]:
-    """Yields the seconds for the logits, for writing the label map, and for evaluating it."""
+    """Yields the seconds for the logits, for writing the label map and its plausibility, and for evaluating it."""
     reference, labels = find_reference(run, name), model.plan.labels
     start = time.perf_counter()
     image = read_network_input(case, model.plan, model.configuration)
@@ -241,6 +252,8 @@ def _time_steps(
         torch.cuda.synchronize(model.device)
     yield time.perf_counter() - start
     start = time.perf_counter()
+    if model.label_autoencoders:
+        measure_network_features([image], [logits], case.geometry, model.plan, models=(model,))
     label_map = model.restore_label_map(logits, case.geometry)
     with make_temporary_folder() as folder:
         target = folder / f"{name}{label_map_ending(model.plan.file_ending)}"

@@ -13,7 +13,8 @@ from autoseg.fingerprint import Fingerprint
 from autoseg.inference.options import DEFAULT_OPTIONS
 from autoseg.inference.sliding_window.windows import count_passes
 from autoseg.network_cost import MeasureCost, StepCost, count_checkpoint_bytes, count_voxel_bytes
-from autoseg.plan.document import Plan
+from autoseg.plan.document import ConfigurationPlan, Plan
+from autoseg.plan.label_prior import find_autoencoder_beside, plan_autoencoder_training
 from autoseg.plan.training import TrainingPlan
 from autoseg.preprocessing.cache import is_case_written
 from autoseg.preprocessing.pipeline import compute_preprocessed_shape
@@ -31,6 +32,7 @@ class ConfigurationForecast:
         cost: Cost of its training steps.
         is_budgeted: Whether the plan has a budget, which then is the time of a fold, validation included.
         training_seconds: Training time of a fold.
+        autoencoder_seconds: The part of it in which its label autoencoder is trained; 0 without one.
         validation_seconds: Time of a fold's validation: prediction of its held-out cases.
         preparation_seconds: Time before the first fold, for predictions of the previous stage.
         models_bytes: Checkpoints that a fold leaves.
@@ -49,6 +51,7 @@ class ConfigurationForecast:
     passing_bytes: int
     prediction_bytes: int
     least_budget_seconds: float = 0.0
+    autoencoder_seconds: float = 0.0
 
     @property
     def fold_seconds(self) -> float | None:
@@ -119,8 +122,12 @@ def forecast_run(
     plan, splits = read_document(run.plan, Plan), read_document(run.splits, Splits)
     fingerprint = read_document(run.fingerprint, Fingerprint)
     names = list_trained(plan, configurations)
-    found = survey(plan, names)
-    outlook = _Outlook(plan=plan, splits=splits, fingerprint=fingerprint, costs=found.costs, measure_cost=measure_cost)
+    autoencoders = list_autoencoder_trainings(plan, names)
+    surveyed = plan.model_copy(update={"configurations": plan.configurations | autoencoders})
+    found = survey(surveyed, (*names, *autoencoders))
+    outlook = _Outlook(
+        plan=surveyed, splits=splits, fingerprint=fingerprint, costs=found.costs, measure_cost=measure_cost
+    )
     prediction_bytes = measure_folder(run.references) // len(splits.folds)
     written, missing = _measure_preprocessed(run, plan, fingerprint, configurations)
     return RunForecast(
@@ -139,9 +146,20 @@ def list_trained(plan: Plan, requested: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in plan.configurations if name in needed)
 
 
+def list_autoencoder_trainings(plan: Plan, names: Sequence[str]) -> dict[str, ConfigurationPlan]:
+    """Lists the trainings of the label autoencoders of configurations that train one, by names of their own."""
+    found = {name_autoencoder(name): plan_autoencoder_training(plan.configurations[name]) for name in names}
+    return {name: training for name, training in found.items() if training is not None}
+
+
+def name_autoencoder(name: str) -> str:
+    """Names the training of the label autoencoder of a configuration."""
+    return f"{name}, label autoencoder"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Outlook:
-    """Inputs of the forecasts."""
+    """Inputs of the forecasts; the plan has the trainings of label autoencoders, too."""
 
     plan: Plan
     splits: Splits
@@ -154,15 +172,13 @@ class _Outlook:
         budget, previous = configuration.training.budget_seconds, configuration.previous_configuration
         cost = self.costs.get(name)
         training, validation = budget, 0.0 if budget is not None else self._estimate_prediction(name)
+        autoencoder = estimate_autoencoder(self.plan, name, self.costs)
         if budget is None and cost is not None:
-            training = estimate_training_seconds(configuration.training, cost)
-        network = self.measure_cost(
-            configuration.network, configuration.patch_voxels, configuration.training.batch_size
-        )
-        models, passing = count_checkpoint_bytes(configuration, network.parameter_count)
+            training = autoencoder + estimate_training_seconds(configuration.training, cost)
+        models, passing = self._count_bytes(name)
         return ConfigurationForecast(
             name=name,
-            cost=cost,
+            cost=self._find_peak(name),
             is_budgeted=budget is not None,
             training_seconds=training,
             validation_seconds=None if validation is None else validation / len(self.splits.folds),
@@ -171,7 +187,28 @@ class _Outlook:
             passing_bytes=passing,
             prediction_bytes=prediction_bytes,
             least_budget_seconds=0.0 if cost is None else estimate_least_budget(configuration.training, cost),
+            autoencoder_seconds=autoencoder,
         )
+
+    def _count_bytes(self, name: str) -> tuple[int, int]:
+        """Counts what a fold leaves, and what it needs beside that meanwhile.
+
+        A label autoencoder leaves its own checkpoints, and is kept in those of the network.
+        """
+        chosen, own = self.plan.configurations[name], name_autoencoder(name)
+        network = self.measure_cost(chosen.network, chosen.patch_voxels, chosen.training.batch_size)
+        models, passing = count_checkpoint_bytes(chosen, network.parameter_count)
+        if own in self.plan.configurations:
+            places = 1 if find_autoencoder_beside(chosen) is None else 2
+            models += places * self._count_bytes(own)[0]
+        return models, passing
+
+    def _find_peak(self, name: str) -> StepCost | None:
+        """Returns the cost of a configuration, with the memory of its label autoencoder where that needs more."""
+        cost, own = self.costs.get(name), self.costs.get(name_autoencoder(name))
+        if cost is None or own is None:
+            return cost
+        return cost.model_copy(update={"memory_bytes": max(cost.memory_bytes, own.memory_bytes)})
 
     def _estimate_prediction(self, name: str) -> float | None:
         """Estimates the prediction of the held-out cases of all folds."""
@@ -200,7 +237,10 @@ def forecast_cpu_seconds(
         estimate: Estimates the costs of a configuration on the CPU.
         measure_cost: Counts what a network costs.
     """
-    survey = survey_cpu(plan, (name,), estimate=estimate, measure=_refuse_to_measure, measure_cost=measure_cost)
+    autoencoders = list_autoencoder_trainings(plan, (name,))
+    surveyed = plan.model_copy(update={"configurations": plan.configurations | autoencoders})
+    names = (name, *autoencoders)
+    survey = survey_cpu(surveyed, names, estimate=estimate, measure=_refuse_to_measure, measure_cost=measure_cost)
     cost, training = survey.costs.get(name), plan.configurations[name].training
     if cost is None:
         return None
@@ -208,7 +248,8 @@ def forecast_cpu_seconds(
         training = training.model_copy(update={"epochs": epochs})
     splits = read_document(run.splits, Splits)
     windows = count_windows(plan, name, read_document(run.fingerprint, Fingerprint), splits)
-    return estimate_training_seconds(training, cost) + cost.window_seconds * windows / len(splits.folds)
+    first = estimate_autoencoder(surveyed, name, survey.costs)
+    return first + estimate_training_seconds(training, cost) + cost.window_seconds * windows / len(splits.folds)
 
 
 def _refuse_to_measure() -> NoReturn:
@@ -220,6 +261,15 @@ def estimate_training_seconds(training: TrainingPlan, cost: StepCost) -> float:
     """All epochs of a fold."""
     epoch = training.iterations_per_epoch * cost.iteration_seconds
     return training.epochs * (epoch + training.validation_iterations_per_epoch * cost.validation_seconds)
+
+
+def estimate_autoencoder(plan: Plan, name: str, costs: Mapping[str, StepCost]) -> float:
+    """Estimates the seconds in which the label autoencoder of a fold is trained; 0 where there is none, or its cost is
+    not known."""
+    own = name_autoencoder(name)
+    if own not in costs:
+        return 0.0
+    return estimate_training_seconds(plan.configurations[own].training, costs[own])
 
 
 def estimate_least_budget(training: TrainingPlan, cost: StepCost) -> float:

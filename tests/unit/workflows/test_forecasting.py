@@ -2,7 +2,9 @@ import os
 
 import pytest
 from builders.fingerprints import build_case, build_fingerprint
+from builders.networks import build_small_network_plan
 
+from autoseg.cli.terminal.forecast_table import list_remarks
 from autoseg.dataset.folds import Splits
 from autoseg.document import read_document, write_document
 from autoseg.errors import RunError
@@ -10,6 +12,7 @@ from autoseg.fingerprint import Fingerprint
 from autoseg.network_cost import StepCost, count_checkpoint_bytes
 from autoseg.plan import Plan
 from autoseg.plan.augmentation import MirrorPlan
+from autoseg.plan.objectives import PlausibilityPlan
 from autoseg.run_folder import write_text
 from autoseg.workflows.plan import forecasting
 from autoseg.workflows.plan.forecasting import (
@@ -85,6 +88,42 @@ def test_a_fold_on_the_cpu_is_forecast_only_from_what_was_measured_before(planne
     assert forecast_cpu_seconds(planned, plan, "3d_lowres", 1, **options) == pytest.approx(TRAINING_SECONDS / 10 + 0.3)
     costs.clear()
     assert forecast_cpu_seconds(planned, plan, "3d_lowres", None, **options) is None
+
+
+def add_autoencoder(run, name):
+    """Adds one that is trained in three iterations of an epoch, as the plan of its training says; returns its plan."""
+    autoencoder = build_small_network_plan("label_autoencoder", 3, input_channels=2, output_channels=2)
+    edit(run, name, plausibility=PlausibilityPlan(autoencoder=autoencoder, autoencoder_iterations=3))
+    return autoencoder
+
+
+def test_a_label_autoencoder_is_trained_before_and_adds_its_time_memory_and_files(planned):
+    (plain,) = forecast(planned, "3d_lowres").configurations
+    autoencoder = add_autoencoder(planned, "3d_lowres")
+    own = COST.model_copy(update={"iteration_seconds": 7.0, "memory_bytes": 3 * 10**9})
+    costs = {"3d_lowres": COST, "3d_lowres, label autoencoder": own}
+    result = forecast(planned, "3d_lowres", costs=costs)
+    (entry,) = result.configurations
+    seconds = 3 * 7.0 + 5 * 0.5  # with five iterations of validation
+    assert entry.autoencoder_seconds == pytest.approx(seconds)
+    assert entry.fold_seconds == pytest.approx(plain.fold_seconds + seconds)
+    assert entry.cost.memory_bytes == 3 * 10**9
+    parameters = find_network_cost(autoencoder, (8, 8, 8), 1).parameter_count
+    assert entry.models_bytes == plain.models_bytes + 2 * 2 * 4 * parameters
+    assert entry.passing_bytes == plain.passing_bytes
+    assert "so is its label autoencoder, which is trained before (3d_lowres 24 s)" in " ".join(list_remarks(result))
+    edit(planned, "3d_lowres", budget_seconds=60.0)
+    result = forecast(planned, "3d_lowres", costs=costs)
+    assert result.fold_seconds == 60.0
+    assert "keep to, and its label autoencoder to a fifth of it" in " ".join(list_remarks(result))
+
+
+def test_the_time_of_a_job_on_a_cpu_holds_that_of_the_label_autoencoder(planned, monkeypatch):
+    add_autoencoder(planned, "3d_lowres")
+    plan = read_document(planned.plan, Plan)
+    monkeypatch.setattr(forecasting, "survey_cpu", lambda plan, names, **options: survey()(plan, names))
+    found = forecast_cpu_seconds(planned, plan, "3d_lowres", None, estimate=print, measure_cost=find_network_cost)
+    assert found == pytest.approx(TRAINING_SECONDS + 0.3 + 3 * 2.0 + 5 * 0.5)
 
 
 def test_slices_and_mirrored_views_are_windows_of_their_own(planned):

@@ -7,9 +7,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from builders.geometries import build_geometry
+from builders.labels import build_plain_labels
+from builders.networks import build_small_network_plan
 from builders.plans import build_configuration, build_plan
 
 from autoseg.inference.options import PredictionOptions
+from autoseg.plan.objectives import PlausibilityPlan, ShapePriorObjective
+from autoseg.preprocessing.cache import open_case, write_case
+from autoseg.preprocessing.case import PreprocessedCase
+from autoseg.preprocessing.class_locations import ClassLocations
 from autoseg.run_folder import RunFolder
 from autoseg.workflows.evaluate import validation_cost
 from autoseg.workflows.evaluate.validation_cost import (
@@ -137,3 +144,38 @@ def test_one_case_is_open_while_the_sizes_of_all_are_measured(monkeypatch, tmp_p
     assert set(cost.shapes_voxels.values()) == {(1, 64, 64)}
     assert len(cost.shapes_voxels) == len(CASES)
     assert OpenCase.most <= 2
+
+
+@pytest.mark.parametrize("weight", [None, 0.0, 1.0])
+def test_the_plausibility_of_a_case_is_measured_where_there_will_be_an_autoencoder(monkeypatch, tmp_path, weight):
+    autoencoder = build_small_network_plan("label_autoencoder", 2, input_channels=2, output_channels=2)
+    own = {"autoencoder": autoencoder, "autoencoder_iterations": 3}
+    plain = build_configuration((8, 8), data_of="2d", network={"output_channels": 2, "features_per_stage": (2, 2, 2)})
+    changes = {"plausibility": PlausibilityPlan(**own)}
+    if weight is not None:
+        changes = {"objective": ShapePriorObjective(shape_prior_weight=weight, **own)}
+    beside = plain.model_copy(update={"training": plain.training.model_copy(update=changes)})
+    write_case(
+        tmp_path / "data",
+        "a",
+        PreprocessedCase(
+            image=np.zeros((1, 1, 8, 8), np.float32),
+            label_map=np.zeros((1, 8, 8), np.int16),
+            geometry=build_geometry((1, 8, 8)),
+        ),
+        locations=ClassLocations(coordinates=np.zeros((0, 3), np.int32), class_ranges=((0, 0),), annotated_range=None),
+        patch_voxels=(1, 8, 8),
+    )
+    measured = []
+    monkeypatch.setattr(validation_cost, "find_reference", lambda run, name: tmp_path / "a.nii.gz")
+    monkeypatch.setattr(validation_cost, "write_label_map", lambda *arguments, **named: None)
+    monkeypatch.setattr(validation_cost, "evaluate_job", lambda job: None)
+    monkeypatch.setattr(
+        validation_cost, "measure_network_features", lambda *arguments, models: measured.append(models[0])
+    )
+    for configuration in (plain, beside):
+        plan = build_plan({"2d": configuration}, labels=build_plain_labels(1))
+        model = validation_cost._build_untrained_model(plan, "2d", torch.device("cpu"), images=1)
+        case, options = open_case(tmp_path / "data", "a"), PredictionOptions()
+        assert len(list(validation_cost._time_steps(model, case, "a", options, run=RunFolder(tmp_path)))) == 3
+    assert [len(model.label_autoencoders) for model in measured] == ([] if weight == 0 else [1])
