@@ -18,8 +18,8 @@ def choose_ignored_voxels(
 
     Args:
         fingerprint: Fingerprint of the dataset.
-        learner: What needs the autoencoder, in words.
-        advice: What to do where that is impossible.
+        learner: The network that learns from whole label maps, in words.
+        advice: Advice for data of which too much is ignored.
 
     Raises:
         PlanError: More than half of the voxels are ignored.

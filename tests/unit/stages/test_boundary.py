@@ -26,6 +26,7 @@ from autoseg.processes.progress import SilentProgress
 from autoseg.run_folder import FoldFolder
 from autoseg.stages.boundary import ClassArray, find_boundary, has_boundary, select_centres
 from autoseg.stages.stored_maps import open_stage_map
+from autoseg.training.checkpoint import read_description
 from autoseg.training.data.batches import build_batch_source
 from autoseg.training.data.data_placement import DataPlacement
 from autoseg.training.data.device_batches import build_device_batch_source
@@ -251,6 +252,7 @@ def test_a_label_autoencoder_learns_the_classes_one_at_a_time_as_the_network_doe
     trained = train_label_autoencoder(part, data, folder=tmp_path / "fold", options=options)
     assert trained is not None
     assert read_weights(trained).keys() == build_network(autoencoder).state_dict().keys()
+    assert read_description(trained).identity.previous_digest == stored.digest
 
 
 def test_a_training_that_is_continued_is_that_which_was_not_interrupted(plan, run, stored, tmp_path):
