@@ -20,8 +20,9 @@ from planners.rules.training import AUTOENCODER_ITERATIONS
 
 OPTION: Final = "--plausibility"
 FEATURES: Final = (8, 16, 32, 64)
-"""Half of those of the shape prior: on Hippocampus they tell predictions of turned, mirrored and cut off images as well
-from others (27 to 30, 16 to 19 and 3 times the distance of the 5th percentile from the median), in half the time."""
+"""Half of those of the shape prior. Measured on Hippocampus, after 1,000 iterations (600 of the wider one): the medians
+of predictions of images that are turned, mirrored or cut off lie 30, 16 and 3 (27, 19 and 3) times as far from that of
+undamaged ones as the 5th percentile of these, and the plausibility of an image takes half the time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
