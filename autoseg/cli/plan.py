@@ -154,16 +154,8 @@ def plan(
     from autoseg.workflows.plan.planning import PlanRequest, build_plan_rule, describe_planning, measure_device
     from autoseg.workflows.plan.splitting import SplitRequest
 
-    chosen = find_planner(
-        planner,
-        architecture,
-        loss=loss,
-        pretrained=pretrained,
-        head=head,
-        configurations=configuration,
-        parts=part,
-        plausibility=plausibility,
-    )
+    find = partial(find_planner, pretrained=pretrained, head=head, configurations=configuration, parts=part)
+    chosen = find(planner, architecture, loss=loss, plausibility=plausibility)
     request = PlanRequest(
         planner=chosen.name,
         machine=describe_machine(memory_gb, budget, planner),
