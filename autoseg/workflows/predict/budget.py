@@ -213,12 +213,13 @@ def _find_dice(
 ) -> Mapping[tuple[Names, PredictionOptions], float | None]:
     """Finds the Dice of all configurations and options that may be chosen.
 
-    Where that of the usual ones is not known, the others cannot be compared with it, so that none counts.
+    Where that of the usual ones is not known, the others cannot be compared with it, so that none counts. What gives up
+    less comes first: it is taken of ways that rank equally.
     """
     names = tuple(member.configuration for member in usual.model.members)
     alone = [(name,) for name in names] if len(names) > 1 else []
     is_kept = "mirroring" in kept or not has_views(usual.model)
-    views = {usual.options.mirroring} | (set() if is_kept else {False})
+    views = dict.fromkeys((usual.options.mirroring, usual.options.mirroring and is_kept))
     larger = () if "step_fraction" in kept else [step for step in STEPS if step > usual.options.step_fraction]
     wanted = [
         (chosen, replace(usual.options, mirroring=mirroring, step_fraction=step))

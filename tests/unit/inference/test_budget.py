@@ -133,6 +133,16 @@ def test_what_is_given_up_is_said_with_what_it_costs_and_only_worthwhile_ways_ar
     assert len(listed) == 6
 
 
+@pytest.mark.parametrize("names", [(FULL,), (FULL, LOW)])
+def test_nothing_is_given_up_that_saves_no_time(
+    run: RunFolder, images: Path, monkeypatch: pytest.MonkeyPatch, names: Sequence[str]
+) -> None:
+    # as a few patches are forecast to take at least as long as a single one
+    monkeypatch.setattr(budget, "forecast_fold_seconds", lambda *_: SECONDS_PER_PATCH)
+    way = fit(run, images, 60.0, names=names, measured=None)
+    assert (way.options, way.fold_count, way.given_up) == (DEFAULT_OPTIONS, 2, ())
+
+
 @pytest.mark.usefixtures("_steady_speed")
 def test_precision_of_objects_is_not_called_dice(run: RunFolder, images: Path) -> None:
     notes = Notes()
