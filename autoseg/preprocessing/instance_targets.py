@@ -11,6 +11,7 @@ from autoseg.labels import InstanceTargets
 from autoseg.preprocessing.touching_objects import find_contacts
 
 NEIGHBOURS = 26  # faces, edges and corners
+IGNORED = -1  # number of the part at voxels of the ignore label
 
 
 def build_core_and_border(
@@ -23,8 +24,8 @@ def build_core_and_border(
     """Replaces the classes of a label map by cores and borders of its objects.
 
     The core of an object is farther from its surface than a fraction of its largest distance, and than one voxel along
-    the finest axis; voxels that touch another object of the class are border, whatever their distance. The end of the
-    image is no surface. Parts of an object that are not connected have cores of their own. Foreground without a number
+    the finest axis; voxels that touch another object of the class are border, whatever their distance. Neither
+    the end of the image nor a voxel of the ignore label is a surface: the object may go on there. Parts of an object that are not connected have cores of their own. Foreground without a number
     is taken apart into its connected components.
 
     With centre steps the core is divided by the centre distance: (d / D - f) / (1 - f), where d is the distance of a
@@ -41,6 +42,8 @@ def build_core_and_border(
     count = targets.class_count
     classes = np.where((label_map > 0) & (label_map <= count), label_map, np.int16(0))
     parts = _number_parts(classes, objects, count)
+    if targets.labels.ignore_label is not None:
+        parts[label_map == targets.labels.ignore_label] = IGNORED
     steps = _find_steps(parts, spacing_mm, targets)
     is_core = steps > 0
     is_parted = is_core & ~find_contacts(classes, parts, dimensions=3)
@@ -78,21 +81,28 @@ def _find_steps(
     for index, box in enumerate(ndimage.find_objects(parts)):
         around = tuple(slice(max(0, place.start - 1), place.stop + 1) for place in box)
         is_part = parts[around] == index + 1
-        found = _find_part_steps(is_part, spacing_mm, targets, least_mm=least_mm)
+        is_open = is_part | (parts[around] == IGNORED)
+        found = _find_part_steps(is_part, is_open, spacing_mm, targets=targets, least_mm=least_mm)
         steps[around] = np.where(is_part, found, steps[around])
     return steps
 
 
 def _find_part_steps(
-    is_part: Bool[np.ndarray, "z y x"], spacing_mm: FloatTriple, targets: InstanceTargets, *, least_mm: float
+    is_part: Bool[np.ndarray, "z y x"],
+    is_open: Bool[np.ndarray, "z y x"],
+    spacing_mm: FloatTriple,
+    *,
+    targets: InstanceTargets,
+    least_mm: float,
 ) -> Int16[np.ndarray, "z y x"]:
+    """Finds the steps of a part, whose surface is where `is_open` ends: it may go on in ignored voxels."""
     from scipy import ndimage  # imported here because it takes 0.3 s
 
     most = max(1, targets.centre_steps)
-    if is_part.all():
+    if is_open.all():
         return np.full(is_part.shape, most, np.int16)
-    distances_mm = ndimage.distance_transform_edt(is_part, sampling=spacing_mm)
-    largest_mm, fraction = distances_mm.max(), targets.border_fraction
+    distances_mm = ndimage.distance_transform_edt(is_open, sampling=spacing_mm)
+    largest_mm, fraction = distances_mm[is_part].max(), targets.border_fraction
     width_mm = max(fraction * largest_mm, least_mm)
     is_core = distances_mm > width_mm if largest_mm > width_mm else distances_mm == largest_mm
     steps = np.ceil(targets.centre_steps * (distances_mm / largest_mm - fraction) / (1 - fraction)).clip(1, most)

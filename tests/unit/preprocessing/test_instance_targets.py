@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from builders.labels import build_labels
 from builders.objects import (
     CELLS,
     TWO_CLASSES,
@@ -62,6 +63,27 @@ def test_end_of_the_image_is_no_surface() -> None:
     assert (build(numbers > 0, numbers) == 1).all()
     numbers[..., 5:] = 0
     assert build(numbers > 0, numbers)[0, 0].tolist() == [1, 1, 1, 1, 2, 0, 0, 0, 0]  # 1.25 of the distance 5
+
+
+@pytest.mark.parametrize("centre_steps", [0, 4])
+def test_ignored_slices_are_no_surface(centre_steps: int) -> None:
+    labels = build_labels({"cell": (1,)}, ignore_value=2)
+    targets = InstanceTargets(labels=labels, border_fraction=0.25, centre_steps=centre_steps)
+    numbers = draw_balls((9, 40, 40), {1: ((4, 18, 12), 9), 2: ((4, 18, 30), 6)})
+    label_map = (numbers > 0).astype(np.int16)
+    label_map[np.arange(9) != 4] = 2
+    built = build_core_and_border(label_map, numbers, spacing_mm=(1.0, 1.0, 1.0), targets=targets)
+    in_plane = build(label_map[4:5] == 1, numbers[4:5], targets)
+    assert (in_plane == 2).sum() > 40  # border
+    assert np.array_equal(built[4:5], in_plane)
+    assert (built[np.arange(9) != 4] == targets.target_labels.ignore_label).all()
+
+
+def test_an_object_that_goes_on_in_ignored_voxels_is_core_there() -> None:
+    targets = InstanceTargets(labels=build_labels({"cell": (1,)}, ignore_value=2), border_fraction=0.25)
+    label_map = np.array([[[0, 1, 1, 1, 1, 1, 2, 2, 0, 0]]] * 3, np.int16).repeat(5, axis=1)
+    built = build_core_and_border(label_map, (label_map % 2).astype(np.int32), spacing_mm=(1.0, 1.0, 1.0), targets=targets)
+    assert built[1, 2].tolist() == [0, 2, 1, 1, 1, 1, 3, 3, 0, 0]
 
 
 def test_numbers_may_have_gaps_and_exceed_sixteen_bits() -> None:
