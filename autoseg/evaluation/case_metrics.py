@@ -31,7 +31,7 @@ class ClassMetrics:
         dice: 2 TP / (2 TP + FP + FN); undefined if the class is in neither label map.
         iou: TP / (TP + FP + FN); undefined like `dice`.
         hd95_mm: Larger of the two directed 95th percentiles of the surface distances; undefined if the class is missing
-            in either label map.
+            in either label map, or has no surface that is not cut by ignored voxels.
         surface_dice: Share of both surfaces that lies within the tolerance of the other one; 0 if the class is missing
             in one label map, undefined if in both.
         volume_difference_ml: Predicted minus reference; undefined for a single slice, which has no volume.
@@ -64,14 +64,27 @@ class ClassMetrics:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelMapPair:
-    """Prediction and reference on one grid."""
+    """Prediction and reference on one grid.
+
+    Attributes:
+        ignored: Voxels that count nowhere, which are background in both; None if there are none.
+    """
 
     prediction: Integer[np.ndarray, "z y x"]
     reference: Integer[np.ndarray, "z y x"]
+    ignored: Bool[np.ndarray, "z y x"] | None = None
 
     def crop(self, box: Box) -> "LabelMapPair":
-        """Returns views of a box of both."""
-        return LabelMapPair(prediction=self.prediction[box], reference=self.reference[box])
+        """Returns views of a box of both, and of one voxel around it where voxels are ignored."""
+        ignored = self.ignored
+        if ignored is not None and box != EMPTY_BOX:
+            first, second, third = (slice(max(0, side.start - 1), side.stop + 1) for side in box)
+            box = (first, second, third)
+        return LabelMapPair(
+            prediction=self.prediction[box],
+            reference=self.reference[box],
+            ignored=None if ignored is None else ignored[box],
+        )
 
 
 def evaluate_case(
@@ -84,9 +97,9 @@ def evaluate_case(
 ) -> tuple[ClassMetrics, ...]:
     """Compares two label maps with internal labels on the same grid, class by class in the order of `class_labels`.
 
-    Voxels with the ignore label of the reference are not counted; for surfaces they are outside in both. A volume of
-    one slice is treated as an image: its surfaces are contours and its z spacing has no effect. Only the bounding box
-    of the foreground, and for surfaces that of each class, is processed.
+    Voxels with the ignore label of the reference are not counted, and where they cut a class it has no
+    surface. A volume of one slice is treated as an image: its surfaces are contours and its z spacing has no effect.
+    Only the bounding box of the foreground, and for surfaces that of each class, is processed.
 
     Raises:
         EvaluationError: The shapes differ, or a label is unknown to the scheme.
@@ -123,7 +136,9 @@ def clear_ignored(
     if ignore_label is None:
         return pair, 0
     ignored = reference == ignore_label
-    cleared = LabelMapPair(prediction=np.where(ignored, 0, prediction), reference=np.where(ignored, 0, reference))
+    cleared = LabelMapPair(
+        prediction=np.where(ignored, 0, prediction), reference=np.where(ignored, 0, reference), ignored=ignored
+    )
     return cleared, int(np.count_nonzero(ignored))
 
 
@@ -173,7 +188,13 @@ def _compare_masks(
     """Compares surfaces and lesions in 3D, or in the plane of the only slice if `spacing_mm` has two values."""
     plane = 0 if len(spacing_mm) == 2 and pair.reference.size else slice(None)
     prediction, reference = (_select_class(side[plane], members) for side in (pair.prediction, pair.reference))
-    agreement = compute_surface_agreement(prediction, reference, spacing_mm=spacing_mm, tolerance_mm=tolerance_mm)
+    agreement = compute_surface_agreement(
+        prediction,
+        reference,
+        spacing_mm=spacing_mm,
+        tolerance_mm=tolerance_mm,
+        ignored=None if pair.ignored is None else pair.ignored[plane],
+    )
     return agreement, count_lesions(prediction, reference)
 
 

@@ -12,7 +12,7 @@ import edt
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, UInt8
 
-from autoseg.evaluation.surface_elements import compute_areas, compute_codes
+from autoseg.evaluation.surface_elements import compute_areas, compute_codes, fill_unknown
 
 HAUSDORFF_FRACTION: Final = 0.95
 DISTANCE_ROUNDING: Final = 1e-5  # distances are float32: a distance equal to the tolerance up to rounding is within it
@@ -48,21 +48,31 @@ def compute_surface_agreement(
     *,
     spacing_mm: tuple[float, ...],
     tolerance_mm: float,
+    ignored: Bool[np.ndarray, "*space"] | None = None,
 ) -> SurfaceAgreement:
     """Compares the surfaces of two masks with two or three axes.
 
     The time depends on the whole array: crop it to both masks first. Everything beyond the array counts as outside.
+
+    Args:
+        prediction: Mask, empty at ignored voxels.
+        reference: Mask, likewise.
+        spacing_mm: Spacing of all.
+        tolerance_mm: Distance within which surfaces agree.
+        ignored: Voxels of which it is not known whether they are inside: where they cut a mask, there is no surface.
+            Crop to one voxel around both masks, so that they are known. A mask without any other surface is taken as
+            empty.
     """
     if not (prediction.any() and reference.any()):
-        both_empty = not (prediction.any() or reference.any())
-        return SurfaceAgreement(
-            hd95_mm=None,
-            surface_dice=None if both_empty else 0.0,
-            average_distance_mm=None,
-            maximum_distance_mm=None,
-        )
+        return _judge_missing(is_one_there=bool(prediction.any() or reference.any()))
     codes = (compute_codes(prediction), compute_codes(reference))
     areas_mm2 = compute_areas(spacing_mm)
+    if ignored is not None:
+        unknown = compute_codes(ignored)
+        codes = (fill_unknown(codes[0], unknown), fill_unknown(codes[1], unknown))
+        has_surface = [bool((areas_mm2 > 0)[side].any()) for side in codes]
+        if not all(has_surface):
+            return _judge_missing(is_one_there=any(has_surface))
     distances_mm = [_compute_distances_to_surface(side, areas_mm2, spacing_mm) for side in codes]
     directed = [
         _collect_elements(codes[0], areas_mm2, distances_mm[1]),
@@ -73,6 +83,15 @@ def compute_surface_agreement(
         surface_dice=_compute_share_within(directed, tolerance_mm),
         average_distance_mm=_compute_average(directed),
         maximum_distance_mm=max(float(distances_mm[-1]) for distances_mm, _ in directed),
+    )
+
+
+def _judge_missing(*, is_one_there: bool) -> SurfaceAgreement:
+    return SurfaceAgreement(
+        hd95_mm=None,
+        surface_dice=0.0 if is_one_there else None,
+        average_distance_mm=None,
+        maximum_distance_mm=None,
     )
 
 

@@ -35,6 +35,41 @@ def compute_codes(mask: Bool[np.ndarray, "*space"]) -> UInt8[np.ndarray, "..."]:
     return codes
 
 
+def fill_unknown(
+    codes: UInt8[np.ndarray, "*corners"], unknown: UInt8[np.ndarray, "*corners"]
+) -> UInt8[np.ndarray, "*corners"]:
+    """Fills the unknown voxels of each corner with its nearest known voxel; between two that are as near, as outside.
+
+    So a surface goes straight on where the known voxels end, and there is none between known and unknown voxels.
+
+    Args:
+        codes: Codes of a mask; what they say of unknown voxels is not used.
+        unknown: Codes of the mask of unknown voxels.
+    """
+    is_touched = unknown != 0
+    filled = codes.copy()
+    filled[is_touched] = _list_filled_codes(codes.ndim)[unknown[is_touched], codes[is_touched]]
+    return filled
+
+
+@functools.cache
+def _list_filled_codes(dimensions: int) -> UInt8[np.ndarray, "unknown code"]:
+    voxels = np.arange(2**dimensions)
+    unknown, codes = np.meshgrid(*(np.arange(2 ** len(voxels)),) * 2, indexing="ij")
+    outside, filled = ~codes & ~unknown, codes & ~unknown
+    for voxel in voxels:
+        is_open = (unknown >> voxel & 1).astype(bool)
+        steps = np.bitwise_count(voxels ^ voxel)
+        for distance in range(1, 1 + dimensions):
+            near = int((1 << voxels[steps == distance]).sum())
+            is_inside = is_open & ((codes & ~unknown & near) != 0) & ((outside & near) == 0)
+            filled |= is_inside.astype(filled.dtype) << voxel
+            is_open &= (~unknown & near) == 0
+    table: UInt8[np.ndarray, "unknown code"] = filled.astype(np.uint8)
+    table.flags.writeable = False
+    return table
+
+
 def compute_areas(spacing_mm: tuple[float, ...]) -> Float64[np.ndarray, " codes"]:
     """Computes the area (mm^2; for two axes the contour length in mm) of the surface element of every code."""
     spacing = np.asarray(spacing_mm, dtype=np.float64)

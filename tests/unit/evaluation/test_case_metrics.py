@@ -133,14 +133,49 @@ def test_voxels_that_the_reference_ignores_count_nowhere() -> None:
 
     correct = ((cleared[0] == cleared[1]) & ~ignored).sum() / (~ignored).sum()
     expected = evaluate_case(*cleared, spacing_mm=SPACING_MM, labels=labels)
+    surfaces = [
+        compute_surface_agreement(
+            *(side == label for side in cleared), spacing_mm=SPACING_MM, tolerance_mm=1.0, ignored=ignored
+        )
+        for label in (1, 2)
+    ]
     assert results == tuple(
         replace(
             metrics,
             true_negatives=metrics.true_negatives - int(ignored.sum()),
             pixel_accuracy=float(correct),
+            hd95_mm=surface.hd95_mm,
+            surface_dice=surface.surface_dice,
+            average_distance_mm=surface.average_distance_mm,
+            maximum_distance_mm=surface.maximum_distance_mm,
         )
-        for metrics in expected
+        for metrics, surface in zip(expected, surfaces, strict=True)
     )
+
+
+def test_surfaces_in_a_single_annotated_slice_are_its_contours() -> None:
+    labels = build_labels({"a": (1,)}, ignore_value=2)
+    rows, columns = np.mgrid[:40, :40]
+    prediction, reference = (
+        np.repeat((np.hypot(rows - 20, columns - centre) < radius).astype(np.int16)[None], 5, axis=0)
+        for radius, centre in ((10, 20), (12, 17))
+    )
+    slice_alone = evaluate_case(prediction[:1], reference[:1], spacing_mm=(1.0, 0.5, 0.8), labels=labels)[0]
+    reference[[0, 1, 3, 4]] = 2
+    found = evaluate_case(prediction, reference, spacing_mm=(1.0, 0.5, 0.8), labels=labels)[0]
+    for name in ("dice", "hd95_mm", "surface_dice", "average_distance_mm", "maximum_distance_mm"):
+        assert getattr(found, name) == pytest.approx(getattr(slice_alone, name)), name
+
+
+def test_a_class_that_fills_what_is_not_ignored_has_no_surface() -> None:
+    labels = build_labels({"a": (1,)}, ignore_value=2)
+    reference = np.full((7, 8, 9), 2, np.int16)
+    reference[2:5, 2:5, 2:5] = 1
+    prediction = np.ones_like(reference)
+    full = evaluate_case(prediction, reference, spacing_mm=SPACING_MM, labels=labels)[0]
+    assert (full.dice, full.surface_dice, full.hd95_mm, full.average_distance_mm) == (1, None, None, None)
+    prediction[3, 3, 3] = 0
+    assert evaluate_case(prediction, reference, spacing_mm=SPACING_MM, labels=labels)[0].surface_dice == 0
 
 
 def test_a_region_is_the_union_of_its_labels() -> None:

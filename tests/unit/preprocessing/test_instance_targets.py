@@ -82,7 +82,8 @@ def test_ignored_slices_are_no_surface(centre_steps: int) -> None:
 def test_an_object_that_goes_on_in_ignored_voxels_is_core_there() -> None:
     targets = InstanceTargets(labels=build_labels({"cell": (1,)}, ignore_value=2), border_fraction=0.25)
     label_map = np.array([[[0, 1, 1, 1, 1, 1, 2, 2, 0, 0]]] * 3, np.int16).repeat(5, axis=1)
-    built = build_core_and_border(label_map, (label_map % 2).astype(np.int32), spacing_mm=(1.0, 1.0, 1.0), targets=targets)
+    numbers = (label_map % 2).astype(np.int32)
+    built = build_core_and_border(label_map, numbers, spacing_mm=(1.0, 1.0, 1.0), targets=targets)
     assert built[1, 2].tolist() == [0, 2, 1, 1, 1, 1, 3, 3, 0, 0]
 
 
