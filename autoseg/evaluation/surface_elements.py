@@ -40,7 +40,7 @@ def fill_unknown(
 ) -> UInt8[np.ndarray, "*corners"]:
     """Fills the unknown voxels of each corner with its nearest known voxel; between two that are as near, as outside.
 
-    So a surface goes straight on where the known voxels end, and there is none between known and unknown voxels.
+    So a surface continues straight where the known voxels end, and there is none between known and unknown voxels.
 
     Args:
         codes: Codes of a mask; what they say of unknown voxels is not used.

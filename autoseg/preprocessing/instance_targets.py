@@ -25,8 +25,8 @@ def build_core_and_border(
 
     The core of an object is farther from its surface than a fraction of its largest distance, and than one voxel along
     the finest axis; voxels that touch another object of the class are border, whatever their distance. Neither the end
-    of the image nor a voxel of the ignore label is a surface: the object may go on there. Parts of an object that are
-    not connected have cores of their own. Foreground without a number is taken apart into its connected components.
+    of the image nor a voxel of the ignore label is a surface: the object may continue there. Parts of an object that
+    are not connected have cores of their own. Foreground without a number is taken apart into its connected components.
 
     With centre steps the core is divided by the centre distance: (d / D - f) / (1 - f), where d is the distance of a
     voxel from the surface of its object in mm, D the largest one in it, and f the fraction that is border. It is
@@ -95,7 +95,7 @@ def _find_part_steps(
     targets: InstanceTargets,
     least_mm: float,
 ) -> Int16[np.ndarray, "z y x"]:
-    """Finds the steps of a part, whose surface is where `is_open` ends: it may go on in ignored voxels."""
+    """Finds the steps of a part, whose surface is where `is_open` ends: it may continue in ignored voxels."""
     from scipy import ndimage  # imported here because it takes 0.3 s
 
     most = max(1, targets.centre_steps)

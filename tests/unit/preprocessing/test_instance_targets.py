@@ -79,7 +79,7 @@ def test_ignored_slices_are_no_surface(centre_steps: int) -> None:
     assert (built[np.arange(9) != 4] == targets.target_labels.ignore_label).all()
 
 
-def test_an_object_that_goes_on_in_ignored_voxels_is_core_there() -> None:
+def test_an_object_that_continues_in_ignored_voxels_is_core_there() -> None:
     targets = InstanceTargets(labels=build_labels({"cell": (1,)}, ignore_value=2), border_fraction=0.25)
     label_map = np.array([[[0, 1, 1, 1, 1, 1, 2, 2, 0, 0]]] * 3, np.int16).repeat(5, axis=1)
     numbers = (label_map % 2).astype(np.int32)
