@@ -366,18 +366,22 @@ def _list_offsets(
 def describe_training_grids(fingerprint: Fingerprint, axis_permutation: Sequence[int]) -> Distribution:
     """Describes what a fingerprint tells of training cases: grids and volumes, without any prediction.
 
+    Cases with ignored voxels have no volumes: parts of their classes may be ignored.
+
     Args:
         fingerprint: Fingerprint of the training cases.
         axis_permutation: Axes of the plan in those of the fingerprint.
     """
     names = fingerprint.labels.class_names
+    has_ignored = fingerprint.labels.ignore_label is not None
     cases = []
     for case in fingerprint.cases:
         spacing = [case.spacing_mm[axis] for axis in axis_permutation]
         extent = [case.spacing_mm[axis] * case.shape_voxels[axis] for axis in axis_permutation]
         voxel_ml = math.prod(case.spacing_mm) / MM3_PER_ML
         counts = zip(names, case.voxel_counts, strict=True)
-        volumes = {("volume", name): count * voxel_ml for name, count in counts if count}
+        is_whole = not has_ignored or case.ignored_fraction == 0
+        volumes = {("volume", name): count * voxel_ml for name, count in counts if count and is_whole}
         cases.append(dict(list_grid_values(spacing, extent)) | volumes)
     return Distribution(
         ranges=measure_typical_ranges(cases),

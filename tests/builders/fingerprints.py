@@ -21,6 +21,7 @@ def build_case(
     name: str = "case",
     voxel_counts: tuple[int, ...] = (1,),
     image_digest: str = "",
+    ignored_fraction: float | None = None,
 ) -> CaseFingerprint:
     """A case of a spacing and shape along z, y, x, of which nothing is cropped."""
     return CaseFingerprint(
@@ -31,6 +32,7 @@ def build_case(
         relative_size_after_cropping=1.0,
         voxel_counts=voxel_counts,
         image_digest=image_digest,
+        ignored_fraction=ignored_fraction,
     )
 
 

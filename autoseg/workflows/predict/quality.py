@@ -160,8 +160,10 @@ def build_estimator(
             because=calibration.describe(),
         )
     grids = _describe_grids(run, plan)
-    is_known = grids is not None and bool(grids.ranges)
-    flags = "flags compare grids and volumes with the training cases" if is_known else NO_FLAGS
+    flags = NO_FLAGS
+    if grids is not None and grids.ranges:
+        has_volumes = any(known.measure == "volume" for known in grids.ranges)
+        flags = f"flags compare {'grids and volumes' if has_volumes else 'grids'} with the training cases"
     return QualityEstimator(
         plan=plan, calibration=None, distribution=grids, because=f"no Dice is estimated: {mismatch}; {flags}"
     )

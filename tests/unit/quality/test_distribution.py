@@ -89,3 +89,18 @@ def test_a_fingerprint_alone_tells_grids_and_volumes_in_plan_axes() -> None:
     assert find_flags(known, build_features(build_shape(2.1), image=usual)) == ()
     flags = find_flags(known, build_features(build_shape(0.2), image=build_image()))
     assert [flag.kind for flag in flags] == ["volume", "spacing"]  # the most unusual first
+
+
+@pytest.mark.parametrize("whole", [0, 5])
+def test_volumes_of_which_a_part_may_be_ignored_are_not_compared(whole: int) -> None:
+    cases = [
+        build_case(voxel_counts=(70 if number else 7,), ignored_fraction=fraction)
+        for number in range(2)
+        for fraction in ([0.0] * whole if number else [0.9, 0.5, None, 0.9, 0.9])
+    ]
+    labels = build_labels({"organ": (1,)}, ignore_value=2)
+    known = describe_training_grids(build_fingerprint((1, 1, 1), (4, 4, 4), labels=labels, cases=cases), (0, 1, 2))
+    assert [(found.smallest, found.largest) for found in known.ranges if found.measure == "volume"] == (
+        [(0.07, 0.07)] if whole else []
+    )
+    assert known.cases == 5 + whole
