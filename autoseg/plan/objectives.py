@@ -202,7 +202,8 @@ class PointRendObjective(ObjectivePlan):
     candidates_per_point: Count
     uncertain_fraction: Fraction
     point_weight: Positive
-    sample_dice_weight: NonNegative = 0.0
+    # Left out where it is 0: the digest of trainings of earlier versions, which had none, stays the same.
+    sample_dice_weight: NonNegative = Field(default=0.0, exclude_if=lambda weight: weight == 0)
 
     def find_problem(self, network: NetworkPlan) -> str | None:
         """Finds a network without a head for points."""

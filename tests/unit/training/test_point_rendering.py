@@ -170,6 +170,13 @@ def test_the_dice_of_a_sample_has_a_gradient_for_points_and_none_for_the_coarse_
     assert (gradients[0][1] != gradients[1][1]).float().mean() > 0.6  # three quarters of the points, but ignored voxels
 
 
+def test_trainings_of_earlier_versions_keep_their_digest():
+    content = OBJECTIVE.model_dump(mode="json")
+    assert content == {"name": "point_rend", "candidates_per_point": 3, "uncertain_fraction": 0.75, "point_weight": 1.0}
+    changed = OBJECTIVE.model_copy(update={"sample_dice_weight": 3.0}).model_dump(mode="json")
+    assert PointRendObjective.model_validate(changed).sample_dice_weight == 3
+
+
 def test_ignored_voxels_have_no_gradient(make_learner):
     learner, batch = make_learner(sample_dice_weight=2.0), draw_batch()
     learner.train()
