@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 COLUMNS = ("Dice", "IoU", "HD95", "NSD", "volume_difference_ml")
 
+COST = "cost of an image (billions of multiply-adds)"
+
 CROSSVALIDATED: "tuple[Score, ...]" = ("Dice", "HD95", "NSD")
 
 
@@ -196,23 +198,7 @@ def print_selection(console: "Console", selection: "Selection") -> None:
     from rich.table import Table
     from rich.text import Text
 
-    title = f"Dice over {len(selection.cases)} held-out cases (mean, standard deviation, 95 % interval of the mean)"
-    table = Table(title=title, title_justify="left")
-    for heading in ("class", *(candidate.name for candidate in selection.candidates)):
-        table.add_column(heading)
-    for key in selection.candidates[0].classes:
-        cells = (_format_statistic(candidate.classes[key]) for candidate in selection.candidates)
-        table.add_row(Text(selection.class_names[key]), *cells)
-    table.add_section()
-    table.add_row("foreground", *(_format_statistic(candidate.foreground) for candidate in selection.candidates))
-    objects = [candidate.objects for candidate in selection.candidates]
-    if any(objects):
-        table.add_row("AP of objects", *(_format_statistic(one.foreground) if one else "-" for one in objects))
-    costs = [candidate.image_cost for candidate in selection.candidates]
-    if any(costs):
-        heading = "cost of an image (billions of multiply-adds)"
-        table.add_row(heading, *("-" if cost is None else f"{cost:.4g}" for cost in costs))
-    console.show_table(table)
+    console.show_table(_build_candidates(selection))
     console.note(f"{selection.because}\n")
     table = Table(title="Postprocessing", title_justify="left")
     for heading in ("step", "", "because"):
@@ -228,6 +214,39 @@ def print_selection(console: "Console", selection: "Selection") -> None:
         _print_variants(console, selection.prediction)
     if selection.objects is not None:
         print_object_rules(console, selection.objects)
+
+
+def _build_candidates(selection: "Selection") -> "Table":
+    """Builds the table of candidates: a column for each, or a row where they are more than the classes."""
+    from rich.table import Table
+    from rich.text import Text
+
+    candidates = selection.candidates
+    title = f"Dice over {len(selection.cases)} held-out cases (mean, standard deviation, 95 % interval of the mean)"
+    classes = candidates[0].classes
+    rows = [
+        (selection.class_names[key], [_format_statistic(each.classes[key]) for each in candidates]) for key in classes
+    ]
+    rows.append(("foreground", [_format_statistic(each.foreground) for each in candidates]))
+    objects = [each.objects for each in candidates]
+    if any(objects):
+        cells = [_format_statistic(one.foreground) if one else "-" for one in objects]
+        rows.append(("AP of objects", cells))
+    costs = [each.image_cost for each in candidates]
+    if any(costs):
+        rows.append((COST, ["-" if cost is None else f"{cost:.4g}" for cost in costs]))
+    table = Table(title=title, title_justify="left")
+    if len(candidates) > len(rows):
+        for heading in ("candidate", *(name for name, _ in rows)):
+            table.add_column(Text(heading))
+        for candidate, *cells in zip(candidates, *(cells for _, cells in rows), strict=True):
+            table.add_row(candidate.name, *cells)
+        return table
+    for heading in ("class", *(candidate.name for candidate in candidates)):
+        table.add_column(heading)
+    for index, (name, cells) in enumerate(rows, start=1):
+        table.add_row(Text(name), *cells, end_section=index == len(classes))
+    return table
 
 
 def _print_variants(console: "Console", choice: "PredictionChoice") -> None:

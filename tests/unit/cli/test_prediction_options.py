@@ -1,6 +1,7 @@
 """What `autoseg select` prints of ways to predict, and what `autoseg predict` makes of its flags."""
 
 import io
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,27 @@ def test_the_ways_to_predict_are_printed_with_dice_and_cost_and_what_was_chosen(
     )
     heading = next(line for line in reversed(output.getvalue().splitlines()) if "variant" in line)
     assert [cell.strip() for cell in heading.split("┃")[1:-1]] == ["variant", "AP of objects", "passes per case"]
+
+
+def test_many_candidates_have_a_row_each_so_that_every_score_can_be_read() -> None:
+    scores = [Statistic(count=9, mean=value / 100, std=0.1, lower=0.5, upper=0.95) for value in (80, 70)]
+    names = ("3d_fullres", "3d_roi", "boundary_refinement", "2.5d", "2d_triplanar", "2d")
+    candidates = tuple(
+        CandidateScores(configurations=pair, foreground=scores[0], classes={"1": scores[1]}, image_cost=12.0)
+        for pair in (*((name,) for name in names), *combinations(names, 2))
+    )
+    member = Member(configuration="2d", folds=("0",), weights_sha256=("0",))
+    selection = build_selection((member,), ()).model_copy(update={"class_names": {"1": "foreground"}})
+    for shown, row in ((candidates, "2.5d + 2d_triplanar"), (candidates[:2], "foreground")):
+        output = io.StringIO()
+        print_selection(
+            Console(RichConsole(file=output, width=150)), selection.model_copy(update={"candidates": shown})
+        )
+        rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in output.getvalue().splitlines()]
+        numbers = ["0.700 ± 0.100 [0.500, 0.950]", "0.800 ± 0.100 [0.500, 0.950]"]
+        expected = [row, *numbers, "12"] if shown is candidates else [row, numbers[0], numbers[0]]
+        assert expected in rows
+        assert len(shown) > 2 or [row, numbers[1], numbers[1]] in rows  # a class of this name is kept
 
 
 @pytest.mark.parametrize(
