@@ -42,7 +42,8 @@ def test_voxels_that_touch_another_object_are_border_and_every_class_has_steps_o
     label_map[0, 0, 1:13], label_map[0, 0, 13:15], label_map[0, 0, 15:] = 1, 2, 3
     numbers[0, 0, 1:7], numbers[0, 0, 7:15] = 1, 2  # the second number stands for an object of either class
     built = build_core_and_border(label_map, numbers, spacing_mm=(999.0, 999.0, 1.0), targets=TWO_CLASSES)
-    assert built[0, 0].tolist() == [0, *([3, 5, 5, 5, 5, 3] * 2), 6, 6, 7, 7]
+    # The last object may continue in the ignored voxels beside it, which are no surface.
+    assert built[0, 0].tolist() == [0, *([3, 5, 5, 5, 5, 3] * 2), 4, 6, 7, 7]
     assert TWO_CLASSES.merge(built)[0, 0].tolist() == label_map[0, 0].tolist()
 
 
