@@ -101,7 +101,9 @@ def build_learner(
     if execution.first_convolution is not None:
         reform_first_convolutions(network, execution.first_convolution, execution.memory_format)
     training, part = plan.training, build_batch_part(process_group, plan.training.batch_size)
-    objective = _add_teacher(build_objective(plan, labels, network, part=part, seed=seed), teacher, device, dtype=dtype)
+    chosen = build_objective(plan, labels, network, part=part, seed=seed)
+    chosen.dtype = dtype
+    objective = _add_teacher(chosen, teacher, device, dtype=dtype)
     if prior is not None:
         objective.load_label_autoencoder(prior)
     optimizer = build_optimizer([network, objective], training)

@@ -7,6 +7,7 @@ from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
 from autoseg.networks.network import TargetKind
+from autoseg.runtime.precision import DtypeName
 from autoseg.training.data.batch import Batch
 
 NetworkCall = Callable[..., tuple[Tensor, ...]]
@@ -40,11 +41,13 @@ class Objective(nn.Module, ABC):
     Attributes:
         progress: Share of the training that is done, 0 to 1. It is set before every iteration by the schedule, which
             checkpoints hold, and stays 0 while the end of the training is open.
+        dtype: Number format in which the network computes, and so do frozen networks that the objective asks.
         loss: The planned loss terms, and the weight and the target of every output; of objectives that
             `compute_terms`.
     """
 
     progress: float = 0.0
+    dtype: DtypeName = "float32"
     loss: Callable[..., Tensor]
     output_weights: tuple[float, ...]
     output_targets: tuple[TargetKind, ...]

@@ -11,6 +11,7 @@ from autoseg.networks.network import SegmentationNetwork
 from autoseg.plan.document import ConfigurationPlan
 from autoseg.plan.objectives import ShapePriorObjective
 from autoseg.runtime.distributed import BatchPart
+from autoseg.runtime.precision import autocast
 from autoseg.training.data.batch import Batch
 from autoseg.training.losses.targets import build_output_masks, fill_ignored_voxels, find_valid_voxels
 from autoseg.training.losses.weighted_sum import WeightedLoss
@@ -57,5 +58,6 @@ class ShapePrior(Objective):
         valid = find_valid_voxels(label_map, self.labels)
         if valid is not None:
             probabilities = torch.where(valid, probabilities, masks)
-        difference = autoencoder.encode(probabilities) - autoencoder.encode(masks)
-        return self.part.add_up(difference.square().mean() * self.part.share)
+        with autocast(logits.device, self.dtype):
+            latents = [autoencoder.encode(each).float() for each in (probabilities, masks)]
+        return self.part.add_up((latents[0] - latents[1]).square().mean() * self.part.share)

@@ -117,6 +117,24 @@ def test_what_is_encoded_has_no_ignored_voxels_and_the_loss_does_not_count_them(
     assert prior.objective._compare_shapes(perfect, holed.label_map).item() == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_shapes_are_compared_in_the_number_format_of_the_training(plan_configuration, dtype) -> None:
+    learner = build_learner(plan_shape_prior(plan_configuration, 1.0), LABELS, device=CPU, seed=0, dtype=dtype)
+    (autoencoder,) = learner.objective._frozen
+    formats = set()
+    convolutions = [module for module in autoencoder.encoder.modules() if isinstance(module, torch.nn.Conv2d)]
+    for module in convolutions:
+        module.register_forward_hook(lambda _module, _inputs, output: formats.add(output.dtype))
+    logits = torch.randn((2, 3, 8, 8), generator=torch.Generator().manual_seed(0)).requires_grad_()
+    found = learner.objective._compare_shapes(logits, draw_batch().label_map)
+    found.backward()
+    assert convolutions
+    assert formats == {getattr(torch, dtype)}
+    assert found.dtype == logits.grad.dtype == torch.float32
+    exact = build_learner(plan_shape_prior(plan_configuration, 1.0), LABELS, device=CPU, seed=0).objective
+    assert found.item() == pytest.approx(exact._compare_shapes(logits, draw_batch().label_map).item(), rel=0.02)
+
+
 def test_an_autoencoder_learns_label_maps_whatever_the_images(plan_configuration) -> None:
     plan = plan_autoencoder_training(plan_with(plan_configuration, "latent_diffusion", LATENT))
     assert plan is not None
