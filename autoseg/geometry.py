@@ -104,6 +104,11 @@ def spans_volume(direction: Direction) -> bool:
     return abs(determinant) >= SINGULAR_DETERMINANT
 
 
+def surround(box: Iterable[slice]) -> tuple[slice, ...]:
+    """Adds one voxel around a box, where the array that it lies in has one."""
+    return tuple(slice(max(0, side.start - 1), side.stop + 1) for side in box)
+
+
 def find_distance_unit(grids: Iterable[Grid]) -> DistanceUnit:
     """Returns pixels if no grid has a spacing, else millimetres, where a pixel without spacing counts as 1 mm."""
     tells_spacing = [grid.tells_spacing for grid in grids]

@@ -14,7 +14,7 @@ from autoseg.errors import EvaluationError
 from autoseg.evaluation.lesions import LesionCounts, count_lesions
 from autoseg.evaluation.overlap import VoxelCounts, compute_accuracy, count_confusion, count_voxels
 from autoseg.evaluation.surface import SurfaceAgreement, compute_surface_agreement
-from autoseg.geometry import FloatTriple
+from autoseg.geometry import FloatTriple, surround
 from autoseg.labels import LabelScheme
 
 CUBIC_MM_PER_ML: Final = 1000.0
@@ -76,14 +76,11 @@ class LabelMapPair:
 
     def crop(self, box: Box) -> "LabelMapPair":
         """Returns views of a box of both, and of one voxel around it where voxels are ignored."""
-        ignored = self.ignored
-        if ignored is not None and box != EMPTY_BOX:
-            first, second, third = (slice(max(0, side.start - 1), side.stop + 1) for side in box)
-            box = (first, second, third)
+        if self.ignored is None:
+            return LabelMapPair(prediction=self.prediction[box], reference=self.reference[box])
+        around = box if box == EMPTY_BOX else surround(box)
         return LabelMapPair(
-            prediction=self.prediction[box],
-            reference=self.reference[box],
-            ignored=None if ignored is None else ignored[box],
+            prediction=self.prediction[around], reference=self.reference[around], ignored=self.ignored[around]
         )
 
 
@@ -136,10 +133,13 @@ def clear_ignored(
     if ignore_label is None:
         return pair, 0
     ignored = reference == ignore_label
+    count = int(np.count_nonzero(ignored))
+    if count == 0:
+        return pair, 0
     cleared = LabelMapPair(
         prediction=np.where(ignored, 0, prediction), reference=np.where(ignored, 0, reference), ignored=ignored
     )
-    return cleared, int(np.count_nonzero(ignored))
+    return cleared, count
 
 
 def _find_joint_foreground(pair: LabelMapPair) -> Box:

@@ -3,6 +3,8 @@
 import numpy as np
 from jaxtyping import Bool, Int16
 
+from autoseg.geometry import surround
+
 Slices = tuple[slice, ...]
 
 
@@ -18,7 +20,7 @@ def measure_foreground_shape(
     box = _find_box(is_foreground)
     if box is None:
         return {}
-    around = tuple(slice(max(0, side.start - 1), side.stop + 1) for side in box)
+    around = surround(box)
     surface = _count_surface(label_map[around], is_foreground[around])
     return {
         "foreground_box_fraction": is_foreground[box].size / is_foreground.size,

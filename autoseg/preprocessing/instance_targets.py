@@ -6,7 +6,7 @@ Cores of different objects never touch, so that each is a connected component, f
 import numpy as np
 from jaxtyping import Bool, Int16, Int32
 
-from autoseg.geometry import FloatTriple
+from autoseg.geometry import FloatTriple, surround
 from autoseg.labels import InstanceTargets
 from autoseg.preprocessing.touching_objects import find_contacts
 
@@ -79,7 +79,7 @@ def _find_steps(
     across = [mm for mm, extent in zip(spacing_mm, parts.shape, strict=True) if extent > 1]  # a slice has no depth
     least_mm = min(across or spacing_mm)
     for index, box in enumerate(ndimage.find_objects(parts)):
-        around = tuple(slice(max(0, place.start - 1), place.stop + 1) for place in box)
+        around = surround(box)
         is_part = parts[around] == index + 1
         is_open = is_part | (parts[around] == IGNORED)
         found = _find_part_steps(is_part, is_open, spacing_mm, targets=targets, least_mm=least_mm)

@@ -103,7 +103,7 @@ def build_learner(
     training, part = plan.training, build_batch_part(process_group, plan.training.batch_size)
     chosen = build_objective(plan, labels, network, part=part, seed=seed)
     chosen.dtype = dtype
-    objective = _add_teacher(chosen, teacher, device, dtype=dtype)
+    objective = _add_teacher(chosen, teacher, device)
     if prior is not None:
         objective.load_label_autoencoder(prior)
     optimizer = build_optimizer([network, objective], training)
@@ -139,10 +139,10 @@ def build_learner(
     )
 
 
-def _add_teacher(objective: Objective, teacher: Teacher | None, device: torch.device, *, dtype: DtypeName) -> Objective:
+def _add_teacher(objective: Objective, teacher: Teacher | None, device: torch.device) -> Objective:
     if teacher is None:
         return objective.to(device)
-    return Distillation(objective, read_teacher(teacher, device), dtype=dtype).to(device)
+    return Distillation(objective, read_teacher(teacher, device)).to(device)
 
 
 def read_teacher(teacher: Teacher, device: torch.device) -> SegmentationNetwork:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from autoseg.networks.network import SegmentationNetwork
-from autoseg.runtime.precision import DtypeName, autocast
+from autoseg.runtime.precision import autocast
 from autoseg.training.data.batch import Batch
 from autoseg.training.objectives.objective import NetworkCall, Objective
 
@@ -24,11 +24,11 @@ class Distillation(Objective):
     The weight of the teacher falls from 1 to 0.01 over the training, along a cosine.
     """
 
-    def __init__(self, objective: Objective, teacher: SegmentationNetwork, *, dtype: DtypeName) -> None:
+    def __init__(self, objective: Objective, teacher: SegmentationNetwork) -> None:
         super().__init__()
         self.objective = objective
         self._frozen = (teacher,)  # a tuple hides it from the state
-        self.dtype = dtype
+        self.dtype = objective.dtype
 
     def find_capture_problem(self) -> str | None:
         """Finds that the weight of the teacher changes."""
