@@ -2,6 +2,7 @@
 
 import errno
 import functools
+import inspect
 import re
 import signal
 import sys
@@ -104,6 +105,11 @@ def find_hint(command: str, options: Mapping[str, object]) -> str:
     return hint
 
 
+def describe_briefly(command: Command) -> str:
+    """Describes a command by its docstring up to the first full stop or semicolon, for the list of all commands."""
+    return " ".join(re.split(r"[.;](?:\s|$)", inspect.getdoc(command) or "", maxsplit=1)[0].split())
+
+
 app = typer.Typer(
     name="autoseg",
     help="From a folder of labelled medical images to a trained, validated segmentation model.",
@@ -136,8 +142,9 @@ for command in (
     refine,
     synthesize,
 ):
-    app.command()(explain_interruption(accept_urls(command)))
-app.command("import")(explain_interruption(accept_urls(import_model)))  # a function cannot have this name
+    app.command(short_help=describe_briefly(command))(explain_interruption(accept_urls(command)))
+# A function cannot have this name.
+app.command("import", short_help=describe_briefly(import_model))(explain_interruption(accept_urls(import_model)))
 
 
 def find_own_command() -> tuple[str, ...]:

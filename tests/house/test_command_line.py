@@ -120,6 +120,15 @@ def test_every_option_that_changes_a_plan_is_recorded_as_it_was_given() -> None:
     assert list_given_options(plan, usual | dataset | others) == ()
 
 
+def test_the_list_of_commands_cuts_no_sentence() -> None:
+    listed = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    texts = {name: entry.get_short_help_str(limit=200) for name, entry in listed.items()}
+    assert texts["synthesize"] == "Make synthetic training cases for autoseg train --synthetic"
+    assert [name for name, text in texts.items() if not 10 < len(text) <= 100 or text.endswith("...")] == []
+    shown = subprocess.run([sys.executable, "-m", "autoseg", "--help"], capture_output=True, text=True, check=True)
+    assert "..." not in shown.stdout.split("Commands:")[1]
+
+
 @pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in EXPECTED_FLAGS)])
 def test_help_imports_neither_torch_nor_numpy(arguments: list[str]) -> None:
     code = (
