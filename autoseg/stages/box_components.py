@@ -86,38 +86,44 @@ class BoxCase:
         return math.prod(extents) / math.prod(self.shape_voxels)
 
     def find_largest_minimum(self) -> float:
-        """Finds the largest volume of a component with which, as minimum, the reference lies in the box.
+        """Finds the largest volume of a component with which, as minimum, the box keeps what it has of the reference.
 
-        It lies in the box of all components.
+        There is a component.
         """
-        boxes, reference = self.components.boxes, self.reference
-        if reference is None:
-            return float(self.components.volumes_mm3[0])
-        wanted = np.array(reference)
+        boxes, wanted = self.components.boxes, self._find_wanted()
         is_inside = np.minimum.accumulate(boxes[:, :, 0]) <= wanted[:, 0]
         is_inside &= np.maximum.accumulate(boxes[:, :, 1]) >= wanted[:, 1]
         return float(self.components.volumes_mm3[int(np.argmax(is_inside.all(axis=1)))])
+
+    def _find_wanted(self) -> Int64[np.ndarray, "3 2"]:
+        """Finds the part of the reference's box that lies in the box of all components; that of the largest if none."""
+        box = self.components.join(0.0)
+        largest: Int64[np.ndarray, "3 2"] = self.components.boxes[0]
+        if box is None or self.reference is None:
+            return largest
+        wanted: Int64[np.ndarray, "3 2"] = np.clip(np.array(self.reference), *np.array(box).T[:, :, None])
+        return wanted if (wanted[:, 0] < wanted[:, 1]).all() else largest
 
 
 def learn_minimum(cases: Sequence[BoxCase], *, distance_unit: str) -> Decision[float]:
     """Learns the volume in mm3 that a component needs to count for the box, from predictions of held-out cases.
 
-    The reference of every case lies in its box as before, and the boxes become smaller; else every component counts.
+    The box of every case keeps what it has of the reference, and the boxes become smaller; else every component counts.
     """
     count = len(cases)
-    missed = sum(not case.covers(0.0) for case in cases)
-    if missed:
-        because = f"{missed} of {count} held-out cases do not lie in the box of all components, so every one counts"
-        return Decision(0.0, because)
     largest = min((case.find_largest_minimum() for case in cases if len(case.components.boxes)), default=0.0)
     minimum = float(f"{TAKEN_SHARE * largest:.4g}")
     before, after = (sum(case.measure_share(volume) for case in cases) / count for volume in (0.0, minimum))
     if after >= before:
         because = f"leaving out small components makes the box of no held-out case smaller ({count} cases)"
         return Decision(0.0, because)
+    missed = sum(not case.covers(0.0) for case in cases)
+    lying = f"all {count} held-out cases"
+    if missed:
+        lying = f"{count - missed} of {count} held-out cases, as many as in the box of all components,"
     because = (
-        f"all {count} held-out cases lie in the box of the components of at least {largest:.4g} {distance_unit}3, of "
-        f"which half is taken, as new images may have smaller ones (guess); boxes hold {after:.3g} of an image, the "
-        f"mean over the cases, instead of {before:.3g}"
+        f"{lying} lie in the box of the components of at least {largest:.4g} {distance_unit}3, of which half is taken, "
+        f"as new images may have smaller ones (guess); boxes hold {after:.3g} of an image, the mean over the cases, "
+        f"instead of {before:.3g}"
     )
     return Decision(minimum, because)
