@@ -9,6 +9,9 @@ from autoseg.document import Part
 from autoseg.labels import LabelClass, LabelScheme
 from autoseg.plan.values import ConfigurationName, NonNegative, Positive
 
+Margins = tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]
+NO_MARGINS: Final = (0, 0, 0)
+
 
 class PreviousStagePlan(Part):
     """Input from a configuration that was trained before. Abstract: the kinds are in `PREVIOUS_STAGE_PLANS`.
@@ -110,12 +113,15 @@ class BoundaryOfPreviousStage(PreviousStagePlan):
 
 
 class BoxOfPreviousStage(PreviousStagePlan):
-    """No channel: the network is trained and predicts only in a box around the foreground that is predicted before.
+    """No channel: the network predicts only in a box around the foreground that is predicted before.
 
     Attributes:
         margin_mm: Distance by which the box is larger than the foreground, at either end of each axis.
         minimum_mm3: Volume that a component of the foreground needs to count for the box, unless none has it. It is
             learned from predictions of held-out cases before the first fold is trained; 0: every component counts.
+        training_margin_voxels: Distance by which the part of a case on which the network is trained is larger than the
+            box, at either end of each axis, on the network's grid: boxes of new images may hold what those of training
+            cases do not. 0 in plans of earlier versions.
     """
 
     has_channels: ClassVar[bool] = False
@@ -123,6 +129,7 @@ class BoxOfPreviousStage(PreviousStagePlan):
     input: Literal["box"] = "box"
     margin_mm: NonNegative
     minimum_mm3: NonNegative = 0.0
+    training_margin_voxels: Margins = Field(default=NO_MARGINS, exclude_if=lambda margins: margins == NO_MARGINS)
 
     @property
     def box_margin_mm(self) -> float | None:

@@ -66,9 +66,14 @@ class BoxInput(PreviousStageInput):
         return f"{self.plan.configuration} predicts no foreground, so there is no box and the whole image is taken"
 
     def add_to_case(self, case: CachedCase, stage_map: LazyArray) -> CachedCase:
-        """Cuts a training case to the box."""
+        """Cuts a training case to the box and what surrounds it."""
+        assert isinstance(self.plan, BoxOfPreviousStage)
         found = self.find_box(stage_map[:])
-        return case if found is None else crop_case(case, found)
+        if found is None:
+            return case
+        axes = zip(found, self.plan.training_margin_voxels, case.image.shape[-3:], strict=True)
+        z, y, x = ((max(0, first - margin), min(extent, end + margin)) for (first, end), margin, extent in axes)
+        return crop_case(case, (z, y, x))
 
 
 def _find_components(prediction: StagePrediction) -> BoxComponents:

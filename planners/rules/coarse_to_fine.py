@@ -55,12 +55,19 @@ def choose_roi(
         f"{margin_voxels:g} times the coarsest spacing of {name}, {max(coarse.spacing_mm):.4g}; a validation measures "
         f"whether every case lies in its box",
     )
-    previous = BoxOfPreviousStage(configuration=name, margin_mm=margin.value)
+    z, y, x = (extent // 2 for extent in fine.patch_voxels)
+    surroundings = Decision(
+        (z, y, x),
+        "half a patch at either end of each axis, so that every voxel of the box can be the centre of a patch: a network "
+        "that knows its boxes alone finds foreground where the box of a new image is larger",
+    )
+    previous = BoxOfPreviousStage(configuration=name, margin_mm=margin.value, training_margin_voxels=surroundings.value)
     like = "" if fine.data_of == roi else f", all else is as in {fine.data_of}"
     exists = Decision(roi, f"asked for; it is trained and predicts only in the box of what {name} finds{like}")
     return fine.model_copy(update={"previous_stage": previous}), (
         record(roi, exists, "planned"),
         record(f"{roi}: box margin", margin, f"{margin.value:g} at either end of each axis"),
+        record(f"{roi}: training margin", surroundings, f"{format_extents(surroundings.value)} voxels around the box"),
     )
 
 

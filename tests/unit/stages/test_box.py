@@ -199,6 +199,32 @@ def test_patches_come_from_the_box_alone(plan, run, splits, *, train, find, wher
         assert any(np.array_equal(image, padded[z : z + 8, y : y + 8, x : x + 8]) for z, y, x in starts)
 
 
+def test_training_sees_what_surrounds_the_box_and_prediction_the_box_alone(
+    plan, run, splits, *, train, find, describe_roi
+):
+    find(SMALL)
+    content = describe_roi()
+    content["configurations"][ROI]["previous_stage"]["training_margin_voxels"] = (1, 3, 2)
+    wider = Plan.model_validate(content)
+    stored, _ = prepare(wider, run, splits, train)
+    data = run.preprocessed("3d_fullres")
+    whole, seen = open_case(data, "a"), stored.open_case(data, "a")
+    expected = crop_case(whole, ((0, 8), (0, 10), (0, 8)))  # the image ends one voxel below the box, and at 8 along x
+    assert np.array_equal(seen.image[:], expected.image[:])
+    assert np.array_equal(seen.locations.coordinates, expected.locations.coordinates)
+    assert read_box(open_training_case(run, wider, ROI, "a"), wider, ROI) == SMALL_BOX
+    link = find_link(run, plan, ROI, splits)  # the stored boxes are those of a plan without
+    assert link.list_outdated_cases(link.find_sources()) == []
+
+
+def test_plans_of_earlier_versions_train_in_the_box_alone_and_are_written_as_before():
+    stage = BoxOfPreviousStage(configuration=FIRST, margin_mm=1.0)
+    assert stage.training_margin_voxels == (0, 0, 0)
+    assert "training_margin_voxels" not in stage.model_dump(mode="json")
+    wider = stage.model_copy(update={"training_margin_voxels": (1, 0, 0)})
+    assert wider.model_dump(mode="json")["training_margin_voxels"] == [1, 0, 0]
+
+
 def test_a_training_case_without_foreground_is_taken_whole_and_announced(plan, run, splits, *, train, find):
     find(None)
     stored, notes = prepare(plan, run, splits, train)

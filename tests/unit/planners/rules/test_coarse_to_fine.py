@@ -55,6 +55,15 @@ def test_the_margin_is_four_voxels_of_the_first_stage(small):
     assert list_reasons(small)["3d_roi: box margin"].value == f"{stage.margin_mm:g} at either end of each axis"
 
 
+def test_every_voxel_of_the_box_can_be_the_centre_of_a_patch_in_training(small):
+    roi = small.configurations["3d_roi"]
+    assert isinstance(roi.previous_stage, BoxOfPreviousStage)
+    halves = tuple(extent // 2 for extent in roi.patch_voxels)
+    assert roi.previous_stage.training_margin_voxels == halves
+    reason = list_reasons(small)["3d_roi: training margin"]
+    assert reason.value == f"{' x '.join(map(str, halves))} voxels around the box"
+
+
 def test_all_else_is_that_of_full_resolution(small):
     roi, full = small.configurations["3d_roi"], small.configurations["3d_fullres"]
     assert roi.model_copy(update={"previous_stage": None}) == full
