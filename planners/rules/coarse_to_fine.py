@@ -58,8 +58,8 @@ def choose_roi(
     z, y, x = (extent // 2 for extent in fine.patch_voxels)
     surroundings = Decision(
         (z, y, x),
-        "half a patch at either end of each axis, so that every voxel of the box can be the centre of a patch: a network "
-        "that knows its boxes alone finds foreground where the box of a new image is larger",
+        "half a patch at either end of each axis, so that every voxel of the box can be the centre of a patch: a "
+        "network that knows its boxes alone finds foreground where the box of a new image is larger",
     )
     previous = BoxOfPreviousStage(configuration=name, margin_mm=margin.value, training_margin_voxels=surroundings.value)
     like = "" if fine.data_of == roi else f", all else is as in {fine.data_of}"
