@@ -84,6 +84,11 @@ def describe_cases(names: Sequence[str]) -> str:
     return f"{len(names)} cases ({', '.join(names[:MOST_NAMES])}{more})"
 
 
+def describe_folds(folds: Sequence[str | int]) -> str:
+    """Returns `fold 0`, or `folds 0, 1` for several."""
+    return f"fold{'' if len(folds) == 1 else 's'} {', '.join(map(str, folds))}"
+
+
 def shorten_names(names: Sequence[str]) -> str:
     """Returns the first names, and the number of further ones."""
     more = len(names) - MOST_NAMES_IN_A_LINE

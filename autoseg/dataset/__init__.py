@@ -2,7 +2,7 @@
 
 from autoseg.dataset.cases import Case, Dataset, allow_geometry_fixes, pack_cases, tell_instances_apart
 from autoseg.dataset.prediction_cases import find_images
-from autoseg.dataset.reading import read_dataset
+from autoseg.dataset.reading import read_dataset, read_dataset_with_problems
 from autoseg.dataset.record import DatasetRecord, RecordedCase, find_source, record_dataset, restore_dataset
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "find_source",
     "pack_cases",
     "read_dataset",
+    "read_dataset_with_problems",
     "record_dataset",
     "restore_dataset",
     "tell_instances_apart",

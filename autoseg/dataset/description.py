@@ -48,6 +48,7 @@ IGNORED_KEYS: Final = (
 )
 CLOSE_MATCH: Final = 0.6
 MOST_UNKNOWN_KEYS: Final = 100  # more are no misspellings
+INIT_ADVICE: Final = "; check the path, or write one for a folder of images and label maps with: autoseg init FOLDER"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +83,7 @@ def read_dataset_json(root: Path, findings: Findings) -> Description | None:
     """Reads dataset.json; None if it is no JSON object."""
     path = root / DESCRIPTION_NAME
     if not path.is_file():
-        hint = _suggest_folder(root) or explain_dicom(root)
+        hint = _suggest_folder(root) or explain_dicom(root) or INIT_ADVICE
         findings.problems.append(f"{DESCRIPTION_NAME} is missing{hint}")
         return None
     try:

@@ -18,7 +18,7 @@ from autoseg.dataset.files import find_endings
 from autoseg.dataset.folder_cases import IMAGES, attach_instances, find_folder_cases, list_folder
 from autoseg.dataset.label_entries import check_region_order
 from autoseg.dataset.listed_cases import find_listed_cases
-from autoseg.errors import DatasetError, group_problems, has_unnamed_cases
+from autoseg.errors import DatasetError, Problem, group_problems, has_unnamed_cases
 
 LEAST_CASES: Final = 2
 
@@ -30,6 +30,31 @@ def read_dataset(root: Path) -> Dataset:
         DatasetError: The dataset has problems; the message lists all of them.
     """
     root = root.resolve()
+    dataset, problems = _list_cases(root)
+    if dataset is None or problems:
+        count = len(problems)
+        listed = f"; autoseg check {root} --all lists them" if has_unnamed_cases(group_problems(problems)) else ""
+        heading = f"{root} cannot be used as a dataset ({count} {'problem' if count == 1 else 'problems'}{listed}):"
+        raise DatasetError(heading, problems)
+    return dataset
+
+
+def read_dataset_with_problems(root: Path) -> tuple[Dataset, tuple[Problem, ...]]:
+    """Reads a dataset of which some cases may have problems, such as a missing file, and returns all cases with these.
+
+    Raises:
+        DatasetError: Something is wrong with the dataset as a whole, or with the name of a case.
+    """
+    root = root.resolve()
+    dataset, problems = _list_cases(root)
+    names = set() if dataset is None else {case.name for case in dataset.cases}
+    if dataset is None or not all(problem.cases and names.issuperset(problem.cases) for problem in problems):
+        heading = f"{root} cannot be used as a dataset:"
+        raise DatasetError(heading, problems)
+    return dataset, problems
+
+
+def _list_cases(root: Path) -> tuple[Dataset | None, tuple[Problem, ...]]:
     findings = Findings()
     description = None
     if root.is_dir():
@@ -37,13 +62,7 @@ def read_dataset(root: Path) -> Dataset:
     else:
         findings.problems.append("the folder does not exist; check the path")
     dataset = None if description is None else _build_dataset(root, description, findings)
-    problems = findings.list_problems()
-    if dataset is None or problems:
-        count = len(problems)
-        listed = f"; autoseg check {root} --all lists them" if has_unnamed_cases(group_problems(problems)) else ""
-        heading = f"{root} cannot be used as a dataset ({count} {'problem' if count == 1 else 'problems'}{listed}):"
-        raise DatasetError(heading, problems)
-    return dataset
+    return dataset, findings.list_problems()
 
 
 def _build_dataset(root: Path, description: Description, findings: Findings) -> Dataset | None:

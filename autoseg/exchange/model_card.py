@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from autoseg.errors import describe_folds
 from autoseg.evaluation.crossvalidation import ConfigurationScores, Score, Statistic
 from autoseg.evaluation.summary import format_metric_name
 from autoseg.exchange.model_file import ModelRecord
@@ -171,7 +172,7 @@ def _describe_scores(record: ModelRecord, unit: DistanceUnit) -> Iterator[str]:
 
 
 def _tabulate(name: str, scores: ConfigurationScores, class_names: dict[str, str], unit: DistanceUnit) -> Iterator[str]:
-    yield f"\n{name}, {scores.cases} cases, folds {', '.join(scores.folds)}:\n"
+    yield f"\n{name}, {scores.cases} cases, {describe_folds(scores.folds)}:\n"
     yield f"| class | {' | '.join(format_metric_name(score, unit) for score in SCORES)} |"
     yield f"|---|{'---|' * len(SCORES)}"
     rows = {_escape(class_names[key]): values for key, values in scores.classes.items()}

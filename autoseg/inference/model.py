@@ -12,7 +12,7 @@ from jaxtyping import Float32, Integer
 from torch import Tensor, nn
 
 from autoseg.document import read_document
-from autoseg.errors import PredictionError
+from autoseg.errors import PredictionError, describe_folds
 from autoseg.geometry import Grid
 from autoseg.inference.execution.choice import Setting, prepare_networks
 from autoseg.inference.execution.preparation import Execution, ExecutionChoice
@@ -207,7 +207,7 @@ class SegmentationModel:
         count = self.inference_batch_size or compute_inference_batch_size(self.configuration_plan, self.device)
         numbers = f"{self.dtype} on {self.device}, {self.execution}, {count} patch{'' if count == 1 else 'es'} at once"
         pruned = "" if self.pruned_depth is None else f", pruned to depth {self.pruned_depth}"
-        return f"{self.configuration}{pruned}, folds {', '.join(self.folds)}: {numbers}"
+        return f"{self.configuration}{pruned}, {describe_folds(self.folds)}: {numbers}"
 
     def predict_volume(
         self, array: Float32[np.ndarray, "channel z y x"], grid: Grid, *, options: PredictionOptions = DEFAULT_OPTIONS

@@ -12,6 +12,7 @@ from autoseg.errors import (
     Problem,
     ProblemsError,
     UndeclaredValues,
+    describe_folds,
 )
 
 PROBLEMS = (
@@ -24,6 +25,10 @@ KINDS = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issu
 def test_everything_that_the_user_can_put_right_has_one_root():
     assert len(KINDS) > 5
     assert all(issubclass(kind, AutosegError) for kind in KINDS)
+
+
+def test_one_fold_is_no_plural():
+    assert [describe_folds(folds) for folds in (("all",), ("0",), (0, 2))] == ["fold all", "fold 0", "folds 0, 2"]
 
 
 def test_problems_are_listed_below_their_heading():

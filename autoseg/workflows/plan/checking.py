@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from autoseg.dataset import Case, Dataset, allow_geometry_fixes, read_dataset
+from autoseg.dataset import Case, Dataset, allow_geometry_fixes, pack_cases, read_dataset_with_problems
 from autoseg.dataset.folds import Splits
 from autoseg.errors import AutosegError, DatasetError, Problem, group_problems
 from autoseg.exchange.nnunet_limits import describe_export_limits
@@ -85,13 +85,14 @@ class CheckReport:
 def check_dataset(folder: Path, request: CheckRequest, *, progress: Progress) -> CheckReport:
     """Reads every case and reports all problems of the dataset; problems in the data are reported, not raised."""
     try:
-        dataset = read_dataset(folder)
+        dataset, listed = read_dataset_with_problems(folder)
     except DatasetError as error:
         return _report_unread(folder, error.problems)
     if request.fix_geometry:
         dataset = allow_geometry_fixes(dataset)
     problems, notes, splits = _check_folds(dataset, request.split)
-    headers = survey_headers(dataset.cases)
+    complete = _leave_out(dataset, listed)
+    headers = survey_headers(complete.cases)
     orientation = headers.orientations[0][0] if headers.orientations else None
     sizes = estimate_measuring_sizes(headers.grids, channels=len(dataset.channel_names))
     examine = partial(
@@ -102,12 +103,12 @@ def check_dataset(folder: Path, request: CheckRequest, *, progress: Progress) ->
         target_spacing_mm=predict_target_spacing(headers.grids.values(), orientation),
     )
     with collect_measurements() as measured:
-        outcome = _measure(dataset, examine, sizes, measured=measured, workers=request.workers, progress=progress)
+        outcome = _measure(complete, examine, sizes, measured=measured, workers=request.workers, progress=progress)
         problems += _check_windows(dataset, measured)
         fingerprints = measured.fingerprints
     classes = count_class_occurrences(dataset.labels, fingerprints)
     duplicates = find_duplicates(fingerprints)
-    of_cases = list_problems(outcome.failures)
+    of_cases = (*listed, *list_problems(outcome.failures))
     distance_unit = find_distance_unit(headers.grids.values())
     diagnosis = diagnose(dataset, of_cases, fingerprints)
     return CheckReport(
@@ -119,7 +120,7 @@ def check_dataset(folder: Path, request: CheckRequest, *, progress: Progress) ->
             *dataset.notes,
             *notes,
             *headers.notes,
-            *warn_of_rare_classes(classes, counted=len(fingerprints), uncounted=len(outcome.failures)),
+            *warn_of_rare_classes(classes, counted=len(fingerprints), uncounted=len(dataset.cases) - len(fingerprints)),
             *_warn_of_losses(dataset.labels, fingerprints, distance_unit),
             *warn_of_intensities(fingerprints),
             *warn_of_spacing(fingerprints, distance_unit),
@@ -165,6 +166,12 @@ def _check_windows(dataset: Dataset, measured: MeasuredCases) -> tuple[Problem, 
             if flaw is not None:
                 problems.append(Problem(text=f"channel {index} ({channel.name}): {flaw}; {WINDOW_ADVICE}"))
     return tuple(problems)
+
+
+def _leave_out(dataset: Dataset, problems: Sequence[Problem]) -> Dataset:
+    """Returns the dataset without the cases that have a problem."""
+    names = {name for problem in problems for name in problem.cases}
+    return replace(dataset, cases=pack_cases(dataset.root, (case for case in dataset.cases if case.name not in names)))
 
 
 def _check_folds(dataset: Dataset, request: SplitRequest) -> tuple[tuple[Problem, ...], tuple[str, ...], Splits | None]:

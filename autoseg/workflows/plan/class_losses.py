@@ -196,7 +196,8 @@ def _describe_losses(same: Sequence[ClassLoss], case_count: int) -> str:
     vanishes, loses = ("vanish", "lose") if would else ("vanishes", "loses")
     what = vanishes if len(vanished) == len(same) else f"{loses} more than 5 % of its voxels"
     also = f", and {would}{vanishes} in {len(vanished)}" if 0 < len(vanished) < len(same) else ""
-    volume = "" if worst.expected == worst.before else f" (the volume would be {worst.expected:.3g} voxels)"
+    digits = ".3g" if worst.expected < 100 else ".0f"
+    volume = "" if worst.expected == worst.before else f" (the volume would be {worst.expected:{digits}} voxels)"
     return (
         f"warning: class {same[0].name!r} {would}{what} in {len(same)} of {case_count} cases "
         f"({shorten_names([loss.case for loss in same])}){also}: in {worst.case}, {worst.before} voxels {would}become "

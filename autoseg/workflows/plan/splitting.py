@@ -8,7 +8,7 @@ from autoseg.dataset import Dataset
 from autoseg.dataset.folds import FOLD_COUNT, Splits, find_folds_that_split, make_splits
 from autoseg.dataset.groups import group_by_pattern, read_groups
 from autoseg.document import read_document
-from autoseg.errors import RunError, TrainingError
+from autoseg.errors import RunError, TrainingError, describe_folds
 from autoseg.run_folder import RunFolder
 
 
@@ -72,10 +72,11 @@ def _describe_duplicate(cases: Sequence[str], folds: Sequence[int]) -> str:
     text = f"warning: {' and '.join(cases)} have the same image"
     if not folds:
         return f"{text}; remove all but one, unless they are meant to count more"
-    shown = ", ".join(str(fold) for fold in folds)
+    one = len(folds) == 1
     return (
-        f"{text} and lie in different folds: fold {shown} would validate on an image that it trains on; remove all but "
-        f"one, or keep them in one fold with --group-by or groups.json"
+        f"{text} and lie in different folds: {describe_folds(folds)} would validate on an image that "
+        f"{'it trains' if one else 'they train'} on; remove all but one, or keep them in one fold with --group-by or "
+        f"groups.json"
     )
 
 
@@ -108,8 +109,7 @@ def _warn_of_torn_groups(splits: Splits, groups: Mapping[str, str]) -> list[str]
     names = sorted(group for group, cases in members.items() if len(cases) > 1)
     divided = find_folds_that_split(splits, [members[group] for group in names])
     return [
-        f"warning: the group {group!r} of groups.json is in training and validation of fold "
-        f"{', '.join(str(fold) for fold in folds)}"
+        f"warning: the group {group!r} of groups.json is in training and validation of {describe_folds(folds)}"
         for group, folds in zip(names, divided, strict=True)
         if folds
     ]

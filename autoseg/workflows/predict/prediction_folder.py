@@ -18,7 +18,7 @@ from typing import Final, Literal
 from pydantic import Field, field_validator
 
 from autoseg.document import Document, Part, parse_part, read_document, write_document
-from autoseg.errors import AutosegError, DocumentError, LockError, RunError
+from autoseg.errors import AutosegError, DocumentError, LockError, RunError, describe_folds
 from autoseg.file_endings import COMPANION_ENDINGS, WRITABLE_ENDINGS, list_parts
 from autoseg.files.checksums import compute_sha256, find_version
 from autoseg.files.temporary_files import name_temporary, remove_leftovers_once
@@ -368,6 +368,6 @@ def _format(value: object) -> str:
 
 def _describe_part(part: Part) -> str:
     if isinstance(part, EnsembleMember):
-        return f"{part.configuration} (folds {', '.join(part.folds)})"
+        return f"{part.configuration} ({describe_folds(part.folds)})"
     assert isinstance(part, LargestComponent | MinimumSize | FillHoles | ObjectRule), "no other parts are compared"
     return part.describe()

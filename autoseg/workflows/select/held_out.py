@@ -8,7 +8,7 @@ import numpy as np
 
 from autoseg.dataset.folds import Splits, select_fold
 from autoseg.document import read_document
-from autoseg.errors import SelectionError
+from autoseg.errors import SelectionError, describe_folds
 from autoseg.evaluation.crossvalidation import Score, Table
 from autoseg.evaluation.summary import EvaluationSummary, MetricValues
 from autoseg.file_endings import label_map_ending
@@ -166,7 +166,7 @@ def find_common_cases(held_out: Sequence[HeldOut]) -> tuple[str, ...]:
     """
     common = set.intersection(*(set(entry.holders) for entry in held_out))
     if not common:
-        found = "; ".join(f"{entry.configuration}: folds {', '.join(entry.folds)}" for entry in held_out)
+        found = "; ".join(f"{entry.configuration}: {describe_folds(entry.folds)}" for entry in held_out)
         msg = (
             f"configurations are compared on cases that all of them hold out, but there is none ({found}); train the "
             f"same folds of each, or name the configurations to be compared with --configuration"
@@ -178,7 +178,7 @@ def find_common_cases(held_out: Sequence[HeldOut]) -> tuple[str, ...]:
 def describe_use(held_out: Sequence[HeldOut], cases: Sequence[str]) -> list[str]:
     """Lines for the user: which folds and cases are used, and what is left out."""
     lines = [
-        f"{entry.configuration}: {len(entry.holders)} held-out cases of folds {', '.join(entry.folds)}"
+        f"{entry.configuration}: {len(entry.holders)} held-out cases of {describe_folds(entry.folds)}"
         for entry in held_out
     ]
     partial = [entry.configuration for entry in held_out if len(entry.holders) > len(cases)]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autoseg.document import read_document
-from autoseg.errors import SelectionError
+from autoseg.errors import SelectionError, describe_folds
 from autoseg.inference.ensemble import Ensemble, MemberChoice
 from autoseg.inference.folds import find_folds, find_trained_folds
 from autoseg.inference.model import SegmentationModel
@@ -81,7 +81,7 @@ def resolve_models(
 
 def describe_selection(selection: Selection) -> str:
     """Describes the selected models and folds briefly."""
-    return " + ".join(f"{member.name} (folds {', '.join(member.folds)})" for member in selection.members)
+    return " + ".join(f"{member.name} ({describe_folds(member.folds)})" for member in selection.members)
 
 
 def hash_ensemble(run: RunFolder, ensemble: Ensemble) -> tuple[tuple[str, ...], ...]:
@@ -145,7 +145,7 @@ def _check_rules(run: RunFolder, selection: Selection) -> None:
 
 def _describe_change(run: RunFolder, member: Member, change: str) -> str:
     return (
-        f"{run.selection} chose {member.configuration} (folds {', '.join(member.folds)}), which {change} since; choose "
+        f"{run.selection} chose {member.configuration} ({describe_folds(member.folds)}), which {change} since; choose "
         f"anew with: autoseg select {run.root}, or predict without it: --configuration {member.configuration}"
     )
 

@@ -230,7 +230,8 @@ def test_links_that_lead_nowhere_are_named(tmp_path):
 
 
 def test_a_folder_without_description_is_no_dataset(tmp_path):
-    assert "dataset.json is missing" in get_problems(tmp_path)
+    assert "dataset.json is missing; check the path, or write one" in get_problems(tmp_path)
+    assert get_problems(tmp_path).endswith("with: autoseg init FOLDER")
     assert "the folder does not exist" in get_problems(tmp_path / "nowhere")
     make(tmp_path / "Dataset001_X")
     assert "there is one in Dataset001_X: name that folder" in get_problems(tmp_path)

@@ -107,7 +107,7 @@ def test_selected_models_and_postprocessing_are_used_and_recorded(run, plan, ima
     record = read_document(out / "prediction.json", PredictionRecord)
     assert (record.configuration, record.folds, record.ensemble) == ("3d_lowres", ("0",), ())
     assert record.postprocessing == rules
-    assert "as selection.json says: 3d_lowres (folds 0)" in notes.text
+    assert "as selection.json says: 3d_lowres (fold 0)" in notes.text
     assert (
         "postprocessing: keep the largest component of foreground; remove components of tumour below 20" in notes.text
     )

@@ -161,6 +161,25 @@ def test_rounding_of_headers_is_noted_and_nothing_else(check, dataset):
     assert "p2_a" in note
 
 
+def test_cases_with_missing_files_hide_no_problem_of_the_others(check, dataset):
+    (dataset / "labelsTr" / "p1_a.nii.gz").unlink()
+    (dataset / "imagesTr" / "p2_a_0000.nii.gz").write_bytes(b"no image")
+    report = check()
+    assert report.cases == 6
+    assert [problem.cases for problem in report.problems] == [("p1_a",), ("p2_a",)]
+    assert "label map labelsTr/p1_a.nii.gz is missing" in report.problems[0].text
+    assert report.classes[0].cases == 4
+    assert not any("occurs in" in note for note in report.notes)  # each of the two others may contain every class
+
+
+def test_a_dataset_without_a_complete_case_is_checked_as_far_as_it_can_be(check, dataset):
+    for path in (dataset / "labelsTr").iterdir():
+        path.unlink()
+    report = check()
+    assert len(report.problems) == 6
+    assert {entry.cases for entry in report.classes} == {0}
+
+
 def test_another_grid_is_a_problem_that_names_the_remedy_or_a_fix_that_is_listed(check, dataset):
     label_map = load(dataset / "labelsTr" / "p2_a.nii.gz")
     save_nifti(dataset / "labelsTr/p2_a.nii.gz", np.pad(label_map, ((0, 1), (0, 0), (0, 0))), AFFINE)

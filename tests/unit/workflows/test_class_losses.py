@@ -81,6 +81,15 @@ def test_losses_that_are_predicted_are_told_as_such():
     assert "by resampling to 2 x 2 x 2 pixels, the median of the dataset" in organ
 
 
+def test_large_numbers_of_voxels_are_spelt_out():
+    counts = ResampledCounts(spacing_mm=(2.0, 2.0, 2.0), scale=0.5, voxel_counts=(1000, 1))
+    case = build_case(name="p0", voxel_counts=(2469, 2)).model_copy(
+        update={"cropped_voxel_counts": (2469, 2), "resampled": counts}
+    )
+    (organ,) = warn_of_losses(find_resampling_losses(LABELS, [case], distance_unit="mm"), case_count=1)
+    assert "2469 voxels would become 1000 (the volume would be 1234 voxels)" in organ
+
+
 def test_cases_that_were_not_counted_have_no_losses():
     cases = [build_case(voxel_counts=(500, 5))]
     assert list(find_crop_losses(LABELS, cases)) == []

@@ -242,7 +242,7 @@ def test_a_pruned_model_computes_the_logits_of_its_column(tmp_path: Path, plan: 
     (network,) = model.networks
     torch.testing.assert_close(network(image)[0], whole(image)[1], rtol=1e-6, atol=1e-6)
     assert sum(part.numel() for part in network.parameters()) < sum(part.numel() for part in whole.parameters())
-    assert model.describe().startswith("2d, pruned to depth 1, folds 0: ")
+    assert model.describe().startswith("2d, pruned to depth 1, fold 0: ")
 
 
 def test_only_the_weights_of_the_depth_are_read(tmp_path: Path, plan: Plan) -> None:

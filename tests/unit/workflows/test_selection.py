@@ -294,7 +294,7 @@ def test_what_cannot_be_compared_is_refused_with_what_to_do(run):
         select(run)
     finish(run, "2d", folds=("0",))
     finish(run, "3d_lowres", folds=("1",))
-    with pytest.raises(SelectionError, match=r"there is none \(2d: folds 0; 3d_lowres: folds 1\)"):
+    with pytest.raises(SelectionError, match=r"there is none \(2d: fold 0; 3d_lowres: fold 1\)"):
         select(run)
     with pytest.raises(SelectionError, match="needs trained and validated folds of 3d_lowres"):
         select(run, configurations=("2d", "3d_lowres"), folds=("0",))

@@ -78,6 +78,7 @@ def test_copies_are_described_with_the_folds_that_they_spoil(divide):
     splits = divide().splits
     first, second = splits.folds[0].validation[0], splits.folds[2].validation[0]
     (text,) = describe_duplicates([(first, second)], splits)
-    assert f"{first} and {second} have the same image and lie in different folds: fold 0, 2" in text
+    assert f"{first} and {second} have the same image and lie in different folds: folds 0, 2 would validate" in text
+    assert "on an image that they train on" in text
     (text,) = describe_duplicates([splits.folds[0].validation], splits)
     assert "different folds" not in text
