@@ -19,6 +19,7 @@ WORKING_FOLDER: Final = -100  # AT_FDCWD and RENAME_EXCHANGE of Linux
 RENAME_EXCHANGE: Final = 2
 BYTES_OF_A_FULL_DISK: Final = 64 * 2**20  # libraries write in parts, the last of which may not have fitted
 
+PREDICTION_RECORD: Final = "prediction.json"  # beside label maps that autoseg predicted
 ALL_CASES: Final = "all"
 """Name of the fold that trains on all cases and holds none out."""
 

@@ -25,7 +25,7 @@ from pydantic import Field
 import autoseg
 from autoseg.dataset.record import DatasetRecord
 from autoseg.document import Document, Part, read_document
-from autoseg.errors import DocumentError, ExchangeError
+from autoseg.errors import DocumentError, ExchangeError, describe_folds
 from autoseg.evaluation.crossvalidation import ConfigurationScores, Statistic
 from autoseg.exchange.archives import MODE_SHIFT, unpack_archive
 from autoseg.files.temporary_files import make_temporary_folder
@@ -248,5 +248,5 @@ def _check_complete(path: Path, run: RunFolder, record: ModelRecord) -> None:
         known = plan is not None and name in plan.configurations
         missing = [fold for fold in shared.folds if not known or fold not in find_trained_folds(run, name)]
         if missing:
-            msg = f"{path} lacks {name}, fold {', '.join(missing)}, which its {RECORD_NAME} names; download it again"
+            msg = f"{path} lacks {name}, {describe_folds(missing)}, which its {RECORD_NAME} names; download it again"
             raise ExchangeError(msg)

@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 from autoseg.dataset.cases import Findings
 from autoseg.dataset.description import read_dataset_json
-from autoseg.errors import DatasetError, ExchangeError, Problem
+from autoseg.errors import DatasetError, ExchangeError, Problem, describe_folds
 from autoseg.labels import LabelScheme
 
 PLANS_NAME: Final = "plans.json"
@@ -141,7 +141,7 @@ def select_folds(model: NnunetModel, wanted: Sequence[str] | None) -> tuple[str,
         return model.folds
     missing = [fold for fold in wanted if fold not in model.folds]
     if missing:
-        msg = f"{model.root} has no checkpoint of fold {', '.join(missing)}; it has folds: {', '.join(model.folds)}"
+        msg = f"{model.root} has no checkpoint of {describe_folds(missing)}; it has folds: {', '.join(model.folds)}"
         raise ExchangeError(msg)
     return tuple(dict.fromkeys(wanted))
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from autoseg.dataset.folds import Splits
 from autoseg.document import read_document, write_document
-from autoseg.errors import TrainingError
+from autoseg.errors import TrainingError, describe_folds
 from autoseg.evaluation.crossvalidation import FEWEST_CASES
 from autoseg.inference.held_out import load_held_out_model
 from autoseg.inference.model import check_stages_compatible, read_common_plan
@@ -238,7 +238,7 @@ def _note_kept_minimum(link: StageLink, progress: Progress) -> None:
         stale = _list_stale(link, folds)
     if reason is not None and stale:
         progress.note(
-            f"warning: {link.previous} was trained again since fold {', '.join(stale)} of {name}, so the volume that a "
+            f"warning: {link.previous} was trained again since {describe_folds(stale)} of {name}, so the volume that a "
             f"component needs to count for the box ({reason.value}) was learned from its earlier predictions; to learn "
             f"it anew, move {link.run.configuration_models(name)} away and train all folds again"
         )

@@ -114,7 +114,7 @@ def test_predicting_again_keeps_what_is_finished(trained_run: Path, tmp_path: Pa
     (tmp_path / "out" / "new1.nii.gz").unlink()
     done = run_autoseg(*arguments)
     assert done.code == 0, done.err
-    assert "1 label maps written" in done.out
+    assert "1 label map written" in done.out
     assert (tmp_path / "out" / "new0.nii.gz").stat().st_mtime_ns == kept
     other = run_autoseg(*arguments, "--no-mirroring")
     assert other.code == 1

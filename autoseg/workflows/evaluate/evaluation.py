@@ -9,7 +9,7 @@ from typing import Any, Final
 from autoseg.dataset.files import list_subfolders
 from autoseg.dicom_files import explain_dicom
 from autoseg.document import NamedItems, PackedSequence, read_document
-from autoseg.errors import CasesFailedError, EvaluationError
+from autoseg.errors import CasesFailedError, EvaluationError, shorten_names
 from autoseg.evaluation.case_metrics import LabelMapPair, evaluate_case
 from autoseg.evaluation.summary import (
     SUMMARY_JSON,
@@ -27,7 +27,7 @@ from autoseg.plan.document import Plan
 from autoseg.processes.case_pool import compute_worker_count, list_problems, write_failure_log
 from autoseg.processes.progress import Progress
 from autoseg.remote.mirror import find_location
-from autoseg.run_folder import RunFolder, check_writable, open_run
+from autoseg.run_folder import PREDICTION_RECORD, RunFolder, check_writable, open_run
 from autoseg.validation_conditions import ValidationConditions
 from autoseg.volume_io import READABLE_ENDINGS, LabelVolume, check_same_grid, read_label_map, turn_like_image
 from autoseg.volume_io.dicom import RESULT_ENDINGS
@@ -80,7 +80,15 @@ def evaluate_folder(
     jobs = _list_jobs(predictions, references, run_root)
     unpaired = list_unpaired(predictions, references)
     if unpaired:
-        progress.note(f"warning: {len(unpaired)} references have no prediction and count nowhere: {unpaired[0]}, ...")
+        one = len(unpaired) == 1
+        those = "1 reference has" if one else f"{len(unpaired)} references have"
+        count = "counts" if one else "count"
+        progress.note(f"warning: {those} no prediction and {count} nowhere: {shorten_names(unpaired)}")
+    if (references / PREDICTION_RECORD).is_file() and not (predictions / PREDICTION_RECORD).exists():
+        progress.note(
+            f"warning: {references}, named as the references, holds what autoseg predicted ({PREDICTION_RECORD}), and "
+            f"{predictions} does not; if they are swapped, repeat it as: autoseg evaluate PREDICTIONS REFERENCES"
+        )
     folder = predictions if predictions.is_dir() else predictions.parent
     check_writable(folder)
     return evaluate_jobs(jobs, folder=folder, progress=progress, place=place)

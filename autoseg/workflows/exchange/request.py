@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from autoseg.errors import describe_folds
 from autoseg.exchange.nnunet_folders import CheckpointKind
 
 ExportFormat = Literal["autoseg", "nnunet"]
@@ -46,7 +47,7 @@ class ExchangedModel:
 
     def describe(self) -> str:
         """Describes what was written, in one line."""
-        return f"{self.configuration}, fold {', '.join(self.written)}: {self.folder}"
+        return f"{self.configuration}, {describe_folds(self.written)}: {self.folder}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

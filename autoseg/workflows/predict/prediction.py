@@ -135,7 +135,7 @@ class PredictionOutcome:
     def describe(self) -> str:
         """One line for the user."""
         kept = f", {self.kept} finished earlier and kept (--overwrite replaces them)" if self.kept else ""
-        return f"{self.written} label maps written{kept}"
+        return f"{self.written} label map{'' if self.written == 1 else 's'} written{kept}"
 
 
 def predict_images(

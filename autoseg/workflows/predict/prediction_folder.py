@@ -29,7 +29,7 @@ from autoseg.postprocessing.rules import FillHoles, LargestComponent, MinimumSiz
 from autoseg.processes.fold_lock import wait_for_lock
 from autoseg.remote.local_files import use_local
 from autoseg.remote.mirror import find_location
-from autoseg.run_folder import make_folder, translate_write_errors
+from autoseg.run_folder import PREDICTION_RECORD, make_folder, translate_write_errors
 from autoseg.runtime.precision import DtypeName
 from autoseg.runtime.provenance import LibraryVersions
 from autoseg.untrusted.json_reading import parse_json
@@ -37,7 +37,7 @@ from autoseg.untrusted.names import describe_name, find_name_problem
 from autoseg.volume_io import PROBABILITIES_ENDING
 from autoseg.volume_io.dicom import RESULT_ENDINGS
 
-RECORD_NAME: Final = "prediction.json"
+RECORD_NAME: Final = PREDICTION_RECORD
 PLAN_NAME: Final = "plan.json"
 QUALITY_NAME: Final = "quality.json"
 LOCK_NAME: Final = ".prediction.lock"

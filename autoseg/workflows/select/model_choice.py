@@ -127,7 +127,7 @@ def _check_trained(run: RunFolder, selection: Selection) -> None:
     for member in selection.members:
         missing = set(member.folds) - set(find_trained_folds(run, member.configuration))
         if missing:
-            raise SelectionError(_describe_change(run, member, f"lacks fold {', '.join(sorted(missing))}"))
+            raise SelectionError(_describe_change(run, member, f"lacks {describe_folds(sorted(missing))}"))
 
 
 def _check_rules(run: RunFolder, selection: Selection) -> None:
@@ -164,6 +164,6 @@ def _note_new_folds(run: RunFolder, selection: Selection, progress: Progress) ->
         new = sorted(trained - set(member.folds))
         if new:
             progress.note(
-                f"{member.configuration}: fold {', '.join(new)} was not part of the selection and is not used; choose "
-                f"anew with: autoseg select {run.root}"
+                f"{member.configuration}: the selection was made without {describe_folds(new)}, so that is not used; "
+                f"choose anew with: autoseg select {run.root}"
             )

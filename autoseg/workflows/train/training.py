@@ -11,7 +11,7 @@ import torch
 
 from autoseg.dataset.folds import Splits, select_fold
 from autoseg.document import read_document
-from autoseg.errors import RunError
+from autoseg.errors import RunError, describe_folds
 from autoseg.files.temporary_files import remove_leftovers
 from autoseg.networks.cost import count_cost
 from autoseg.networks.memory_limits import check_training_memory
@@ -154,7 +154,7 @@ def train_previous_stage(
         return
     progress.note(
         f"{link.configuration} is trained on what {name} predicts for cases that it never saw, so {name} is "
-        f"trained first (fold {', '.join(waiting)})"
+        f"trained first ({describe_folds(waiting)})"
     )
     length = replace(request.length, more_epochs=None)
     source = request.initial_weights

@@ -652,7 +652,7 @@ def test_folds_that_are_there_already_are_not_said_to_be_imported(source: Path, 
     import_model(source, run, ImportRequest(folds=("0",)), progress=TELLER)
     (model,) = import_model(source, run, progress=TELLER)
     assert (model.folds, model.written) == (("0", "1", "all"), ("1", "all"))
-    assert "fold 1, all:" in model.describe()
+    assert "folds 1, all:" in model.describe()
 
 
 def test_a_run_of_imported_models_is_finished_and_cannot_be_trained_or_preprocessed(

@@ -451,7 +451,7 @@ def test_a_file_becomes_a_run_that_predicts_and_gives_the_same_file(
     path = share(spoil(run, tmp_path, select))
     root = tmp_path / "again.autoseg"
     import_command(path, root)
-    assert "imported 2d, fold 0, 1" in capsys.readouterr().out
+    assert "imported 2d, folds 0, 1" in capsys.readouterr().out
     assert are_equal(segment(root, images), segment(run, images))
     assert share(root).read_bytes() == path.read_bytes()
     import_command(path, root)
@@ -564,7 +564,7 @@ def test_an_incomplete_file_is_refused(run: Path, tmp_path: Path) -> None:
     changed = rewrite(path, **{"2d/fold_1/checkpoint_final.safetensors": None})
     with pytest.raises(ExchangeError, match="lacks 2d, fold 1"):
         import_model(changed, tmp_path / "again", progress=TELLER)
-    with pytest.raises(ExchangeError, match=r"lacks (2d|3d_fullres), fold 0, 1"):
+    with pytest.raises(ExchangeError, match=r"lacks (2d|3d_fullres), folds 0, 1"):
         import_model(rewrite(path, plan=None), tmp_path / "again", progress=TELLER)
     assert not (tmp_path / "again").exists()
 

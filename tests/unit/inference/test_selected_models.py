@@ -166,7 +166,7 @@ def test_folds_that_were_trained_later_are_not_used_and_named(run, plan, images,
     notes = Notes()
     out = predict(run, images, progress=notes)
     assert read_document(out / "prediction.json", PredictionRecord).folds == ("0",)
-    assert "3d_fullres: fold 1 was not part of the selection" in notes.text
+    assert "3d_fullres: the selection was made without fold 1, so that is not used" in notes.text
 
 
 def test_a_folder_is_continued_only_with_the_same_postprocessing(run, plan, images, write_selection):
