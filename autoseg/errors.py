@@ -89,6 +89,18 @@ def describe_folds(folds: Sequence[str | int]) -> str:
     return f"fold{'' if len(folds) == 1 else 's'} {', '.join(map(str, folds))}"
 
 
+def merge_by_fold(remarks: Iterable[tuple[str, str]]) -> list[str]:
+    """Returns each remark once, behind the folds that it is about.
+
+    Args:
+        remarks: Folds and remarks.
+    """
+    folds: dict[str, list[str]] = {}
+    for fold, text in remarks:
+        folds.setdefault(text, []).append(fold)
+    return [f"{describe_folds(same)}: {text}" for text, same in folds.items()]
+
+
 def shorten_names(names: Sequence[str]) -> str:
     """Returns the first names, and the number of further ones."""
     more = len(names) - MOST_NAMES_IN_A_LINE

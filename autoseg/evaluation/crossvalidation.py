@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from autoseg.document import Document, Part, write_document
-from autoseg.errors import EvaluationError
+from autoseg.errors import EvaluationError, merge_by_fold
 from autoseg.evaluation.summary import EvaluationSummary
 from autoseg.geometry import DistanceUnit
 from autoseg.run_folder import write_text
@@ -102,7 +102,7 @@ def score_configuration(summaries: Mapping[str, EvaluationSummary]) -> Configura
         cases=len(places),
         foreground={score: foreground for score, (_, foreground) in by_score.items()},
         classes={key: {score: by_score[score][0][index] for score in SCORES} for index, key in enumerate(keys)},
-        warnings=tuple(f"fold {fold}: {text}" for fold, summary in summaries.items() for text in summary.warnings),
+        warnings=tuple(merge_by_fold((fold, text) for fold, found in summaries.items() for text in found.warnings)),
     )
 
 

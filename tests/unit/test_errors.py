@@ -13,6 +13,7 @@ from autoseg.errors import (
     ProblemsError,
     UndeclaredValues,
     describe_folds,
+    merge_by_fold,
 )
 
 PROBLEMS = (
@@ -29,6 +30,11 @@ def test_everything_that_the_user_can_put_right_has_one_root():
 
 def test_one_fold_is_no_plural():
     assert [describe_folds(folds) for folds in (("all",), ("0",), (0, 2))] == ["fold all", "fold 0", "folds 0, 2"]
+
+
+def test_what_is_said_of_several_folds_is_said_once():
+    remarks = [("0", "trained briefly"), ("1", "other data"), ("2", "trained briefly")]
+    assert merge_by_fold(remarks) == ["folds 0, 2: trained briefly", "fold 1: other data"]
 
 
 def test_problems_are_listed_below_their_heading():

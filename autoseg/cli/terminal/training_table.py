@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
+from autoseg.errors import merge_by_fold
 from autoseg.processes.progress import format_duration
 
 if TYPE_CHECKING:
@@ -131,10 +132,12 @@ def _show_lines(console: "Console", snapshots: "Iterable[tuple[FoldStatus, ...]]
 def _list_remarks(statuses: "Sequence[FoldStatus]") -> list[str]:
     """Lists reasons of failures and warnings about scores, shown below the table."""
     reasons = [f"{status.configuration}, fold {status.fold}: {status.reason}" for status in statuses if status.reason]
+    of_configurations: dict[str, list[tuple[str, str]]] = {}
+    for status in statuses:
+        remarks = of_configurations.setdefault(status.configuration, [])
+        remarks += [(status.fold, warning) for warning in status.warnings]
     warnings = [
-        f"warning: {status.configuration}, fold {status.fold}: {warning}"
-        for status in statuses
-        for warning in status.warnings
+        f"warning: {name}, {text}" for name, remarks in of_configurations.items() for text in merge_by_fold(remarks)
     ]
     return reasons + warnings
 

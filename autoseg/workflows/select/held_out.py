@@ -8,7 +8,7 @@ import numpy as np
 
 from autoseg.dataset.folds import Splits, select_fold
 from autoseg.document import read_document
-from autoseg.errors import SelectionError, describe_folds
+from autoseg.errors import SelectionError, describe_folds, merge_by_fold
 from autoseg.evaluation.crossvalidation import Score, Table
 from autoseg.evaluation.summary import EvaluationSummary, MetricValues
 from autoseg.file_endings import label_map_ending
@@ -281,7 +281,7 @@ def _describe(run: RunFolder, configuration: str, folds: Sequence[str], splits: 
     found = {
         fold: read_validation(run.fold(configuration, fold), select_fold(splits, fold).validation) for fold in folds
     }
-    warnings = [f"fold {fold}: {text}" for fold, result in found.items() if result for text in result.warnings]
+    warnings = merge_by_fold((fold, text) for fold, result in found.items() if result for text in result.warnings)
     return HeldOut(
         configuration=configuration, plan=plan, folds=tuple(folds), holders=holders, warnings=tuple(warnings)
     )

@@ -95,3 +95,10 @@ def test_what_must_be_known_of_scores_stands_below_the_table(open_fake, output):
         "2d, fold 1: the disk is full; log: x.log",
         "warning: 2d, fold 0: 108 iterations are 7 % of the 1,500",
     ]
+
+
+def test_what_must_be_known_of_several_folds_is_said_once(open_fake, output):
+    short = [make_status(fold=fold, state="finished", warnings=("108 iterations are too few",)) for fold in ("0", "1")]
+    print_trainings(open_fake(is_terminal=False), short)
+    assert output.getvalue().splitlines()[-1] == "warning: 2d, folds 0, 1: 108 iterations are too few"
+    assert output.getvalue().count("too few") == 1
