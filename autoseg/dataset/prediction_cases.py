@@ -106,10 +106,10 @@ def _announce_numbers(groups: dict[str, ChannelFiles], ending: str, channel_coun
     ]
     if numbered:
         LOGGER.warning(
-            "%s: the numbers at the end of the names go beyond the %d channel(s) of the model, so every such file is "
-            "an image of its own",
+            "%s: the numbers at the end of the names go beyond the %s of the model, so every such file is an image of "
+            "its own",
             numbered[0],
-            channel_count,
+            "single channel" if channel_count == 1 else f"{channel_count} channels",
         )
 
 

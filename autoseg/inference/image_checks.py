@@ -38,7 +38,8 @@ def check_volume(array: Float32[np.ndarray, "channel z y x"], grid: Grid, plan: 
     wanted = [channel.name for channel in plan.channels]
     if len(array) != len(wanted):
         names = ", ".join(wanted)
-        msg = f"the model takes {len(wanted)} channel(s) ({names}), found {len(array)}; give them in this order"
+        takes = f"{len(wanted)} channel{'' if len(wanted) == 1 else 's'} ({names})"
+        msg = f"the model takes {takes}, found {len(array)}; give them in this order"
         raise PredictionError(msg)
     if array.shape[1:] != grid.shape_voxels:
         msg = f"the array must have the shape of its grid, {grid.shape_voxels} (z, y, x), found {array.shape[1:]}"

@@ -208,8 +208,9 @@ def _check_axes(array: NDArray[Any], model: SegmentationModel) -> None:
     takes_pictures = model.plan.orientation is None and model.configuration_plan.resampled_axis_count == 2
     if _ends_in_channels(array.shape, channels, takes_pictures=takes_pictures):
         order = "[:, None], which adds z" if array.ndim == 3 else ""
+        takes = f"{channels} channel{'' if channels == 1 else 's'}"
         msg = (
-            f"channels come first, in an array (channel, z, y, x) of {channels} channel(s), {found}, whose last axis "
+            f"channels come first, in an array (channel, z, y, x) of {takes}, {found}, whose last axis "
             f"looks like channels; give np.moveaxis(array, -1, 0){order}"
         )
         raise PredictionError(msg)

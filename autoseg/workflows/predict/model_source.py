@@ -1,5 +1,6 @@
 """Opens a model for prediction: a run, a model file of autoseg, or a model of nnU-Net."""
 
+import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -76,10 +77,11 @@ def open_model(
             unpack_model_file(path, run_root)
             yield OpenedModel(run=run_root, configuration=configuration)
             return
-        listener.note(
-            f"{path} is a model of nnU-Net, not a run: importing it for this call (`autoseg import` does so "
-            f"permanently)"
-        )
+        if path.is_dir() or zipfile.is_zipfile(path):  # else importing says what is wrong with the file
+            listener.note(
+                f"{path} is a model of nnU-Net, not a run: importing it for this call (`autoseg import` does so "
+                f"permanently)"
+            )
         request = ImportRequest(configuration=configuration, folds=folds or None)
         models = import_model(path, run_root, request, progress=listener)
         yield OpenedModel(run=run_root, configuration=configuration or _find_last_stage(run_root, models))

@@ -68,7 +68,11 @@ def test_numbers_beyond_the_channels_make_every_file_of_the_group_a_case(tmp_pat
     assert find(tmp_path) == {"a": ["a_0000.nii.gz"], "b": ["b.nii.gz"]} | numbered
     for name, files in numbered.items():
         assert find(tmp_path / files[0]) == {name: files}
-    assert [record.getMessage()[:40] for record in caplog.records] == ["img_0000: the numbers at the end of the "]
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "img_0000: the numbers at the end of the names go beyond the single channel of the model, so every such file is "
+        "an image of its own"
+    )
 
 
 def test_names_of_nnunet_are_no_numbers_of_cases(tmp_path, caplog):

@@ -274,6 +274,14 @@ def test_a_model_is_unpacked_for_a_call_and_removed(run: Path) -> None:
     assert "autoseg import" in notes.lines[0]
 
 
+def test_a_damaged_file_is_not_called_a_model_of_nnunet(run: Path, tmp_path: Path) -> None:
+    path, notes = tmp_path / "cut.zip", Notes()
+    path.write_bytes(share(run).read_bytes()[:100])
+    with pytest.raises(ExchangeError, match=r"cut\.zip cannot be unpacked"), open_model(path, progress=notes):
+        pass
+    assert notes.lines == []
+
+
 # What must not be in the file
 
 
