@@ -70,8 +70,8 @@ def test_numbers_beyond_the_channels_make_every_file_of_the_group_a_case(tmp_pat
         assert find(tmp_path / files[0]) == {name: files}
     (record,) = caplog.records
     assert record.getMessage() == (
-        "img_0000: the numbers at the end of the names go beyond the single channel of the model, so every such file is "
-        "an image of its own"
+        "img_0000: the numbers at the end of the names go beyond the single channel of the model, so every such file "
+        "is an image of its own"
     )
 
 
