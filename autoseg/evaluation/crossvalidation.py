@@ -94,7 +94,7 @@ def score_configuration(summaries: Mapping[str, EvaluationSummary]) -> Configura
     """
     keys = _find_class_keys(summaries)
     held_out = [entry.case for summary in summaries.values() for entry in summary.metric_per_case]
-    places = {case: place for place, case in enumerate(dict.fromkeys(held_out))}
+    places = {case: place for place, case in enumerate(sorted(set(held_out)))}  # as `select` sorts them
     tables = _tabulate(summaries.values(), places, keys)
     by_score = dict(zip(SCORES, compute_all_statistics(tables), strict=True))
     return ConfigurationScores(

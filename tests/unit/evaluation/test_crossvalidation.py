@@ -94,6 +94,16 @@ def test_the_bootstrap_draws_the_same_every_time_and_ignores_what_is_not_defined
     assert not np.isnan(average_classes(means)).any()
 
 
+def test_the_interval_depends_neither_on_the_order_of_folds_nor_on_that_of_cases():
+    scores = {name: {"1": 0.5 + index**2 / 200} for index, name in enumerate("abcdefgh")}
+    first, second = ({name: scores[name] for name in names} for names in ("cahe", "bgfd"))
+    pooled = score_configuration({"0": build_summary(first), "1": build_summary(second)})
+    swapped = score_configuration({"0": build_summary(second), "1": build_summary(dict(reversed(first.items())))})
+    assert swapped.foreground == pooled.foreground
+    in_order = np.array([[entry["1"]] for entry in scores.values()])
+    assert pooled.foreground["Dice"] == compute_statistics(in_order)[1]  # as `autoseg select` orders them
+
+
 def test_scores_that_are_drawn_together_get_the_means_that_each_gets_alone():
     generator = np.random.default_rng(0)
     tables = [np.where(generator.random((9, 2)) < 0.2, np.nan, generator.random((9, 2))) for _ in range(3)]
