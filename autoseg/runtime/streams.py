@@ -1,7 +1,7 @@
 """Copies and work of a CUDA device beside what it computes; on other devices everything is done at once."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
@@ -23,9 +23,28 @@ def find_stream(device: torch.device, purpose: str) -> torch.cuda.Stream:
 
 def copy_to_device(values: Tensor, device: torch.device) -> Tensor:
     """Copies values to a device; those for a CUDA device go through page-locked memory and are not waited for."""
-    if device.type == "cuda" and values.device.type == "cpu":
+    if device.type == "cuda" and values.device.type == "cpu" and not torch.compiler.is_compiling():
         return values.pin_memory().to(device, non_blocking=True)
     return values.to(device)
+
+
+def fill_numbers(
+    numbers: Sequence[float | int],
+    device: torch.device,
+    *,
+    shape: Sequence[int] = (-1,),
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Makes a tensor of a few numbers on a device; a copy of them would wait for it, and be no part of a CUDA graph.
+
+    Args:
+        numbers: The numbers.
+        device: Device of the tensor.
+        shape: Its shape, of which one extent may be -1.
+        dtype: None for that of PyTorch: int64 for integers, float32 for others.
+    """
+    filled = [torch.full((), number, dtype=dtype, device=device) for number in numbers]
+    return torch.stack(filled).reshape(tuple(shape))
 
 
 def start_copy_to_cpu(values: Tensor) -> Callable[[], Tensor]:

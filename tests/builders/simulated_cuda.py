@@ -28,7 +28,20 @@ WAITING: Final = READING_OPERATIONS | {"multinomial", "repeat_interleave", "hist
 """Operations that wait for the device."""
 # docs.pytorch.org/docs/stable/amp.html, "CUDA Ops that can autocast"
 LOWERED: Final = frozenset(
-    {"matmul", "__matmul__", "bmm", "baddbmm", "addmm", "addbmm", "linear", "mv", "mm", "einsum", "prelu", "chain_matmul"}
+    {
+        "matmul",
+        "__matmul__",
+        "bmm",
+        "baddbmm",
+        "addmm",
+        "addbmm",
+        "linear",
+        "mv",
+        "mm",
+        "einsum",
+        "prelu",
+        "chain_matmul",
+    }
     | {f"conv{transposed}{axes}d" for transposed in ("", "_transpose") for axes in (1, 2, 3)}
     | {"scaled_dot_product_attention", "multi_head_attention_forward"}
 )
@@ -49,26 +62,22 @@ class Findings:
     """What a GPU would refuse or wait for.
 
     Attributes:
-        meant: Functions of autoseg in which nothing is recorded.
         found: What, and where: the file, the line and the function of autoseg.
         operations: Number of operations on the device.
     """
 
-    meant: frozenset[str] = frozenset()
     found: list[str] = field(default_factory=list)
     operations: int = 0
 
     def add(self, what: str) -> None:
         """Records something at the innermost place within autoseg."""
-        frame, places, names = sys._getframe(), [], set()
-        while frame is not None:
+        place, frame = "not in autoseg", sys._getframe().f_back
+        while frame is not None and place == "not in autoseg":
             path = Path(frame.f_code.co_filename)
             if path.is_relative_to(SOURCES):
-                places.append(f"{path.relative_to(SOURCES)}:{frame.f_lineno} {frame.f_code.co_name}")
-                names.add(frame.f_code.co_name)
+                place = f"{path.relative_to(SOURCES)}:{frame.f_lineno} {frame.f_code.co_name}"
             frame = frame.f_back
-        if names.isdisjoint(self.meant):
-            self.found.append(f"{what} ({places[0] if places else 'not in autoseg'})")
+        self.found.append(f"{what} ({place})")
 
 
 _current: list[Findings] = []
@@ -117,6 +126,10 @@ class SimulatedTensor(Tensor):
         """Refused by CUDA tensors."""
         _current[-1].add("numpy() of a CUDA tensor")
         return self.held.detach().numpy(force=force)
+
+    def new_tensor(self, data: Any, **options: Any) -> Tensor:
+        """Copies numbers to the device."""
+        return torch.tensor(data, **{"dtype": self.dtype, "device": DEVICE, **options})
 
     def tolist(self) -> Any:
         """Waits for the device."""
@@ -236,10 +249,15 @@ class _Factories(TorchDispatchMode):
 
 
 class _Autocast(TorchFunctionMode):
-    """Casts what functions get, as CUDA's autocast does."""
+    """Casts what functions get, as CUDA's autocast does, and places numbers where PyTorch would lose them."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func is torch.where and isinstance(args[0], SimulatedTensor):
+            args = (
+                args[0],
+                *(SimulatedTensor(torch.tensor(arg)) if isinstance(arg, (int, float)) else arg for arg in args[1:]),
+            )
         if torch.is_autocast_enabled("cuda"):
             args, kwargs = cast(getattr(func, "__name__", ""), (args, kwargs))
         return func(*args, **kwargs)
@@ -309,13 +327,9 @@ class _Stream:
 
 
 @contextmanager
-def simulate_cuda(*, meant: Sequence[str] = ()) -> Iterator[Findings]:
-    """Has PyTorch work on the device `cuda:0` within the context.
-
-    Args:
-        meant: Functions of autoseg that may wait for the device.
-    """
-    findings = Findings(meant=frozenset(meant))
+def simulate_cuda() -> Iterator[Findings]:
+    """Has PyTorch work on the device `cuda:0` within the context, and records what a GPU would refuse or wait for."""
+    findings = Findings()
     replaced: dict[str, Callable[..., Any]] = {
         "torch.cuda._lazy_init": lambda: None,
         "torch.cuda.amp.common.amp_definitely_not_available": lambda: False,

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from autoseg.runtime.streams import fill_numbers
+
 SMALLEST: Final = 1e-9
 """Keeps quotients of empty boxes finite."""
 
@@ -96,7 +98,7 @@ def decode_boxes(
     distances: Float[Tensor, "batch cell 2 axes"],
 ) -> Float[Tensor, "batch cell 2 axes"]:
     """Decodes boxes, in voxels, from the distances of their faces from the centres of cells, in strides."""
-    signs = torch.tensor([-1.0, 1.0], device=distances.device)[:, None]
+    signs = fill_numbers((-1.0, 1.0), distances.device, shape=(2, 1))
     return centres[:, None] + signs * distances * strides[:, None]
 
 
@@ -138,7 +140,7 @@ def list_cells(
     """Lists the centres of the cells of a level in voxels, in the order of its features, and their extents."""
     places = [(torch.arange(count, device=device) + 0.5) * step for count, step in zip(extents, stride, strict=True)]
     centres = torch.stack(torch.meshgrid(*places, indexing="ij"), dim=-1).flatten(0, -2)
-    return centres, torch.tensor([float(step) for step in stride], device=device).expand_as(centres)
+    return centres, fill_numbers([float(step) for step in stride], device).expand_as(centres)
 
 
 def draw_boxes(

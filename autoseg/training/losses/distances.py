@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float32, Int16
 from scipy import ndimage
 from torch import Tensor
 
+from autoseg.runtime.streams import copy_to_device
 from autoseg.training.losses.targets import Target
 
 NEIGHBOURS: Final = {2: 8, 3: 26}  # through faces, edges and corners
@@ -21,7 +22,7 @@ REACH_SIGMAS: Final = 4.0  # an object that is farther away adds less than exp(-
 def find_map(target: Target, name: str, compute: Callable[[], np.ndarray]) -> Tensor:
     """Returns a map of a target by its name; computes it the first time."""
     if name not in target.maps:
-        target.maps[name] = torch.from_numpy(compute()).to(target.label_map.device)
+        target.maps[name] = copy_to_device(torch.from_numpy(compute()), target.label_map.device)
     return target.maps[name]
 
 

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from autoseg.geometry import locate_centre
 from autoseg.labels import LabelScheme
+from autoseg.runtime.streams import copy_to_device
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +99,7 @@ def fill_ignored_voxels(
     if labels.ignore_label is None:
         return label_map
     filled = [_fill_sample(sample, labels.ignore_label, spacing_mm) for sample in label_map.cpu().numpy()]
-    return torch.from_numpy(np.stack(filled)).to(label_map.device)
+    return copy_to_device(torch.from_numpy(np.stack(filled)), label_map.device)
 
 
 def _fill_sample(sample: NDArray[np.int16], ignored: int, spacing_mm: tuple[float, ...]) -> NDArray[np.int16]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from autoseg.labels import LabelScheme
 from autoseg.nonzero_region import FULL_CONNECTIVITY, connect_voxels
+from autoseg.runtime.streams import copy_to_device
 from autoseg.training.losses.targets import build_class_masks, find_valid_voxels
 
 MOST_OBJECTS: Final = 64
@@ -35,7 +36,11 @@ class BoxTargets:
 
 
 def find_box_targets(
-    label_map: Int16[Tensor, " *space"], labels: LabelScheme, *, margins_voxels: Sequence[float]
+    label_map: Int16[Tensor, " *space"],
+    labels: LabelScheme,
+    *,
+    margins_voxels: Sequence[float],
+    device: torch.device | None = None,
 ) -> BoxTargets:
     """Finds the connected components of the foreground of all classes, on the CPU.
 
@@ -43,6 +48,7 @@ def find_box_targets(
         label_map: Label map of a sample.
         labels: Its labels.
         margins_voxels: Lengths per axis by which boxes are larger than objects, as far as the patch reaches.
+        device: Device of the boxes; None: that of the label map.
     """
     masks = build_class_masks(label_map[None].cpu(), labels)[0].numpy()
     objects = connect_voxels(np.any(masks, axis=0), connectivity=FULL_CONNECTIVITY[label_map.ndim])
@@ -54,8 +60,8 @@ def find_box_targets(
         cut = places[number]
         boxes[row] = _enlarge(cut, label_map.shape, margins_voxels)
         classes[row] = (masks[(slice(None), *cut)] & (objects[cut] == number + 1)).reshape(len(masks), -1).any(axis=1)
-    device = label_map.device
-    return BoxTargets(boxes=torch.from_numpy(boxes).to(device), classes=torch.from_numpy(classes).to(device))
+    found = (copy_to_device(torch.from_numpy(array), device or label_map.device) for array in (boxes, classes))
+    return BoxTargets(boxes=next(found), classes=next(found))
 
 
 def _enlarge(cut: Sequence[slice], extents: Sequence[int], margins: Sequence[float]) -> np.ndarray:

@@ -11,6 +11,7 @@ from autoseg.plan.document import ConfigurationPlan
 from autoseg.plan.network.diffusion_unet import DiffusionUNetPlan
 from autoseg.plan.objectives import DenoisingObjective
 from autoseg.runtime.distributed import BatchPart
+from autoseg.runtime.streams import copy_to_device
 from autoseg.training.data.batch import Batch
 from autoseg.training.losses.targets import build_output_masks, find_valid_voxels
 from autoseg.training.losses.weighted_sum import WeightedLoss
@@ -70,4 +71,7 @@ class Denoising(Objective):
         is_last = shares < self.plan.last_step_fraction
         is_kept = chances >= (self.plan.image_dropout if self.training else 0.0)
         kept = is_kept.float().reshape(-1, *(1,) * (masks.ndim - 1))
-        return noise.to(masks.device), torch.where(is_last, last, steps).to(masks.device), kept.to(masks.device)
+        noise, steps, kept = (
+            copy_to_device(drawn, masks.device) for drawn in (noise, torch.where(is_last, last, steps), kept)
+        )
+        return noise, steps, kept

@@ -11,8 +11,9 @@ from autoseg.networks.network import SegmentationNetwork
 from autoseg.plan.document import ConfigurationPlan
 from autoseg.plan.objectives import DetectionObjective
 from autoseg.runtime.distributed import BatchPart
+from autoseg.runtime.streams import fill_numbers
 from autoseg.training.data.batch import Batch
-from autoseg.training.objectives.box_targets import find_box_targets, find_usable_cells
+from autoseg.training.objectives.box_targets import BoxTargets, find_box_targets, find_usable_cells
 from autoseg.training.objectives.detection_losses import (
     BOX_LOSSES,
     compute_distribution_loss,
@@ -48,14 +49,23 @@ class Detection(Objective):
 
     def forward(self, network: NetworkCall, batch: Batch) -> tuple[Tensor, Tensor]:
         """Calls the network once."""
+        targets = self._find_targets(batch.label_map)  # before the network, which would be waited for, too
         logits, *cells, centres, strides = network(batch.image, True)
         usable = find_usable_cells(batch.label_map, centres, self.labels)
         sums = [
-            self._add_losses(label_map, centres, strides, own, is_usable=is_usable)
-            for label_map, is_usable, *own in zip(batch.label_map, usable, *cells, strict=True)
+            self._add_losses(known, centres, strides, own, is_usable=is_usable)
+            for known, is_usable, *own in zip(targets, usable, *cells, strict=True)
         ]
         loss, wanted = (self.part.add_up(torch.stack(parts).sum()) for parts in zip(*sums, strict=True))
         return loss / wanted.clamp(min=1), logits
+
+    def _find_targets(self, label_map: Tensor) -> list[BoxTargets]:
+        """Finds the boxes of every sample; the label map is copied to the CPU once."""
+        device = label_map.device
+        return [
+            find_box_targets(sample, self.labels, margins_voxels=self.margins_voxels, device=device)
+            for sample in label_map.cpu()
+        ]
 
     def compare_with_teacher(self, found: tuple[Tensor, ...], taught: tuple[Tensor, ...], batch: Batch) -> Tensor:
         """Computes the divergence of the scores of all cells and, by the teacher's score, of the bins of distances.
@@ -74,7 +84,7 @@ class Detection(Objective):
 
     def _add_losses(
         self,
-        label_map: Tensor,
+        targets: BoxTargets,
         centres: Tensor,
         strides: Tensor,
         cells: list[Tensor],
@@ -83,7 +93,6 @@ class Detection(Objective):
     ) -> tuple[Tensor, Tensor]:
         """Computes the sums of the losses and of the wanted scores of a sample."""
         scores, bins, boxes = cells
-        targets = find_box_targets(label_map, self.labels, margins_voxels=self.margins_voxels)
         assigned = assign_cells(
             self.plan,
             targets,
@@ -99,17 +108,17 @@ class Detection(Objective):
         varifocal = compute_varifocal_loss(
             scores, qualities, negative_weight=self.plan.negative_weight, focusing_power=self.plan.focusing_power
         )
-        loss = self.plan.class_weight * varifocal[is_usable].sum()
+        loss = self.plan.class_weight * torch.where(is_usable[:, None], varifocal, 0.0).sum()
         loss = loss + (assigned.qualities * self._compare(bins, boxes, wanted, centres, strides)).sum()
         return loss, assigned.qualities.sum()
 
     def _compare(self, bins: Tensor, boxes: Tensor, wanted: Tensor, *cells: Tensor) -> Float[Tensor, " cell"]:
         """Computes the losses of the boxes of cells, and of their distances."""
-        spacing_mm = boxes.new_tensor(self.spacing_mm)
+        spacing_mm = fill_numbers(self.spacing_mm, boxes.device, dtype=boxes.dtype)
         loss = self.plan.box_weight * BOX_LOSSES[self.plan.box_loss](boxes * spacing_mm, wanted * spacing_mm)
         if self.plan.bin_weight == 0:
             return loss
         centres, strides = (values[:, None] for values in cells)
-        signs = boxes.new_tensor([-1.0, 1.0])[:, None]
+        signs = fill_numbers((-1.0, 1.0), boxes.device, shape=(2, 1), dtype=boxes.dtype)
         distances = compute_distribution_loss(bins, signs * (wanted - centres) / strides)
         return loss + self.plan.bin_weight * distances.mean(dim=(-2, -1))

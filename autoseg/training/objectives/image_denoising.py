@@ -14,6 +14,7 @@ from autoseg.plan.document import ConfigurationPlan
 from autoseg.plan.network.diffusion_unet import DiffusionUNetPlan
 from autoseg.plan.objectives import ChannelRange, ImageDenoisingObjective
 from autoseg.runtime.distributed import BatchPart
+from autoseg.runtime.streams import copy_to_device
 from autoseg.training.data.batch import Batch
 from autoseg.training.losses.targets import build_output_masks, find_valid_voxels
 from autoseg.training.objectives.objective import NetworkCall, Objective
@@ -57,7 +58,8 @@ class ImageDenoising(Objective):
         steps = torch.randint(1, self.network.diffusion.steps + 1, (count,), generator=generator)
         is_kept = torch.rand(count, generator=generator) >= (self.plan.mask_dropout if self.training else 0.0)
         kept = is_kept.float().reshape(-1, *(1,) * (start.ndim - 1))
-        return noise.to(start.device), steps.to(start.device), kept.to(start.device)
+        noise, steps, kept = (copy_to_device(drawn, start.device) for drawn in (noise, steps, kept))
+        return noise, steps, kept
 
 
 def count_condition_channels(labels: LabelScheme) -> int:

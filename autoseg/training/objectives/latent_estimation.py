@@ -11,6 +11,7 @@ from autoseg.plan.document import ConfigurationPlan
 from autoseg.plan.network.latent_diffusion import LatentDiffusionPlan
 from autoseg.plan.objectives import LatentDiffusionObjective
 from autoseg.runtime.distributed import BatchPart
+from autoseg.runtime.streams import copy_to_device
 from autoseg.training.data.batch import Batch
 from autoseg.training.losses.targets import build_output_masks, fill_ignored_voxels
 from autoseg.training.losses.weighted_sum import WeightedLoss
@@ -67,4 +68,4 @@ class LatentEstimation(Objective):
         shares = self.part.draw(lambda whole: torch.rand(whole, generator=generator), count)
         is_last = shares < self.plan.last_step_fraction
         device = batch.image.device
-        return noise.to(device), torch.where(is_last, last, steps).to(device)
+        return copy_to_device(noise, device), copy_to_device(torch.where(is_last, last, steps), device)

@@ -17,6 +17,7 @@ from autoseg.plan.document import ConfigurationPlan
 from autoseg.plan.network import MaskRcnnPlan
 from autoseg.plan.objectives import MaskRcnnObjective
 from autoseg.runtime.distributed import BatchPart
+from autoseg.runtime.streams import copy_to_device, fill_numbers
 from autoseg.training.data.batch import Batch
 from autoseg.training.objectives.box_targets import BoxTargets
 from autoseg.training.objectives.detection_losses import BOX_LOSSES, compute_varifocal_loss
@@ -76,7 +77,7 @@ class ObjectDetection(Objective):
         generator = None if self.training else torch.Generator().manual_seed(VALIDATION_SEED)
         count = self.network.proposals + MOST_OBJECTS
         order = self.part.draw(lambda whole: torch.rand((whole, count), generator=generator), len(label_map))
-        return order.to(label_map.device)
+        return copy_to_device(order, label_map.device)
 
     def _compare_proposals(
         self, targets: ObjectTargets, scores: Tensor, boxes: Tensor, centres: Tensor, *, is_usable: Tensor
@@ -114,9 +115,12 @@ class ObjectDetection(Objective):
             negative_weight=self.plan.negative_weight,
             focusing_power=self.plan.focusing_power,
         )
-        spacing_mm = boxes.new_tensor(self.spacing_mm)
+        spacing_mm = fill_numbers(self.spacing_mm, boxes.device, dtype=boxes.dtype)
         of_boxes = BOX_LOSSES[self.plan.box_loss](boxes * spacing_mm, wanted * spacing_mm)
-        loss = varifocal[is_usable].sum() + self.plan.box_weight * (assigned.qualities * of_boxes).sum()
+        loss = (
+            torch.where(is_usable[:, None], varifocal, 0.0).sum()
+            + self.plan.box_weight * (assigned.qualities * of_boxes).sum()
+        )
         return loss, assigned.qualities.sum()
 
     def _compare_regions(

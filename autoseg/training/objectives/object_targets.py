@@ -11,6 +11,7 @@ from torch import Tensor
 
 from autoseg.labels import LabelScheme
 from autoseg.nonzero_region import number_components
+from autoseg.runtime.streams import copy_to_device
 
 MOST_OBJECTS: Final = 128
 """The largest are kept; the voxels of others are no background. A fixed number, so that all steps are alike (guess:
@@ -26,18 +27,20 @@ class ObjectTargets:
     Attributes:
         boxes: Corners in voxels.
         classes: Class of every object.
-        is_object: The rows that hold an object.
+        is_object: The rows that hold an object: the first ones.
+        counts: Number of the objects of every sample, known to the CPU.
         numbers: Row of the object of every voxel plus 1; 0 is background, `IGNORED` neither.
     """
 
     boxes: Float[Tensor, "batch object 2 axes"]
     classes: Int[Tensor, "batch object"]
     is_object: Bool[Tensor, "batch object"]
+    counts: tuple[int, ...]
     numbers: Int[Tensor, " batch *space"]
 
     def list_boxes(self, sample: int) -> Float[Tensor, "_object 2 axes"]:
         """Lists the boxes of the objects of a sample."""
-        return self.boxes[sample][self.is_object[sample]]
+        return self.boxes[sample, : self.counts[sample]]
 
 
 def find_object_targets(
@@ -72,12 +75,15 @@ def find_object_targets(
         for row, number in enumerate(order):
             boxes[sample, row] = np.array([(part.start, part.stop) for part in places[number]]).T
         classes[sample, : len(order)], is_object[sample, : len(order)] = kinds[order], True
-    device = label_map.device
+    on_device = [
+        copy_to_device(torch.from_numpy(found), label_map.device) for found in (boxes, classes, is_object, numbers)
+    ]
     return ObjectTargets(
-        boxes=torch.from_numpy(boxes).to(device),
-        classes=torch.from_numpy(classes).to(device),
-        is_object=torch.from_numpy(is_object).to(device),
-        numbers=torch.from_numpy(numbers).to(device),
+        boxes=on_device[0],
+        classes=on_device[1],
+        is_object=on_device[2],
+        numbers=on_device[3],
+        counts=tuple(is_object.sum(axis=1).tolist()),
     )
 
 

@@ -14,6 +14,7 @@ from autoseg.plan.losses import CrossEntropyTerm, DiceTerm
 from autoseg.plan.network.point_rend import PointRendPlan
 from autoseg.plan.objectives import PointRendObjective
 from autoseg.runtime.distributed import WHOLE_BATCH, BatchPart
+from autoseg.runtime.streams import copy_to_device
 from autoseg.training.data.batch import Batch
 from autoseg.training.losses.cross_entropy import compute_cross_entropy
 from autoseg.training.losses.dice import compute_dice
@@ -113,7 +114,7 @@ def draw_voxels(
     """
     # Double precision tells all voxels of a patch apart; the numbers are equal on every device.
     drawn = part.draw(lambda whole: torch.rand((whole, count), dtype=torch.float64), len(label_map))
-    drawn = drawn.to(label_map.device)
+    drawn = copy_to_device(drawn, label_map.device)
     voxels = label_map[0].numel()
     if valid is None:
         return (drawn * voxels).long()

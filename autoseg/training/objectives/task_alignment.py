@@ -47,7 +47,7 @@ def assign_cells(
         centres: Centres of the cells.
         is_usable: Cells that may be assigned.
     """
-    if not len(targets) or not is_usable.any():
+    if not len(targets):
         return CellAssignment(
             objects=torch.zeros(len(centres), dtype=torch.long, device=centres.device),
             qualities=scores.new_zeros(len(centres)),
@@ -76,4 +76,4 @@ def find_candidates(
     distances = (boxes.mean(dim=1)[:, None] - centres).square().sum(dim=-1)
     nearest = torch.where(is_usable, distances, torch.inf).argmin(dim=1, keepdim=True)
     alone = torch.zeros_like(found).scatter_(1, nearest, value=True)
-    return torch.where(found.any(dim=1, keepdim=True), found, alone)
+    return torch.where(found.any(dim=1, keepdim=True), found, alone & is_usable)

@@ -13,6 +13,7 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from autoseg.plan.network.latent_diffusion import DiffusionPlan
+from autoseg.runtime.streams import copy_to_device
 
 COSINE_OFFSET: Final = 0.008  # keeps the first steps from being too small (Nichol and Dhariwal 2021)
 LARGEST_VARIANCE: Final = 0.999
@@ -169,7 +170,7 @@ class Diffusion:
     @staticmethod
     def _take(table: Tensor, steps: Tensor, like: Tensor) -> Tensor:
         """Takes one value a sample, in the shape in which it multiplies the samples."""
-        taken = table.to(device=like.device, dtype=like.dtype)[steps.to(like.device)]
+        taken = copy_to_device(table.to(like.dtype), like.device)[copy_to_device(steps, like.device)]
         return taken.reshape(-1, *(1,) * (like.ndim - 1))
 
 

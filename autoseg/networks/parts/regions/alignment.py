@@ -13,6 +13,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from autoseg.runtime.streams import fill_numbers
+
 CELLS_PER_EDGE: Final = 14.0
 """Cells along an edge of a box, at least, at the level from which its features come: 224 pixels at a stride of 16."""
 
@@ -41,7 +43,7 @@ def align_regions(
     chosen = choose_levels(boxes, strides)
     voxels, weights = locate_samples(
         boxes,
-        torch.tensor(strides, dtype=boxes.dtype, device=boxes.device)[chosen],
+        _fill_rows(strides, boxes.device, boxes.dtype)[chosen],
         [tuple(level.shape[2:]) for level in levels],
         chosen=chosen,
         bins=bins,
@@ -87,8 +89,8 @@ def choose_levels(
 ) -> Int[Tensor, "batch box"]:
     """Chooses the coarsest level at which an edge of a box has enough cells (the mean of its axes), or the finest."""
     edges = (boxes[..., 1, :] - boxes[..., 0, :]).clamp(min=1).log().mean(dim=-1)
-    sizes = torch.tensor(strides, dtype=edges.dtype, device=edges.device).log().mean(dim=-1)
-    limits = torch.log(torch.tensor(CELLS_PER_EDGE, dtype=edges.dtype, device=edges.device))
+    sizes = _fill_rows(strides, edges.device, edges.dtype).log().mean(dim=-1)
+    limits = edges.new_full((), CELLS_PER_EDGE).log()
     return ((edges[..., None] - sizes >= limits).sum(dim=-1) - 1).clamp(min=0)
 
 
@@ -112,8 +114,8 @@ def locate_samples(
         samples_per_bin: Points along each axis of a bin.
     """
     sizes = [prod(extent) for extent in extents]
-    first = torch.tensor([sum(sizes[:level]) for level in range(len(sizes))], device=boxes.device)[chosen]
-    counts = torch.tensor(extents, device=boxes.device)[chosen]
+    first = fill_numbers([sum(sizes[:level]) for level in range(len(sizes))], boxes.device)[chosen]
+    counts = _fill_rows(extents, boxes.device, torch.int64)[chosen]
     voxels = torch.zeros_like(first)[:, :, None, None]
     weights = torch.ones_like(voxels, dtype=boxes.dtype)
     shares = (torch.arange(bins * samples_per_bin, device=boxes.device, dtype=boxes.dtype) + 0.5) / (
@@ -129,6 +131,12 @@ def locate_samples(
         voxels = _join(voxels * count[..., None], ends, bins, torch.add)
         weights = _join(weights, parts, bins, torch.mul)
     return voxels + first[:, :, None, None], weights
+
+
+def _fill_rows(rows: Sequence[Sequence[int]], device: torch.device, dtype: torch.dtype) -> Tensor:
+    return fill_numbers(
+        [number for row in rows for number in row], device, shape=(len(rows), len(rows[0])), dtype=dtype
+    )
 
 
 def _join(known: Tensor, along: Tensor, bins: int, combine: Callable[[Tensor, Tensor], Tensor]) -> Tensor:

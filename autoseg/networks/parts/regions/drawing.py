@@ -70,7 +70,7 @@ def divide(
     class_count: int,
 ) -> Float[Tensor, "batch output *space"]:
     """Divides the logit of a class, against that of background, 0, between its core and its border."""
-    high, low = (torch.log(heights.new_tensor(share)) for share in (CORE_SHARE, 1 - CORE_SHARE))
+    high, low = (heights.new_full((), share).log() for share in (CORE_SHARE, 1 - CORE_SHARE))
     rows = torch.arange(class_count, device=heights.device).reshape(-1, *(1,) * (heights.ndim - 2))
     own = torch.where(classes == rows, heights, BACKGROUND_LOGIT)
     cores, borders = own + torch.where(is_core, high, low), own + torch.where(is_core, low, high)

@@ -9,7 +9,7 @@ from builders.simulated_cuda import DEVICE, simulate_cuda
 from builders.threads import use_one_thread
 
 from autoseg.networks import build_network
-from autoseg.networks.weights import write_weights
+from autoseg.networks.weights import hash_weights, write_weights
 from autoseg.plan.losses import LOSS_TERMS
 from autoseg.plan.objectives import OBJECTIVE_PLANS
 from autoseg.training.data.batch import Batch
@@ -85,14 +85,27 @@ OWN_OBJECTIVES = {
     "mask_rcnn": "mask_rcnn",
 }
 """Of families that no other objective trains."""
-MEANT = {}
+CHANGES = {
+    "detector": {"strides": STRIDES, "kernel_sizes": KERNELS},
+    "mask_rcnn": {"strides": STRIDES, "kernel_sizes": KERNELS},
+    "label_autoencoder": {"input_channels": 3},
+}
+MEANT = {
+    "fill_ignored_voxels": "the nearest label is found on the CPU",
+    "compute_signed_distances_mm": "so is the nearest boundary",
+    "compute_border_exponentials": "so are the nearest objects",
+    "find_object_targets": "objects are found there",
+    "_find_targets": "and those of a detector",
+}
+"""Functions that read a label map, once a step, and why."""
 
 _one_thread = pytest.fixture(autouse=True)(use_one_thread)
 
 
 def plan_with(network, objective=None, **training):
     name = objective or OWN_OBJECTIVES.get(network.family, "segmentation")
-    planned = OBJECTIVE_PLANS[name].model_validate({"name": name, **OBJECTIVE_FIELDS[name]})
+    fields = OBJECTIVE_FIELDS[name] | ({"bin_weight": 0.0} if getattr(network, "distance_bins", 0) == 1 else {})
+    planned = OBJECTIVE_PLANS[name].model_validate({"name": name, **fields})
     plan = build_configuration((16,) * network.dimensions, training=training)
     update = {"network": network, "training": plan.training.model_copy(update={"objective": planned})}
     return plan.model_copy(update=update)
@@ -112,9 +125,9 @@ def draw_batch(network, labels):
     return Batch(image=image, label_map=label_map).pin_memory().move_to(DEVICE)
 
 
-def find_waits(plan, labels=LABELS, *, meant=(), dtype="float32", memory_format=torch.contiguous_format, **options):
+def find_waits(plan, labels=LABELS, *, dtype="float32", memory_format=torch.contiguous_format, **options):
     """Lists what a GPU would refuse or wait for in a step of training, after a first one, and one of validation."""
-    with simulate_cuda(meant=meant) as findings:
+    with simulate_cuda() as findings:
         execution = TrainingExecution(memory_format=memory_format)
         learner = build_learner(
             plan, labels, device=DEVICE, seed=0, dtype=dtype, execution=execution, announce=lambda _: None, **options
@@ -134,7 +147,11 @@ def find_waits(plan, labels=LABELS, *, meant=(), dtype="float32", memory_format=
             launch_validation_step(learner, batch)
     assert loss.device == DEVICE
     assert torch.isfinite(loss.held)
-    return sorted(set(findings.found))
+    return sorted({found for found in findings.found if not is_meant(found)})
+
+
+def is_meant(found):
+    return found.startswith("a copy to the CPU") and found.endswith(tuple(f" {name})" for name in MEANT))
 
 
 def test_tables_are_complete():
@@ -145,7 +162,7 @@ def test_tables_are_complete():
 @pytest.mark.parametrize("name", SMALL_NETWORKS)
 def test_no_step_of_a_network_waits(name):
     dimensions = 3 if name == "hybrid_2d_3d" else 2
-    changes = {"strides": STRIDES, "kernel_sizes": KERNELS} if name.startswith(("detector", "mask_rcnn")) else {}
+    changes = CHANGES.get(name.split()[0], {})
     network = build_small_network_plan(name, dimensions, **changes)
     formats = {2: torch.channels_last, 3: torch.channels_last_3d}
     labels = REGIONS if getattr(network, "probabilities", "") == "sigmoid" else LABELS
@@ -177,15 +194,16 @@ def test_no_further_objective_waits(name, scheme):
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_no_optimizer_waits(name, dtype):
+def test_no_optimizer_waits_but_the_one_that_is_never_captured_in_float16(name, dtype):
     plan = plan_with(build_small_network_plan("plain_unet", 2), optimizer=name, momentum=0.9)
-    assert find_waits(plan, dtype=dtype) == []
+    read = [] if (name, dtype) != ("rmsprop", "float16") else ["_local_scalar_dense waits for the device"]
+    assert [found.partition(" (")[0] for found in find_waits(plan, dtype=dtype)] == read
 
 
 @pytest.mark.parametrize("scheme", ["labels", "regions"])
 def test_no_teacher_waits(tmp_path, scheme):
     plan = plan_with(build_small_network_plan("plain_unet", 2))
     path = tmp_path / "teacher.safetensors"
-    write_weights(path, build_network(plan.network).state_dict(), {})
-    teacher = Teacher(plan=plan.network, checkpoint=path)
+    write_weights(path, build_network(plan.network).state_dict())
+    teacher = Teacher(plan=plan.network, checkpoint=path, digest=hash_weights(path))
     assert find_waits(plan, {"labels": LABELS, "regions": REGIONS}[scheme], teacher=teacher) == []
