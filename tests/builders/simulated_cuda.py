@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 from unittest.mock import patch
 
+import pytest
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -222,6 +223,8 @@ def _look_at_copy(findings: Findings, func: Any, given: Any, target: torch.devic
     if is_from_here == is_to_here:
         return
     host = args[0] if name == "_to_copy" or is_from_here else args[1]
+    if host.numel() == 0:  # nothing is copied
+        return
     is_async = kwargs.get("non_blocking", args[2] if len(args) > 2 else False)
     is_pinned = getattr(host, _pinned, False)
     if is_from_here and not (name == "copy_" and is_async and is_pinned):
@@ -308,8 +311,26 @@ def _leave_without_gradients(mode: Any, *error: Any) -> None:
     mode.replaced.__exit__(*error)
 
 
-class _Stream:
+class _Event(torch.cuda.Event):
+    """Has always happened."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> "_Event":
+        del args, kwargs
+        return object.__new__(cls)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        del args, kwargs
+
+    def synchronize(self) -> None:
+        """There is nothing to wait for."""
+
+
+class _Stream(torch.cuda.Stream):
     """There is one alone."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> "_Stream":
+        del args, kwargs
+        return object.__new__(cls)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         del args, kwargs
@@ -320,15 +341,24 @@ class _Stream:
     def __exit__(self, *args: Any) -> None:
         return None
 
-    def _return_one(self, *args: Any) -> "_Stream":
-        return self
+    def record_event(self, event: Any = None) -> _Event:
+        """Records an event."""
+        return event or _Event()
 
-    wait_stream = wait_event = record_event = record = synchronize = _return_one
+    def wait_stream(self, stream: Any) -> None:
+        """Does nothing."""
+
+    wait_event = wait_stream
+
+    def synchronize(self) -> None:
+        """Does nothing."""
 
 
 @contextmanager
 def simulate_cuda() -> Iterator[Findings]:
     """Has PyTorch work on the device `cuda:0` within the context, and records what a GPU would refuse or wait for."""
+    if torch.backends.cuda.is_built():
+        pytest.skip("this PyTorch has a CUDA of its own")
     findings = Findings()
     replaced: dict[str, Callable[..., Any]] = {
         "torch.cuda._lazy_init": lambda: None,
@@ -338,6 +368,8 @@ def simulate_cuda() -> Iterator[Findings]:
         "torch.cuda.stream": _Stream,
         "torch.cuda.Stream": _Stream,
         "torch.cuda.device": _Stream,
+        "torch.cuda.set_device": lambda device: None,
+        "torch.cuda.synchronize": lambda device: None,
         "torch.Tensor.pin_memory": lambda tensor, device=None: mark_pinned(tensor.clone()),
         "torch.Tensor.is_pinned": lambda tensor, device=None: getattr(tensor, _pinned, False),
         "torch.inference_mode.__enter__": _enter_without_gradients,
