@@ -14,7 +14,7 @@ CHANGES = {
     name: {"strides": ((1, 1), (2, 2), (2, 2)), "kernel_sizes": ((3, 3),) * 3} for name in ("detector", "mask_rcnn")
 }
 ONCE = {"a copy of (": "_blend_windows", "tolist waits": "_check_finite_output"}
-"""Beginnings of what happens before or after all windows, and the functions: the image goes over, sums are looked at."""
+"""What happens once, before or after all windows, and where: the image goes over, sums are looked at."""
 ENDS = tuple(f" {name})" for name in ONCE.values())
 
 
