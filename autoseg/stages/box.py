@@ -1,4 +1,4 @@
-"""The box of the previous stage: the part of an image in which the network of this stage is trained and predicts."""
+"""The box of the previous stage: the part of an image in which the network of this stage predicts."""
 
 import math
 from collections.abc import Sequence

@@ -40,7 +40,7 @@ def choose_roi(
     roi: str = ROI,
     margin_voxels: float = MARGIN_VOXELS,
 ) -> tuple[ConfigurationPlan, tuple[Reason, ...]]:
-    """Chooses the configuration that is trained and predicts in the box of a coarse one; all else is as in `fine`.
+    """Chooses the configuration that predicts in the box of a coarse one; all else is as in `fine`.
 
     Args:
         fine: The configuration for whole images, or one that was chosen for the box, with data of its own.
@@ -63,7 +63,7 @@ def choose_roi(
     )
     previous = BoxOfPreviousStage(configuration=name, margin_mm=margin.value, training_margin_voxels=surroundings.value)
     like = "" if fine.data_of == roi else f", all else is as in {fine.data_of}"
-    exists = Decision(roi, f"asked for; it is trained and predicts only in the box of what {name} finds{like}")
+    exists = Decision(roi, f"asked for; it predicts only in the box of what {name} finds{like}")
     return fine.model_copy(update={"previous_stage": previous}), (
         record(roi, exists, "planned"),
         record(f"{roi}: box margin", margin, f"{margin.value:g} at either end of each axis"),
