@@ -285,7 +285,7 @@ def test_a_file_that_is_no_image_is_refused(make_run, tmp_path):
     [
         ((12, 11), r"found float64 of \(12, 11\); give the whole volume"),
         ((9, 12, 11, 3), r"whose last axis looks like channels; give np.moveaxis\(array, -1, 0\)$"),
-        ((3, 9, 12, 11), r"takes 1 channel\(s\) \(MR0\), found 3"),
+        ((3, 9, 12, 11), r"takes 1 channel \(MR0\), found 3"),
     ],
 )
 def test_arrays_of_another_shape_are_refused_by_a_model_of_volumes(make_run, shape, words):
@@ -298,8 +298,8 @@ def test_arrays_of_another_shape_are_refused_by_a_model_of_volumes(make_run, sha
     ("channels", "shape", "words"),
     [
         (1, (12, 11), r"a picture is a volume of one slice: give array\[None\]"),
-        (1, (12, 11, 3), r"of 1 channel\(s\), found float64 of \(12, 11, 3\), whose last axis looks like channels"),
-        (3, (12, 11, 3), r"of 3 channel\(s\), .* give np.moveaxis\(array, -1, 0\)\[:, None\], which adds z"),
+        (1, (12, 11, 3), r"of 1 channel, found float64 of \(12, 11, 3\), whose last axis looks like channels"),
+        (3, (12, 11, 3), r"of 3 channels, .* give np.moveaxis\(array, -1, 0\)\[:, None\], which adds z"),
         (3, (1, 12, 11, 3), r"give np.moveaxis\(array, -1, 0\)$"),
     ],
 )
