@@ -31,6 +31,7 @@ from autoseg.cli.select import select
 from autoseg.cli.status import status
 from autoseg.cli.synthesize import synthesize
 from autoseg.cli.terminal.console import ERRORS_OF_A_FULL_DISK, build_stop_request, flush_output, open_closed_streams
+from autoseg.cli.terminal.repeated_options import SingleValueCommand
 from autoseg.cli.train import train
 from autoseg.cli.urls import accept_urls, name_urls
 from autoseg.cli.version import show_version
@@ -142,9 +143,13 @@ for command in (
     refine,
     synthesize,
 ):
-    app.command(short_help=describe_briefly(command))(explain_interruption(accept_urls(command)))
+    app.command(cls=SingleValueCommand, short_help=describe_briefly(command))(
+        explain_interruption(accept_urls(command))
+    )
 # A function cannot have this name.
-app.command("import", short_help=describe_briefly(import_model))(explain_interruption(accept_urls(import_model)))
+app.command("import", cls=SingleValueCommand, short_help=describe_briefly(import_model))(
+    explain_interruption(accept_urls(import_model))
+)
 
 
 def find_own_command() -> tuple[str, ...]:

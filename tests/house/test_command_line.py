@@ -20,6 +20,7 @@ from autoseg.cli.predict import predict
 from autoseg.cli.select import select
 from autoseg.cli.status import status
 from autoseg.cli.terminal.options import list_given_options
+from autoseg.cli.terminal.repeated_options import TAKEN_SEVERAL_TIMES
 from autoseg.cli.train import train
 from autoseg.errors import Stopped
 from autoseg.processes.signals import TERMINATION_SIGNALS, StopSignal, list_unignored_signals
@@ -82,6 +83,26 @@ def list_flags() -> dict[str, set[str]]:
 
 def test_commands_and_flags_are_exactly_those_that_users_script_against() -> None:
     assert list_flags() == EXPECTED_FLAGS
+
+
+def test_a_second_value_of_an_option_that_takes_one_is_refused_and_not_taken_for_the_first() -> None:
+    group = typer.main.get_command(app)
+    takes_several: dict[str, set[bool]] = {}
+    for command in group.commands.values():  # type: ignore[attr-defined]
+        for option in command.params:
+            if option.param_type_name == "option":
+                takes_several.setdefault(option.opts[0], set()).add(option.multiple)
+    mixed = {name for name, kinds in takes_several.items() if len(kinds) > 1}
+    assert mixed == set(TAKEN_SEVERAL_TIMES)
+    for words in (("predict", "run", "images", "out"), ("train", "run"), ("export", "run")):
+        named = ("--configuration", "2d", "--configuration", "3d_fullres")
+        done = subprocess.run([sys.executable, "-m", "autoseg", *words, *named], capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "--configuration" in done.stderr
+        assert "it takes one value here, found 2; run the command once for each" in " ".join(done.stderr.split())
+    several = ["select", "no_such_run", "--configuration", "2d", "--configuration", "3d_fullres"]
+    done = subprocess.run([sys.executable, "-m", "autoseg", *several], capture_output=True, text=True)
+    assert done.returncode == 1
 
 
 def test_every_option_that_changes_a_plan_is_recorded_as_it_was_given() -> None:
