@@ -41,6 +41,7 @@ class LabelledCase:
 
     Attributes:
         label_map: Label map with internal labels; where objects are told apart, cores and borders.
+        ignore_label: The ignore label in it; None without one.
         warnings: Oddities of the intensities, one sentence each.
     """
 
@@ -48,6 +49,7 @@ class LabelledCase:
     image: Float32[np.ndarray, "channel z y x"]
     label_map: Int16[np.ndarray, "z y x"]
     grid: Grid
+    ignore_label: int | None = None
     warnings: tuple[str, ...] = ()
 
 
@@ -77,7 +79,12 @@ def read_labelled_case(case: Case, *, labels: LabelScheme, channel_names: Sequen
     label_map = build_core_and_border(
         read.label_map, found.array, spacing_mm=read.grid.spacing_mm, targets=case.targets
     )
-    return replace(read, label_map=label_map, warnings=(*read.warnings, *found.warnings))
+    return replace(
+        read,
+        label_map=label_map,
+        ignore_label=case.targets.target_labels.ignore_label,
+        warnings=(*read.warnings, *found.warnings),
+    )
 
 
 def _read_labels(case: Case, *, labels: LabelScheme, channel_names: Sequence[str]) -> LabelledCase:
@@ -97,7 +104,12 @@ def _read_labels(case: Case, *, labels: LabelScheme, channel_names: Sequence[str
     if problems:
         raise DatasetError(case.name, problems)
     return LabelledCase(
-        name=case.name, image=volume.array, label_map=label_map, grid=volume.grid, warnings=found.warnings
+        name=case.name,
+        image=volume.array,
+        label_map=label_map,
+        grid=volume.grid,
+        ignore_label=labels.ignore_label,
+        warnings=found.warnings,
     )
 
 
@@ -112,7 +124,7 @@ def read_instances(case: Case, labelled: LabelledCase) -> Int32[np.ndarray, "z y
 
 def read_objects(case: Case, labelled: LabelledCase) -> ObjectNumbers:
     """Reads the numbers of the objects of a case, as `read_instances`, with warnings about their files."""
-    return _read_objects(case, labelled.label_map, labelled.grid)
+    return _read_objects(case, labelled.label_map, labelled.grid, ignore_label=labelled.ignore_label)
 
 
 def read_reference_objects(
@@ -126,13 +138,16 @@ def read_reference_objects(
     """
     assert case.targets is not None, "only cases with targets have cores and borders"
     grid = read_grid(case.image_paths[0])
-    label_map = case.targets.labels.encode(read_fitted_label_map(case, grid).array)
-    objects = _read_objects(case, label_map, grid).array
+    labels = case.targets.labels
+    label_map = labels.encode(read_fitted_label_map(case, grid).array)
+    objects = _read_objects(case, label_map, grid, ignore_label=labels.ignore_label).array
     built = build_core_and_border(label_map, objects, spacing_mm=grid.spacing_mm, targets=case.targets)
     return built, objects, grid
 
 
-def _read_objects(case: Case, label_map: Int16[np.ndarray, "z y x"], grid: Grid) -> ObjectNumbers:
+def _read_objects(
+    case: Case, label_map: Int16[np.ndarray, "z y x"], grid: Grid, *, ignore_label: int | None
+) -> ObjectNumbers:
     path = case.instances_path
     if path is None:
         text = (
@@ -147,6 +162,7 @@ def _read_objects(case: Case, label_map: Int16[np.ndarray, "z y x"], grid: Grid)
                 volume, grid, case, what=f"instance label map {file} of image {case.image_paths[0]}"
             ),
             label_map=label_map,
+            ignore_label=ignore_label,
         )
     except VolumeError as error:
         raise DatasetError(case.name, [Problem(text=str(error))]) from error
@@ -157,13 +173,16 @@ def _read_objects(case: Case, label_map: Int16[np.ndarray, "z y x"], grid: Grid)
     return found
 
 
-def read_object_numbers(path: Path, fit: Fit, *, label_map: Integer[np.ndarray, "z y x"]) -> ObjectNumbers:
+def read_object_numbers(
+    path: Path, fit: Fit, *, label_map: Integer[np.ndarray, "z y x"], ignore_label: int | None = None
+) -> ObjectNumbers:
     """Reads the numbers of the objects of a case; the files of a folder are numbered from 1, by name.
 
     Args:
         path: A label map, or a folder of label maps with one object each.
         fit: Brings a label map to the grid of the case, or refuses it.
-        label_map: Classes of the objects; where all is background, a folder may be empty.
+        label_map: Classes of the objects; where all is background or ignored, a folder may be empty.
+        ignore_label: The label of what is ignored; None without one.
 
     Raises:
         VolumeError: A file cannot be read, or does not fit; or one in a folder does not hold one object.
@@ -171,7 +190,7 @@ def read_object_numbers(path: Path, fit: Fit, *, label_map: Integer[np.ndarray, 
     if not path.is_dir():
         return ObjectNumbers(array=fit(read_label_map(path), path).array)
     files = list_object_files(path)
-    if not files and not label_map.any():
+    if not files and np.isin(label_map, (0, 0 if ignore_label is None else ignore_label)).all():
         return ObjectNumbers(array=np.zeros(label_map.shape, np.int32))
     if not files:
         msg = (

@@ -170,12 +170,13 @@ def _match_case(job: ObjectJob) -> OfSources:
     """Matches the objects of one case, in a worker process."""
     label_maps, predicted_path, expected_path = job
     pair, grid = read_pair(label_maps)
-    references = _number_classes(pair.reference, _read_numbers(expected_path, grid, pair.reference), label_maps.labels)
+    expected = _read_numbers(expected_path, grid, pair.reference, ignore_label=label_maps.labels.ignore_label)
+    references = _number_classes(pair.reference, expected, label_maps.labels)
     is_scored = _find_scored(pair.reference, label_maps.labels)
     predictions = [np.isin(pair.prediction, members) & is_scored for members in label_maps.labels.class_labels]
     found: dict[ObjectSource, tuple[Matches, ...]] = {}
     if predicted_path is not None:
-        predicted = _read_numbers(predicted_path, grid, pair.prediction)
+        predicted = _read_numbers(predicted_path, grid, pair.prediction, ignore_label=None)
         found["instances"] = tuple(
             match_objects(np.where(is_class, predicted, 0), reference)
             for is_class, reference in zip(predictions, references, strict=True)
@@ -200,8 +201,10 @@ def _find_scored(reference: Int16[np.ndarray, "z y x"], labels: LabelScheme) -> 
     return is_scored
 
 
-def _read_numbers(path: Path, grid: Grid, label_map: Integer[np.ndarray, "z y x"]) -> Int32[np.ndarray, "z y x"]:
-    return read_object_numbers(path, partial(_fit, grid=grid), label_map=label_map).array
+def _read_numbers(
+    path: Path, grid: Grid, label_map: Integer[np.ndarray, "z y x"], *, ignore_label: int | None = None
+) -> Int32[np.ndarray, "z y x"]:
+    return read_object_numbers(path, partial(_fit, grid=grid), label_map=label_map, ignore_label=ignore_label).array
 
 
 def _fit(volume: LabelVolume, path: Path, *, grid: Grid) -> LabelVolume:

@@ -6,6 +6,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from builders.datasets import describe_dataset
 from builders.objects import write_cells
 from builders.volumes import save_nifti
 
@@ -145,3 +146,20 @@ def test_a_record_notices_changed_files_of_objects(cells: Path) -> None:
     assert restore_dataset(record).cases == dataset.cases
     (folder / NAMES[2]).write_bytes((folder / NAMES[2]).read_bytes() + b"\0")
     assert record_dataset(tell(cells)) != record
+
+
+def test_an_image_of_ignored_voxels_and_background_may_have_an_empty_folder(cells: Path) -> None:
+    folder = divide(cells, "case0")
+    for path in folder.iterdir():
+        path.unlink()
+    change(cells / "labelsTr" / "case0.nii.gz", 0, (slice(None),))
+    change(cells / "labelsTr" / "case0.nii.gz", 9, (slice(0, 4),))
+    describe_dataset(cells, labels={"background": 0, "cell": 1, "ignore": 9})
+    plain, told = read_dataset(cells), tell(cells)
+    assert not read_objects(plain.cases[0], read(plain)).array.any()
+    assert not read_objects(told.cases[0], read(told)).array.any()
+    label_map = read(plain).label_map
+    assert set(np.unique(label_map)) == {0, plain.labels.ignore_label}
+    assert set(np.unique(read(told).label_map)) == {0, told.labels.ignore_label}
+    grid = read_grid(cells / "labelsTr" / "case0.nii.gz")
+    assert not _read_numbers(folder, grid, label_map, ignore_label=plain.labels.ignore_label).any()
