@@ -27,6 +27,7 @@ from autoseg.stages.staged_case import StagedCase
 FILTER_EXTENT: Final = 3  # of the box of voxels that a boundary voxel finds neither empty nor full (the paper)
 SEED: Final = 1234
 CLASS_MARK: Final = ":class "  # no name of a file holds a colon
+IGNORED: Final = 2  # beside 0 and 1, in the label map of one class
 MOST_BOUNDARIES: Final = 2048
 """Boundaries that a process keeps, of 0.1 MB or more each; others are found again (guess)."""
 
@@ -69,6 +70,8 @@ class BoundaryInput(PreviousStageInput):
     def open_part(self, case: CachedCase, stage_map: LazyArray, part: str, *, key: tuple[Path, str]) -> CachedCase:
         """Returns a case as it is trained on for one class, with the boundary of the class as its only locations.
 
+        With an ignore label they are its annotated voxels, if there are any: a patch without any teaches nothing.
+
         Args:
             case: The whole case.
             stage_map: Label map of the previous stage.
@@ -78,9 +81,9 @@ class BoundaryInput(PreviousStageInput):
         members = self.labels.class_labels[int(part.partition(CLASS_MARK)[2])]
         reference = ClassArray(array=case.label_map, members=members, ignored=self.labels.ignore_label)
         mask = ClassArray(array=stage_map, members=members, ignored=None)
-        boundary = _Boundary(key=(*key, part), mask=mask, axes=self.filtered_axes)
+        boundary = _Boundary(key=(*key, part), mask=mask, reference=reference, axes=self.filtered_axes)
         found = _find_locations(boundary)
-        boundary.mask = None
+        boundary.mask = boundary.reference = None
         locations = ClassLocations(coordinates=found, class_ranges=((0, len(found)),), annotated_range=None)
         return replace(case, name=part, label_map=reference, further_maps=(mask,), locations=locations)
 
@@ -113,7 +116,7 @@ class ClassArray:
         found = np.isin(labels, self.members).astype(np.int16)
         found[labels == OUTSIDE_LABEL] = OUTSIDE_LABEL
         if self.ignored is not None:
-            found[labels == self.ignored] = 2
+            found[labels == self.ignored] = IGNORED
         return found
 
 
@@ -177,10 +180,12 @@ class _Boundary:
 
     Attributes:
         mask: The class; None once its boundary is found, since the file of a map is open while anything refers to it.
+        reference: The class as it should be, which says what is ignored; None as for the mask.
     """
 
     key: tuple[Path, str, str]
     mask: ClassArray | None
+    reference: ClassArray | None
     axes: int
 
     def __hash__(self) -> int:
@@ -193,7 +198,11 @@ class _Boundary:
 @lru_cache(maxsize=MOST_BOUNDARIES)
 def _find_locations(boundary: _Boundary) -> Int32[np.ndarray, "location 3"]:
     assert boundary.mask is not None, "it was not found before"
+    assert boundary.reference is not None, "it was not found before"
     found = find_boundary(boundary.mask[:] == 1, axes=boundary.axes)
+    if boundary.reference.ignored is not None:
+        annotated = found & (boundary.reference[:] != IGNORED)
+        found = annotated if annotated.any() else found
     return draw_locations(found, np.random.default_rng(SEED))
 
 

@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -138,6 +139,21 @@ def test_no_map_stays_open_once_its_boundary_is_found(run, stored):
     del part
     gc.collect()
     assert opened() is None
+
+
+def test_patches_are_placed_where_the_boundary_is_annotated(run, stored):
+    labels = build_labels({"one": (1,), "two": (2,), "three": (3,)}, ignore_value=4)
+    ignoring, case = replace(stored.input, labels=labels), open_case(run.preprocessed(FIRST), "a")
+    label_map, stage_map = case.label_map[:].copy(), np.zeros(SHAPE, np.int16)
+    stage_map[4:7, 4:7, 2:7] = 1
+    boundary = find_boundary(stage_map == 1, axes=3)
+    label_map[:, :, :5] = labels.ignore_label
+    annotated = boundary & (label_map != labels.ignore_label)
+    for ignored, expected in ((slice(5), annotated), (slice(None), boundary)):  # where none is, all of it
+        label_map[:, :, ignored] = labels.ignore_label
+        opened = replace(case, label_map=label_map)
+        part = ignoring.open_part(opened, stage_map, "a:class 0", key=(run.root, f"up to {ignored.stop}"))
+        assert np.array_equal(part.locations.of_class(0), np.argwhere(expected))
 
 
 def test_slices_have_centres_of_their_own():
