@@ -119,6 +119,8 @@ class BoxOfPreviousStage(PreviousStagePlan):
         margin_mm: Distance by which the box is larger than the foreground, at either end of each axis.
         minimum_mm3: Volume that a component of the foreground needs to count for the box, unless none has it. It is
             learned from predictions of held-out cases before the first fold is trained; 0: every component counts.
+        further_margin_mm: Distance by which the box is larger than `margin_mm` says, learned as the volume is from
+            where the reference of held-out cases reaches beyond what is predicted; 0: `margin_mm` suffices.
         training_margin_voxels: Distance by which the part of a case on which the network is trained is larger than the
             box, at either end of each axis, on the network's grid: boxes of new images may hold what those of training
             cases do not. 0 in plans of earlier versions.
@@ -129,12 +131,13 @@ class BoxOfPreviousStage(PreviousStagePlan):
     input: Literal["box"] = "box"
     margin_mm: NonNegative
     minimum_mm3: NonNegative = 0.0
+    further_margin_mm: NonNegative = Field(default=0.0, exclude_if=lambda margin_mm: margin_mm == 0)
     training_margin_voxels: Margins = Field(default=NO_MARGINS, exclude_if=lambda margins: margins == NO_MARGINS)
 
     @property
-    def box_margin_mm(self) -> float | None:
+    def box_margin_mm(self) -> float:
         """Margin of the box that is made of a prediction."""
-        return self.margin_mm
+        return self.margin_mm + self.further_margin_mm
 
     @property
     def box_minimum_mm3(self) -> float:

@@ -29,20 +29,14 @@ class BoxInput(PreviousStageInput):
     def convert_for_training(
         self, prediction: StagePrediction, target: CaseGeometry
     ) -> Int16[np.ndarray, "new_z new_y new_x"]:
-        """Finds the box around the foreground on the grid of the previous stage, and widens it by the margin."""
+        """Finds the box around the foreground on the grid of a case, and widens it by the margin."""
         assert isinstance(self.plan, BoxOfPreviousStage)
-        found = _find_components(prediction).join(self.plan.minimum_mm3)
-        if found is None:
-            return store_box(None)
-        shape_voxels = prediction.geometry.resampled_shape_voxels
-        return store_box(widen_box(found, shape_voxels, target, margin_mm=self.plan.margin_mm))
-
-    def find_components(self, prediction: StagePrediction, target: CaseGeometry) -> BoxComponents:
-        """Finds the components of the foreground, each with its box on the grid of a case, widened by the margin."""
-        assert isinstance(self.plan, BoxOfPreviousStage)
-        found, shape_voxels = _find_components(prediction), prediction.geometry.resampled_shape_voxels
-        widened = [widen_box(box, shape_voxels, target, margin_mm=self.plan.margin_mm) for box in found.list_boxes()]
-        return replace(found, boxes=np.array(widened, dtype=np.int64).reshape(found.boxes.shape))
+        widened = find_moved_components(prediction, target).widen(
+            self.plan.box_margin_mm,
+            spacing_mm=target.target_spacing_mm,
+            shape_voxels=target.resampled_shape_voxels,
+        )
+        return store_box(widened.join(self.plan.minimum_mm3))
 
     def convert_for_prediction(
         self, prediction: StagePrediction, case: StagedCase, *, resampling: ResamplingPlan
@@ -76,11 +70,14 @@ class BoxInput(PreviousStageInput):
         return crop_case(case, (z, y, x))
 
 
-def _find_components(prediction: StagePrediction) -> BoxComponents:
-    """Finds the components of the foreground on the grid of the previous stage."""
+def find_moved_components(prediction: StagePrediction, target: CaseGeometry) -> BoxComponents:
+    """Finds the components of the foreground on the grid of the previous stage, and their boxes on that of a case."""
     geometry = prediction.geometry
-    foreground = prediction.restore_on(geometry.resampled_shape_voxels) > 0
-    return find_components(foreground, voxel_mm3=math.prod(geometry.target_spacing_mm))
+    shape_voxels = geometry.resampled_shape_voxels
+    foreground = prediction.restore_on(shape_voxels) > 0
+    found = find_components(foreground, voxel_mm3=math.prod(geometry.target_spacing_mm))
+    moved = [move_box(box, shape_voxels, target) for box in found.list_boxes()]
+    return replace(found, boxes=np.array(moved, dtype=np.int64).reshape(found.boxes.shape))
 
 
 def store_box(box: Box | None) -> Int16[np.ndarray, "3 2 1"]:
@@ -91,22 +88,17 @@ def store_box(box: Box | None) -> Int16[np.ndarray, "3 2 1"]:
     return corners
 
 
-def widen_box(box: Box, shape_voxels: Sequence[int], target: CaseGeometry, *, margin_mm: float) -> Box:
-    """Returns the voxels of another grid of the same image that a box touches, and those up to a margin around it.
+def move_box(box: Box, shape_voxels: Sequence[int], target: CaseGeometry) -> Box:
+    """Returns the voxels of another grid of the same image that a box touches.
 
     Args:
         box: A box in a grid of `shape_voxels`.
         shape_voxels: Shape of the grid of the box, which covers the same space as that of the target.
         target: Geometry of the other grid.
-        margin_mm: The margin.
     """
-    axes = zip(box, shape_voxels, target.resampled_shape_voxels, target.target_spacing_mm, strict=True)
-    widened: list[tuple[int, int]] = []
-    for (first, end), extent, new_extent, spacing_mm in axes:
-        margin = math.ceil(margin_mm / spacing_mm)
-        below, above = first * new_extent // extent - margin, -(-end * new_extent // extent) + margin
-        widened.append((max(0, below), min(new_extent, above)))
-    return widened[0], widened[1], widened[2]
+    axes = zip(box, shape_voxels, target.resampled_shape_voxels, strict=True)
+    z, y, x = ((first * new // old, -(-end * new // old)) for (first, end), old, new in axes)
+    return z, y, x
 
 
 def crop_case(case: CachedCase, box: Box) -> CachedCase:

@@ -2,19 +2,22 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
-from autoseg.geometry import IntTriple
+from autoseg.geometry import FloatTriple, IntTriple
 from autoseg.nonzero_region import Box, number_components
 from autoseg.plan.decisions import Decision
 
 TAKEN_SHARE: Final = 0.5
 """Share of the volume up to which components may be left out of the boxes of all held-out cases: in a new image, one
 that matters may be smaller than in any of them (guess)."""
+MISSED_FACTOR: Final = 2.0
+"""Distance, as a multiple of the planned margin, from which on something is not predicted at all, so that a margin is
+not the remedy (guess)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -32,6 +35,12 @@ class BoxComponents:
     def list_boxes(self) -> list[Box]:
         """Lists the boxes."""
         return [((z[0], z[1]), (y[0], y[1]), (x[0], x[1])) for z, y, x in self.boxes.tolist()]
+
+    def widen(self, margin_mm: float, *, spacing_mm: FloatTriple, shape_voxels: IntTriple) -> "BoxComponents":
+        """Returns them with boxes that hold the voxels up to a margin around each, as far as there are any."""
+        margins = np.ceil(margin_mm / np.array(spacing_mm)).astype(np.int64)
+        widened = self.boxes + np.stack([-margins, margins], axis=-1)
+        return replace(self, boxes=np.clip(widened, 0, np.array(shape_voxels)[:, None]))
 
     def join(self, minimum_mm3: float) -> Box | None:
         """Returns the box around all components of a volume, or around all if none has it; None if there are none."""
@@ -62,14 +71,31 @@ class BoxCase:
     """A held-out case whose foreground is to lie in the box.
 
     Attributes:
-        components: Components that a stage finds, with boxes on the grid of the case, the margin included.
+        found: Components that a stage finds, with boxes on the grid of the case, without any margin.
         reference: Box of the foreground of the reference; None without any.
         shape_voxels: Shape of the case.
+        spacing_mm: Spacing of the case.
+        margin_mm: Margin of the boxes.
     """
 
-    components: BoxComponents
+    found: BoxComponents
     reference: Box | None
     shape_voxels: IntTriple
+    spacing_mm: FloatTriple
+    margin_mm: float
+
+    @property
+    def components(self) -> BoxComponents:
+        """The components, with boxes that hold the margin."""
+        return self.found.widen(self.margin_mm, spacing_mm=self.spacing_mm, shape_voxels=self.shape_voxels)
+
+    def measure_distance_mm(self, minimum_mm3: float) -> float:
+        """Measures how far the reference reaches beyond the box without the margin, along the axis where most."""
+        box = self.found.join(minimum_mm3)
+        if box is None or self.reference is None:
+            return 0.0
+        beyond = (np.array(box) - np.array(self.reference)) * (1, -1)
+        return max(0.0, float((beyond * np.array(self.spacing_mm)[:, None]).max()))
 
     def covers(self, minimum_mm3: float) -> bool:
         """Returns whether the reference lies in the box; without a box, the whole image is taken."""
@@ -127,3 +153,33 @@ def learn_minimum(cases: Sequence[BoxCase], *, distance_unit: str) -> Decision[f
         f"instead of {before:.3g}"
     )
     return Decision(minimum, because)
+
+
+def learn_margin(cases: Sequence[BoxCase], minimum_mm3: float, *, distance_unit: str) -> Decision[float]:
+    """Learns the distance in mm by which boxes have to be larger than the planned margin, from held-out cases.
+
+    Args:
+        cases: The cases; all have the planned margin.
+        minimum_mm3: Volume that a component needs to count for the box.
+        distance_unit: Unit of lengths.
+    """
+    count, planned_mm = len(cases), cases[0].margin_mm
+    distances_mm = [case.measure_distance_mm(minimum_mm3) for case in cases]
+    missed = sum(distance_mm > MISSED_FACTOR * planned_mm for distance_mm in distances_mm)
+    largest_mm = max((one for one in distances_mm if one <= MISSED_FACTOR * planned_mm), default=0.0)
+    found = f"the reference reaches at most {largest_mm:.4g} {distance_unit} beyond what is predicted"
+    if missed:
+        found += f" (in {count - missed} of {count} held-out cases; the others are predicted in part only)"
+    else:
+        found += f" ({count} held-out cases)"
+    if largest_mm <= planned_mm:
+        return Decision(0.0, f"{found}, so the margin of {planned_mm:.4g} suffices")
+    further_mm = math.ceil(1000 * (largest_mm - planned_mm)) / 1000
+    wider = [replace(case, margin_mm=planned_mm + further_mm) for case in cases]
+    before, after = (sum(case.measure_share(minimum_mm3) for case in some) / count for some in (cases, wider))
+    inside, inside_then = (sum(case.covers(minimum_mm3) for case in some) for some in (cases, wider))
+    because = (
+        f"{found}, and the margin is {planned_mm:.4g}: {inside_then} of {count} lie in their boxes instead of "
+        f"{inside}, and boxes hold {after:.3g} of an image instead of {before:.3g}"
+    )
+    return Decision(further_mm, because)

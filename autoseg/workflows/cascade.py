@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
 import numpy as np
@@ -22,8 +22,8 @@ from autoseg.processes.case_pool import Failure
 from autoseg.processes.fold_lock import wait_for_lock
 from autoseg.processes.progress import Progress
 from autoseg.run_folder import RunFolder
-from autoseg.stages.box import BoxInput, store_box
-from autoseg.stages.box_components import BoxCase, learn_minimum
+from autoseg.stages.box import find_moved_components, store_box
+from autoseg.stages.box_components import BoxCase, learn_margin, learn_minimum
 from autoseg.stages.out_of_fold import StageLink, digest_sources, find_holders
 from autoseg.stages.previous_input import StagePrediction
 from autoseg.stages.stored_maps import PredictionSource
@@ -115,8 +115,8 @@ def _prepare_previous(link: StageLink, folds: Collection[str], *, device: str, p
     stale = _list_stale(link, folds)
     if stale:
         msg = (
-            f"{link.configuration} was trained on predictions of {link.previous}, which was trained again since (fold "
-            f"{', '.join(stale)}): train it again with: autoseg train {link.run.root} --configuration "
+            f"{link.configuration} was trained on predictions of {link.previous}, which was trained again since "
+            f"({describe_folds(stale)}): train it again with: autoseg train {link.run.root} --configuration "
             f"{link.configuration} --restart"
         )
         raise TrainingError(msg)
@@ -174,14 +174,27 @@ def _predict_cases(
             yield from predict_preprocessed_cases(link.run, [model], own, finish=finish, write=write, progress=progress)
 
 
-def learn_box_minimum(link: StageLink, *, device: str, progress: Progress) -> StageLink:
-    """Learns which components count for the box of a configuration, before its first fold is trained.
+@dataclass(frozen=True, slots=True)
+class LearnedBox:
+    """What is learned about the box of a configuration from held-out cases.
 
-    The volume that a component needs is written with its reason to the plan of the run, which every fold copies. It is
-    learned from out-of-fold predictions of all cases, whose boxes are stored, and anew where the previous stage was
-    trained again; not from fewer than `FEWEST_CASES`, nor where folds are trained already, which is said if they were
-    trained before the previous stage was, where the user has written a volume into the plan, or where the previous
-    stage has one itself.
+    Attributes:
+        minimum_mm3: Volume that a component needs to count.
+        further_margin_mm: Distance by which the box is larger than its planned margin says.
+    """
+
+    minimum_mm3: Decision[float]
+    further_margin_mm: Decision[float]
+
+
+def learn_box(link: StageLink, *, device: str, progress: Progress) -> StageLink:
+    """Learns about the box of a configuration, before its first fold is trained.
+
+    The volume that a component needs to count and the margin are written with their reasons to the plan of the run,
+    which every fold copies. They are learned from out-of-fold predictions of all cases, whose boxes are stored, and
+    anew where the previous stage was trained again; not from fewer than `FEWEST_CASES`, nor where folds are trained
+    already, which is said if they were trained before the previous stage was, where the user has written one of them
+    into the plan, or where the previous stage has one itself.
 
     Returns:
         The link with the present plan of the run, to which a previous stage may have added its own.
@@ -190,118 +203,133 @@ def learn_box_minimum(link: StageLink, *, device: str, progress: Progress) -> St
         AutosegError: As `prepare_stage_input`.
     """
     link = replace(link, plan=read_document(link.run.plan, Plan))
-    _note_kept_minimum(link, progress)
-    if not _is_minimum_open(link):
+    _note_kept_box(link, progress)
+    if not _is_box_open(link):
         return link
     note = f"waiting for another process, which predicts cases with {link.previous}"
     with wait_for_lock(link.folder / LOCK_NAME, on_wait=lambda: progress.note(note)):
         link = replace(link, plan=read_document(link.run.plan, Plan))
-        if not _is_minimum_open(link):
+        if not _is_box_open(link):
             return link
         check_stages_compatible(
             read_common_plan(list(link.folds.values()), link.previous), link.plan, link.configuration
         )
         sources = link.find_sources()
         found = _find_box_cases(link, sources, device=device, progress=progress)
-        learned = learn_minimum(list(found.values()), distance_unit=link.plan.distance_unit)
-        link = replace(link, plan=_write_minimum(link, learned))
+        cases, unit = list(found.values()), link.plan.distance_unit
+        minimum = learn_minimum(cases, distance_unit=unit)
+        learned = LearnedBox(minimum, learn_margin(cases, minimum.value, distance_unit=unit))
+        link = replace(link, plan=_write_learned(link, learned))
         for case, box_case in found.items():
-            stage_map = store_box(box_case.components.join(learned.value))
+            wider = replace(box_case, margin_mm=_get_box(link).box_margin_mm)
+            stage_map = store_box(wider.components.join(minimum.value))
             _note_fallback(link, case, stage_map, progress)
             link.write_map(case, stage_map, source=sources[case])
-    reason = link.plan.reasons[-1]
-    progress.note(f"{reason.subject}: {reason.value} ({reason.because})")
+    for reason in _list_reasons(link):
+        progress.note(f"{reason.subject}: {reason.value} ({reason.because})")
     return link
 
 
-def _is_minimum_open(link: StageLink) -> bool:
-    """Whether it is still to be learned which components count for the box, or was learned from other predictions."""
+def _get_box(link: StageLink) -> BoxOfPreviousStage:
+    stage = link.plan.configurations[link.configuration].previous_stage
+    assert isinstance(stage, BoxOfPreviousStage), "there is no box"
+    return stage
+
+
+def _is_box_open(link: StageLink) -> bool:
+    """Whether something about the box is still to be learned, or was learned from other predictions."""
     plan, name = link.plan, link.configuration
     stage = plan.configurations[name].previous_stage
     if not isinstance(stage, BoxOfPreviousStage) or plan.configurations[link.previous].previous_stage is not None:
         return False
     if len(link.holders) < FEWEST_CASES or any(link.run.configuration_models(name).glob("fold_*/plan.json")):
         return False
-    reason = _find_learned(link)
-    if reason is None:
-        return stage.minimum_mm3 == 0 and not _list_reasons(plan, name)
+    if not _find_learned(link):
+        return stage.minimum_mm3 == stage.further_margin_mm == 0 and not _list_reasons(link)
     return bool(link.list_outdated_cases(link.find_sources()))
 
 
-def _note_kept_minimum(link: StageLink, progress: Progress) -> None:
-    """Notes that the volume was learned from predictions of a previous stage that was trained again since."""
-    reason, name = _find_learned(link), link.configuration
+def _note_kept_box(link: StageLink, progress: Progress) -> None:
+    """Notes that the box was learned from predictions of a previous stage that was trained again since."""
+    learned, name = _find_learned(link), link.configuration
     checkpoints = sorted(link.run.configuration_models(name).glob("fold_*/checkpoint_final.safetensors"))
-    folds = [path.parent.name.removeprefix("fold_") for path in checkpoints] if reason is not None else []
+    folds = [path.parent.name.removeprefix("fold_") for path in checkpoints] if learned else []
     stale: tuple[str, ...] = ()
     with suppress(TrainingError):  # a damaged checkpoint is named where it is used
         stale = _list_stale(link, folds)
-    if reason is not None and stale:
+    if stale:
+        values = "; ".join(f"{reason.subject.removeprefix(f'{name}: ')}: {reason.value}" for reason in learned)
         progress.note(
-            f"warning: {link.previous} was trained again since {describe_folds(stale)} of {name}, so the volume that a "
-            f"component needs to count for the box ({reason.value}) was learned from its earlier predictions; to learn "
-            f"it anew, move {link.run.configuration_models(name)} away and train all folds again"
+            f"warning: {link.previous} was trained again since {describe_folds(stale)} of {name}, so what its box "
+            f"needs ({values}) was learned from its earlier predictions; to learn it anew, move "
+            f"{link.run.configuration_models(name)} away and train all folds again"
         )
 
 
-def _find_learned(link: StageLink) -> Reason | None:
-    """Finds the reason of the volume that was learned; None if none was, or the user has changed it in the plan."""
+def _find_learned(link: StageLink) -> tuple[Reason, ...]:
+    """Finds the reasons of what was learned; none if nothing was, or the user has changed it in the plan."""
     stage = link.plan.configurations[link.configuration].previous_stage
     if not isinstance(stage, BoxOfPreviousStage):
-        return None
-    value = _describe_minimum(stage.minimum_mm3, link.plan)
-    return next((one for one in _list_reasons(link.plan, link.configuration) if one.value == value), None)
+        return ()
+    reasons, values = _list_reasons(link), _describe_learned(link, stage)
+    return reasons if all(values[reason.subject] == reason.value for reason in reasons) else ()
 
 
-def _list_reasons(plan: Plan, configuration: str) -> list[Reason]:
-    return [reason for reason in plan.reasons if reason.subject == _name_minimum(configuration)]
+def _list_reasons(link: StageLink) -> tuple[Reason, ...]:
+    subjects = _describe_learned(link, _get_box(link))
+    return tuple(reason for reason in link.plan.reasons if reason.subject in subjects)
 
 
-def _describe_minimum(minimum_mm3: float, plan: Plan) -> str:
-    return f"{minimum_mm3:g} {plan.distance_unit}3" if minimum_mm3 > 0 else "any"
+def _describe_learned(link: StageLink, stage: BoxOfPreviousStage) -> dict[str, str]:
+    """Describes what is learned about a box, by the subjects of the reasons."""
+    unit, name = link.plan.distance_unit, link.configuration
+    return {
+        f"{name}: smallest component of the box": f"{stage.minimum_mm3:g} {unit}3" if stage.minimum_mm3 > 0 else "any",
+        f"{name}: further margin of the box": f"{stage.further_margin_mm:g} {unit}",
+    }
 
 
-def _name_minimum(configuration: str) -> str:
-    return f"{configuration}: smallest component of the box"
-
-
-def _write_minimum(link: StageLink, learned: Decision[float]) -> Plan:
+def _write_learned(link: StageLink, learned: LearnedBox) -> Plan:
     """Adds what was learned to the plan of the run, which others may have changed since; returns that plan."""
     with wait_for_lock(link.run.root / PLAN_LOCK_NAME, on_wait=lambda: None, is_kept=False):
-        plan = _record_minimum(read_document(link.run.plan, Plan), link, learned)
+        plan = _record_learned(read_document(link.run.plan, Plan), link, learned)
         write_document(link.run.plan, plan)
     return plan
 
 
-def _record_minimum(plan: Plan, link: StageLink, learned: Decision[float]) -> Plan:
-    """Returns a plan with the volume that a component needs to count for the box of the link, and the reason."""
-    name = link.configuration
-    part = link.plan.configurations[name]
-    assert isinstance(part.previous_stage, BoxOfPreviousStage), "there is no box"
-    stage = part.previous_stage.model_copy(update={"minimum_mm3": learned.value})
-    value = _describe_minimum(learned.value, plan)
-    reason = Reason(subject=_name_minimum(name), value=value, because=learned.because)
-    others = [other for other in plan.reasons if other.subject != reason.subject]
-    changed = plan.configurations | {name: part.model_copy(update={"previous_stage": stage})}
-    return plan.model_copy(update={"configurations": changed, "reasons": (*others, reason)})
+def _record_learned(plan: Plan, link: StageLink, learned: LearnedBox) -> Plan:
+    """Returns a plan with what was learned about the box of the link, and the reasons."""
+    decisions = (learned.minimum_mm3, learned.further_margin_mm)
+    update = {"minimum_mm3": learned.minimum_mm3.value, "further_margin_mm": learned.further_margin_mm.value}
+    stage = _get_box(link).model_copy(update=update)
+    values = _describe_learned(link, stage)
+    reasons = [
+        Reason(subject=subject, value=value, because=decision.because)
+        for (subject, value), decision in zip(values.items(), decisions, strict=True)
+    ]
+    others = [other for other in plan.reasons if other.subject not in values]
+    part = link.plan.configurations[link.configuration].model_copy(update={"previous_stage": stage})
+    changed = plan.configurations | {link.configuration: part}
+    return plan.model_copy(update={"configurations": changed, "reasons": (*others, *reasons)})
 
 
 def _find_box_cases(
     link: StageLink, sources: Mapping[str, PredictionSource], *, device: str, progress: Progress
 ) -> dict[str, BoxCase]:
     """Finds the components that the previous stage predicts in every case, and the box of the reference."""
-    source = link.input
-    assert isinstance(source, BoxInput), "a box is made"
     found: dict[str, BoxCase] = {}
     data = link.run.preprocessed(link.plan.configurations[link.configuration].data_of)
+    margin_mm = _get_box(link).margin_mm
 
     def convert(name: str, prediction: StagePrediction) -> BoxCase:
         case = open_case(data, name)
         foreground = np.isin(case.label_map[:], link.plan.labels.foreground_labels)
         return BoxCase(
-            components=source.find_components(prediction, case.geometry),
+            found=find_moved_components(prediction, case.geometry),
             reference=compute_bounding_box(foreground) if foreground.any() else None,
             shape_voxels=case.geometry.resampled_shape_voxels,
+            spacing_mm=case.geometry.target_spacing_mm,
+            margin_mm=margin_mm,
         )
 
     check_preprocessed(link.run, link.plan, link.plan.configurations[link.previous].data_of, sorted(sources))

@@ -37,7 +37,7 @@ from autoseg.training.optimization.schedule import Schedule
 from autoseg.training.options import TrainingOptions
 from autoseg.training.trainer import train
 from autoseg.validation_conditions import describe_shortage
-from autoseg.workflows.cascade import find_link, learn_box_minimum, prepare_stage_input
+from autoseg.workflows.cascade import find_link, learn_box, prepare_stage_input
 from autoseg.workflows.evaluate.validation import validate_fold
 from autoseg.workflows.folds.state import StateWriter, keep_state
 from autoseg.workflows.folds.status import ValidationChoice
@@ -110,7 +110,7 @@ def _train_on_device(
     link = find_link(run, plan, name, splits)
     if link is not None:
         yield from train_previous_stage(link, request, progress=progress, stop=stop)
-        link = learn_box_minimum(link, device=request.device, progress=progress)
+        link = learn_box(link, device=request.device, progress=progress)
         plan = link.plan
         previous = prepare_stage_input(link, device=request.device, progress=progress)
     dtype = find_dtype(device, request.precision)

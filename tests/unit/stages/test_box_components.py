@@ -1,4 +1,5 @@
-"""Small components far away that a first stage finds by mistake do not make the box of the second one larger."""
+"""Small components far away that a first stage finds by mistake do not make the box of the second one larger; and it is
+made larger where cases reach beyond their boxes."""
 
 import numpy as np
 import pytest
@@ -15,30 +16,33 @@ from autoseg.plan import BoxOfPreviousStage, Plan
 from autoseg.plan.decisions import Reason
 from autoseg.preprocessing.cache import open_case
 from autoseg.processes.progress import SilentProgress
-from autoseg.stages.box_components import BoxCase, BoxComponents, find_components, learn_minimum
+from autoseg.stages.box_components import BoxCase, BoxComponents, find_components, learn_margin, learn_minimum
 from autoseg.stages.out_of_fold import digest_sources
 from autoseg.stages.previous_input import StagePrediction
 from autoseg.training.checkpoint import DESCRIPTION_KEY
 from autoseg.training.loop_state import TrainingIdentity
 from autoseg.workflows import cascade
-from autoseg.workflows.cascade import find_link, learn_box_minimum, prepare_stage_input
+from autoseg.workflows.cascade import find_link, learn_box, prepare_stage_input
 from autoseg.workflows.train.request import TrainingRequest
 from autoseg.workflows.train.training import train_run
 
 FIRST, ROI = "3d_lowres", "3d_cascade_fullres"
+MINIMUM, MARGIN = f"{ROI}: smallest component of the box", f"{ROI}: further margin of the box"
 WITH_STRAY, WITHOUT = ((1, 10), (1, 12), (0, 8)), ((1, 7), (1, 9), (0, 7))
 
 
 _no_drawing = pytest.fixture(autouse=True)(skip_drawing)
 
 
-def make_case(*components, reference=((2, 4), (2, 4), (2, 4)), shape=(10, 10, 10)):
-    """A case with components (volume, box), the largest first."""
+def make_case(*components, reference=((2, 4), (2, 4), (2, 4)), shape=(10, 10, 10), margin_mm=0.0):
+    """A case with components (volume, box), the largest first; voxels are 2 mm long along the first axis, else 1 mm."""
     volumes, boxes = zip(*components, strict=True) if components else ((), ())
     found = BoxComponents(
         volumes_mm3=np.array(volumes, float), boxes=np.array(boxes, np.int64).reshape(len(components), 3, 2)
     )
-    return BoxCase(components=found, reference=reference, shape_voxels=shape)
+    return BoxCase(
+        found=found, reference=reference, shape_voxels=shape, spacing_mm=(2.0, 1.0, 1.0), margin_mm=margin_mm
+    )
 
 
 BIG, LEFT, RIGHT = ((1, 5), (1, 5), (1, 5)), ((2, 4), (2, 4), (2, 3)), ((2, 4), (2, 4), (3, 4))
@@ -120,6 +124,55 @@ def test_every_component_counts_where_a_minimum_would_lose_something_or_gain_not
     assert because in learned.because
 
 
+BARE = ((4, 6), (4, 6), (4, 6))
+
+
+@pytest.mark.parametrize(
+    ("reference", "distance_mm"),
+    [
+        (BARE, 0.0),
+        (((4, 5), (4, 6), (5, 6)), 0.0),
+        (((3, 6), (4, 6), (4, 6)), 2.0),
+        (((4, 6), (2, 6), (4, 9)), 3.0),
+        (None, 0.0),
+    ],
+)
+def test_the_distance_is_how_far_the_reference_reaches_beyond_the_box_without_a_margin(reference, distance_mm):
+    case = make_case((8.0, BARE), (1.0, STRAY), reference=reference, margin_mm=3.0)
+    assert case.measure_distance_mm(2.0) == distance_mm
+    if reference is None or reference[2][1] == 9:
+        assert case.measure_distance_mm(0.0) == (0.0 if reference is None else 2.0)  # the stray reaches as far
+    assert make_case(reference=reference).measure_distance_mm(0.0) == 0.0
+
+
+def test_the_margin_becomes_the_largest_distance():
+    cases = [
+        make_case((8.0, BARE), (1.0, STRAY), reference=((4, 6), (4, 6), (1, 6)), margin_mm=2.0),
+        make_case((8.0, BARE), reference=BARE, margin_mm=2.0),
+        make_case(margin_mm=2.0),
+    ]
+    learned = learn_margin(cases, 2.0, distance_unit="mm")
+    assert learned.value == 1.0
+    shares = [(2 * 4 * 6 * 6 + 1000) / 3000, (2 * 6 * 8 * 8 + 1000) / 3000]
+    assert learned.because == (
+        f"the reference reaches at most 3 mm beyond what is predicted (3 held-out cases), and the margin is 2: 3 of 3 "
+        f"lie in their boxes instead of 2, and boxes hold {shares[1]:.3g} of an image instead of {shares[0]:.3g}"
+    )
+
+
+def test_the_planned_margin_stays_where_it_suffices_and_what_is_not_predicted_at_all_does_not_count():
+    near = make_case((8.0, BARE), reference=((4, 6), (4, 6), (2, 6)), margin_mm=3.0)
+    missed = make_case((8.0, BARE), reference=((4, 6), (4, 6), (4, 13)), margin_mm=3.0)
+    learned = learn_margin([near, missed], 0.0, distance_unit="pixel")
+    assert learned.value == 0.0
+    assert learned.because == (
+        "the reference reaches at most 2 pixel beyond what is predicted (in 1 of 2 held-out cases; the others are "
+        "predicted in part only), so the margin of 3 suffices"
+    )
+    without = make_case((8.0, BARE), reference=((4, 6), (4, 6), (2, 6)))
+    assert learn_margin([without], 0.0, distance_unit="mm").value == 0.0
+
+
 @pytest.fixture
 def roi_run(run, describe_plan, train, monkeypatch):
     """A run whose first stage is trained and finds a stray voxel, with the plan of a second one in its box."""
@@ -141,16 +194,21 @@ def roi_run(run, describe_plan, train, monkeypatch):
 
 def learn(run, splits, progress=None):
     link = find_link(run, read_document(run.plan, Plan), ROI, splits)
-    return learn_box_minimum(link, device="cpu", progress=progress or SilentProgress())
+    return learn_box(link, device="cpu", progress=progress or SilentProgress())
 
 
-def train_first_stage_again(run, train, monkeypatch):
-    """It finds less than before."""
-    for fold in range(3):
-        train(read_document(run.plan, Plan), FIRST, str(fold), is_random=True)
-    label_map = np.zeros((5, 6, 4), np.int16)
-    label_map[1:3, 1:4, 1:3] = label_map[4, 5, 3] = 1
-    monkeypatch.setattr(StagePrediction, "restore_on", lambda prediction, shape: label_map)
+@pytest.fixture
+def retrain_first_stage(roi_run, train, monkeypatch):
+    """Trains the first stage again, which then finds less."""
+
+    def retrain():
+        for fold in range(3):
+            train(read_document(roi_run.plan, Plan), FIRST, str(fold), is_random=True)
+        label_map = np.zeros((5, 6, 4), np.int16)
+        label_map[1:3, 1:4, 1:3] = label_map[4, 5, 3] = 1
+        monkeypatch.setattr(StagePrediction, "restore_on", lambda prediction, shape: label_map)
+
+    return retrain
 
 
 def test_what_is_learned_stands_in_the_plan_and_shapes_the_boxes_of_training_and_prediction(roi_run, splits, train):
@@ -158,8 +216,8 @@ def test_what_is_learned_stands_in_the_plan_and_shapes_the_boxes_of_training_and
     plan = read_document(roi_run.plan, Plan)
     assert link.plan == plan
     assert plan.configurations[ROI].previous_stage.minimum_mm3 == 72.0  # half of 18 voxels of 8 mm3
-    reason = plan.reasons[-1]
-    assert (reason.subject, reason.value) == (f"{ROI}: smallest component of the box", "72 mm3")
+    learned = [(reason.subject, reason.value) for reason in plan.reasons[-2:]]
+    assert learned == [(MINIMUM, "72 mm3"), (MARGIN, "0 mm")]
     assert link.list_outdated_cases(link.find_sources()) == []
     stored = prepare_stage_input(link, device="cpu", progress=SilentProgress())
     assert stored.open_case(roi_run.preprocessed("3d_fullres"), "a").image.shape == (1, 6, 8, 7)
@@ -183,7 +241,7 @@ def test_what_others_write_into_the_plan_meanwhile_is_kept(roi_run, splits, monk
     monkeypatch.setattr(cascade, "_find_box_cases", find_while_another_process_writes)
     link = learn(roi_run, splits)
     assert read_document(roi_run.plan, Plan) == link.plan
-    assert [reason.subject for reason in link.plan.reasons[-2:]] == ["other", f"{ROI}: smallest component of the box"]
+    assert [reason.subject for reason in link.plan.reasons[-3:]] == ["other", MINIMUM, MARGIN]
     assert link.plan.configurations[ROI].previous_stage.minimum_mm3 == 72.0
 
 
@@ -198,33 +256,54 @@ def test_boxes_are_made_again_where_the_minimum_of_the_plan_differs(roi_run, spl
     assert stored.open_case(roi_run.preprocessed("3d_fullres"), "a").image.shape == (1, *extents)
 
 
+def test_boxes_are_made_larger_where_cases_reach_beyond_them(roi_run, splits, train, monkeypatch):
+    monkeypatch.setattr(cascade, "compute_bounding_box", lambda mask: ((0, 6), (2, 8), (0, 6)))
+    link = learn(roi_run, splits)
+    stage = link.plan.configurations[ROI].previous_stage
+    assert (stage.minimum_mm3, stage.margin_mm, stage.further_margin_mm) == (72.0, 1.0, 1.0)
+    assert (link.plan.reasons[-1].subject, link.plan.reasons[-1].value) == (MARGIN, "1 mm")
+    assert link.list_outdated_cases(link.find_sources()) == []
+    stored = prepare_stage_input(link, device="cpu", progress=SilentProgress())
+    assert stored.open_case(roi_run.preprocessed("3d_fullres"), "a").image.shape == (1, 8, 10, 8)
+    assert learn(roi_run, splits).plan == link.plan
+    train(link.plan, ROI, "0", is_random=True)
+    model = load_model(roi_run, configuration=ROI, folds=("0",), device="cpu")
+    grid = open_case(roi_run.preprocessed("3d_fullres"), "a").geometry.grid
+    case = model.preprocess(np.random.default_rng(0).normal(1, 0.1, (1, 10, 12, 8)).astype(np.float32), grid)
+    wider = ((0, 8), (0, 10), (0, 8))
+    assert torch.equal(model.predict_case(case), model.predict_preprocessed(case.image, box=wider))
+
+
 def test_trained_folds_keep_the_box_of_all_components(roi_run, splits, train):
     plan = read_document(roi_run.plan, Plan)
     train(plan, ROI, "0")
     assert learn(roi_run, splits).plan == plan == read_document(roi_run.plan, Plan)
 
 
-def test_it_is_learned_anew_where_the_first_stage_was_trained_again(roi_run, splits, train, monkeypatch):
+def test_it_is_learned_anew_where_the_first_stage_was_trained_again(roi_run, splits, retrain_first_stage):
     first = learn(roi_run, splits).plan
-    train_first_stage_again(roi_run, train, monkeypatch)
+    retrain_first_stage()
     link = learn(roi_run, splits)
     plan = read_document(roi_run.plan, Plan)
     assert link.plan == plan
     assert plan.configurations[ROI].previous_stage.minimum_mm3 == 48.0  # half of 12 voxels of 8 mm3
-    assert plan.reasons[:-1] == first.reasons[:-1]
-    assert (plan.reasons[-1].subject, plan.reasons[-1].value) == (first.reasons[-1].subject, "48 mm3")
+    assert plan.reasons[:-2] == first.reasons[:-2]
+    assert [(reason.subject, reason.value) for reason in plan.reasons[-2:]] == [(MINIMUM, "48 mm3"), (MARGIN, "0 mm")]
     assert link.list_outdated_cases(link.find_sources()) == []
 
 
-def test_a_minimum_of_the_user_is_kept_where_the_first_stage_was_trained_again(roi_run, splits, train, monkeypatch):
+@pytest.mark.parametrize("changed", ["minimum_mm3", "further_margin_mm"])
+def test_what_the_user_writes_is_kept_where_the_first_stage_was_trained_again(
+    roi_run, splits, retrain_first_stage, changed
+):
     content = learn(roi_run, splits).plan.model_dump(mode="json")
-    content["configurations"][ROI]["previous_stage"]["minimum_mm3"] = 10.0
+    content["configurations"][ROI]["previous_stage"][changed] = 10.0
     write_document(roi_run.plan, Plan.model_validate(content))
-    train_first_stage_again(roi_run, train, monkeypatch)
+    retrain_first_stage()
     assert learn(roi_run, splits).plan == Plan.model_validate(content)
 
 
-def test_behind_trained_folds_it_stays_and_it_is_said_what_to_do(roi_run, splits, train, monkeypatch):
+def test_behind_trained_folds_it_stays_and_it_is_said_what_to_do(roi_run, splits, retrain_first_stage):
     plan = learn(roi_run, splits).plan
     link = find_link(roi_run, plan, ROI, splits)
     identity = TrainingIdentity(
@@ -236,12 +315,13 @@ def test_behind_trained_folds_it_stays_and_it_is_said_what_to_do(roi_run, splits
     notes = Notes()
     assert learn(roi_run, splits, notes).plan == plan
     assert notes.lines == []
-    train_first_stage_again(roi_run, train, monkeypatch)
+    retrain_first_stage()
     assert learn(roi_run, splits, notes).plan == plan == read_document(roi_run.plan, Plan)
+    values = "smallest component of the box: 72 mm3; further margin of the box: 0 mm"
     assert notes.lines == [
-        f"warning: {FIRST} was trained again since fold 1 of {ROI}, so the volume that a component needs to count for "
-        f"the box (72 mm3) was learned from its earlier predictions; to learn it anew, move "
-        f"{roi_run.configuration_models(ROI)} away and train all folds again"
+        f"warning: {FIRST} was trained again since fold 1 of {ROI}, so what its box needs ({values}) was learned from "
+        f"its earlier predictions; to learn it anew, move {roi_run.configuration_models(ROI)} away and train all folds "
+        f"again"
     ]
 
 
@@ -261,5 +341,7 @@ def test_a_training_learns_it_before_it_begins(roi_run):
 def test_plans_of_earlier_versions_let_every_component_count_and_a_negative_minimum_is_refused():
     stage = BoxOfPreviousStage(configuration=FIRST, margin_mm=1.0)
     assert (stage.minimum_mm3, stage.box_minimum_mm3) == (0.0, 0.0)
+    assert (stage.further_margin_mm, stage.box_margin_mm) == (0.0, 1.0)
+    assert "further_margin_mm" not in stage.model_dump(mode="json")
     with pytest.raises(DocumentError, match="minimum_mm3"):
         parse_part(stage.model_dump() | {"minimum_mm3": -1.0}, BoxOfPreviousStage, where="plan.json")

@@ -108,7 +108,7 @@ def test_the_stages_of_a_chain_predict_one_after_the_other(chain, plan, grid):
 def test_a_stage_is_not_trained_on_one_that_learnt_from_an_earlier_stage(chain):
     start(chain, FIRST, folds=("1",), restart=True, length=Length(epochs=2))
     with pytest.raises(
-        TrainingError, match=rf"{SECOND} was trained on predictions of {FIRST}.*fold 0, 1, 2.*--restart"
+        TrainingError, match=rf"{SECOND} was trained on predictions of {FIRST}.*folds 0, 1, 2.*--restart"
     ):
         start(chain, THIRD, folds=("0",))
 
