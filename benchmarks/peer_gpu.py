@@ -1,6 +1,7 @@
 """Times a training step or a prediction of nnU-Net on random data; run by the interpreter of its own environment.
 
-`python peer_gpu.py TASK.json`: the network, the patch, and what is timed; prints the seconds.
+`python peer_gpu.py TASKS.json`: for each task the network, the patch, and what is timed; the last line that it prints
+is a list of the seconds.
 """
 
 import json
@@ -23,14 +24,18 @@ from torch import nn
 
 
 def main() -> None:
-    """Prints the seconds of what the task names."""
-    task = json.loads(Path(sys.argv[1]).read_text())
+    """Prints the seconds of what the tasks name."""
+    torch.backends.cudnn.benchmark = True
+    print("\n" + json.dumps([time_task(task) for task in json.loads(Path(sys.argv[1]).read_text())]))
+
+
+def time_task(task: dict[str, Any]) -> float:
+    """Times what a task names."""
     torch.manual_seed(0)
     device = torch.device(task["device"])
-    torch.backends.cudnn.benchmark = True
     network = build_network(task).to(device)
     measure = time_steps if task["kind"] == "step" else time_prediction
-    print(measure(network, task, device))
+    return measure(network, task, device)
 
 
 def build_network(task: dict[str, Any]) -> nn.Module:

@@ -66,6 +66,7 @@ class Task:
     device: str
     precision: str
     effort: Effort
+    compiles: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +118,12 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, choices=range(1, 100), metavar="N", help="of both, in turn")
     parser.add_argument("--epochs", type=int, choices=range(2, 100), metavar="N", help="in each round, 2 or more")
     parser.add_argument("--iterations", type=int, help="in each epoch")
+    parser.add_argument(
+        "--compile",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="on a GPU, both compile their networks before they train them",
+    )
     parser.add_argument("--peer", type=Path, default=DEFAULT_PEER, help="where nnU-Net is installed")
     return parser.parse_args()
 
@@ -134,6 +141,7 @@ def build_task(options: argparse.Namespace, work: Path) -> Task:
             epochs=options.epochs or usual.epochs,
             iterations=options.iterations or usual.iterations,
         ),
+        compiles=options.compile,
     )
 
 
@@ -171,7 +179,8 @@ def print_heading(task: Task, run: RunFolder) -> None:
     patch = " x ".join(map(str, configuration["patch_voxels"]))
     print(f"{device}, {describe_machine()}")
     batch = configuration["training"]["batch_size"]
-    print(f"{task.dataset.name}, {task.configuration}: patch {patch}, batch {batch}\n")
+    compiled = ", nothing is compiled" if task.device == "cuda" and not task.compiles else ""
+    print(f"{task.dataset.name}, {task.configuration}: patch {patch}, batch {batch}{compiled}\n")
     columns = ["", "seconds per iteration", "iterations per second"]
     columns += ["GPU in use"] if task.device == "cuda" else []
     columns.append("waiting for batches")
@@ -233,7 +242,7 @@ def check_equal_plans(run: RunFolder, peer: Peer, task: Task) -> None:
 
 def time_ours(task: Task, run: RunFolder, log: Path) -> Speed:
     """Trains from the beginning."""
-    program = ["-c", COMPILING_PROGRAM] if task.device == "cuda" else ["-m", "autoseg"]
+    program = ["-c", COMPILING_PROGRAM] if task.device == "cuda" and task.compiles else ["-m", "autoseg"]
     command = [sys.executable, *program, "train", str(run.root), "--configuration", task.configuration]
     options = ["--fold", ALL_CASES, "--device", task.device, "--precision", task.precision, "--restart"]
     history = run.fold(task.configuration, ALL_CASES).training_log
@@ -247,7 +256,8 @@ def time_theirs(task: Task, peer: Peer, log: Path, history: Path) -> Speed:
     effort = task.effort
     arguments = [preprocessed, task.configuration, task.device, effort.epochs, effort.iterations, history]
     command = [str(peer.installed / "bin" / "python"), str(PEER_SCRIPT), *map(str, arguments)]
-    return watch_training(command, history, log, device=task.device, environment=peer.make_environment())
+    environment = peer.make_environment() | ({} if task.compiles else {"nnUNet_compile": "false"})
+    return watch_training(command, history, log, device=task.device, environment=environment)
 
 
 def watch_training(

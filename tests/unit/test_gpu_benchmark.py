@@ -13,11 +13,13 @@ from torch.autograd import DeviceType
 sys.path.append(str(Path(__file__).parents[2]))
 
 import autoseg.__main__
+from autoseg.run_folder import RunFolder
 from autoseg.training import execution_choice
 from autoseg.training.compiling_beside import CompilingBeside
 from autoseg.training.execution import TrainingExecution
 from benchmarks import gpu, training_step
 from benchmarks.gpu_prediction import PredictionTime
+from benchmarks.peer import Peer
 
 _one_thread = pytest.fixture(autouse=True)(use_one_thread)
 
@@ -36,8 +38,8 @@ def test_parts_without_a_data_set_print_their_rows(capsys):
         "| predict_volume of (24, 24, 24) | eager |",
     ):
         assert row in printed
-    assert printed.count("in the network |") == 4
-    assert printed.count("nowhere holds no nnU-Net: it is not compared") == 3
+    assert printed.count("in the network |") == 3
+    assert printed.count("nowhere holds no nnU-Net: it is not compared") == 2
     assert "is not measured" not in printed
 
 
@@ -47,7 +49,7 @@ def test_nnu_net_does_the_same_beside_it_where_it_is_installed(capsys, monkeypat
     def answer(arguments, interpreter):
         assert interpreter == str(tmp_path / "bin" / "python")
         tasks.append(json.loads(Path(arguments[1]).read_text()))
-        return "a warning\n0.5\n"
+        return f"a warning\n{json.dumps([0.5, 0.25][: len(tasks[-1])])}\n"
 
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "nnUNetv2_train").touch()
@@ -57,16 +59,39 @@ def test_nnu_net_does_the_same_beside_it_where_it_is_installed(capsys, monkeypat
     )
     monkeypatch.setattr(gpu, "_time", lambda settings, work: 1.0)
     monkeypatch.setattr(gpu, "time_prediction", lambda *_, **options: PredictionTime(seconds=1.0, network_seconds=0.9))
-    run("step-resenc", "prediction", peer=tmp_path)
+    run("step-resenc", "prediction", "step-2d", peer=tmp_path)
     printed = capsys.readouterr().out
-    assert "| step resenc | nnU-Net, not compiled | 500.00 ms | 2.0 it/s" in printed
-    assert printed.count("nnU-Net, windows alone") == 2
-    assert [(task["kind"], task["mirror_axes"]) for task in tasks] == [
-        ("step", []),
+    assert "| step resenc | nnU-Net, not compiled | 500.00 ms | 2.0 it/s, 0.50 times as long" in printed
+    assert "| step 2d | nnU-Net, not compiled | 250.00 ms | 4.0 it/s, 0.25 times as long" in printed
+    assert "| nnU-Net, windows alone | no mirroring | 0.50 s |" in printed
+    assert "| nnU-Net, windows alone | mirroring | 0.25 s |" in printed
+    steps, predictions = tasks  # nnU-Net starts once for all steps that are asked for
+    assert [(task["kind"], len(task["patch"])) for task in steps] == [("step", 3), ("step", 2)]
+    assert [(task["kind"], task["mirror_axes"]) for task in predictions] == [
         ("prediction", []),
         ("prediction", [0, 1, 2]),
     ]
-    assert (tasks[0]["is_residual"], tasks[0]["encoder"], tasks[0]["decoder"]) == (True, [1, 3], [1])
+    assert (steps[0]["is_residual"], steps[0]["encoder"], steps[0]["decoder"]) == (True, [1, 3], [1])
+
+
+def test_mirrored_views_are_timed_in_the_fastest_way(capsys, monkeypatch):
+    seconds = {"eager": 2.0, "auto": 1.0}
+    timed = []
+
+    def measure(plan, prepared, device, *, extent, axes):
+        timed.append((prepared, axes))
+        return PredictionTime(seconds=seconds[prepared.execution], network_seconds=0.9)
+
+    prepare = SimpleNamespace
+    monkeypatch.setattr(gpu, "prepare", lambda plan, setting, choice: prepare(execution=choice, inference_batch_size=3))
+    monkeypatch.setattr(gpu, "time_prediction", measure)
+    run("prediction")
+    assert [(prepared.execution, axes) for prepared, axes in timed] == [
+        ("eager", ()),
+        ("auto", ()),
+        ("auto", (0, 1, 2)),
+    ]
+    assert "| auto, batch 3 | mirroring | 1.00 s | 90% in the network |" in capsys.readouterr().out
 
 
 def test_no_part_is_begun_after_the_time(capsys):
@@ -94,13 +119,14 @@ def test_parts_that_run_commands_say_what_is_missing_and_do_not_stop_the_next(ca
     assert "batches is not measured: RuntimeError: no space left" in printed
     assert "nowhere holds no nnU-Net: it is not compared" in printed
     assert printed.count("what was printed") == 2
+    assert "--no-compile" in commands[1]
     modules = [command[1] for command in commands]
     assert modules == ["autoseg", "benchmarks.training_step", "autoseg", "autoseg"]
 
 
 def build_settings(tmp_path, **changes):
     values = {"device": torch.device("cuda"), "dtype": "bfloat16", "dataset": tmp_path, "peer": tmp_path}
-    values |= {"work": tmp_path, "steps": 1, "is_tiny": False, "compiles": False, "run": None}
+    values |= {"work": tmp_path, "steps": 1, "is_tiny": False, "compiles": False, "run": None, "steps_of_peer": {}}
     return gpu.GpuSettings(**(values | changes))
 
 
@@ -122,6 +148,32 @@ def test_a_part_is_begun_only_if_it_fits_into_the_limit(tmp_path):
     assert build_settings(tmp_path, compiles=True).expect("step-128") > build_settings(tmp_path).expect("step-128")
     assert set(gpu.EXPECTED_SECONDS) == set(gpu.PARTS)
     assert max(gpu.EXPECTED_SECONDS.values()) + gpu.COMPILING_SECONDS < 60 * gpu.MINUTES
+
+
+def test_by_its_estimates_everything_but_five_folds_fits_into_the_limit(tmp_path):
+    assert set(gpu.PARTS) - set(gpu.USUAL_PARTS) == {"five-folds"}
+    assert sum(build_settings(tmp_path).expect(part) for part in gpu.USUAL_PARTS) <= 60 * gpu.MINUTES
+    assert gpu.parse_options([]).only == gpu.USUAL_PARTS
+
+
+@pytest.mark.parametrize(("compiles", "program"), [(True, "-c"), (False, "-m")])
+def test_both_compile_their_networks_or_neither_does(tmp_path, monkeypatch, compiles, program):
+    monkeypatch.delenv("nnUNet_compile", raising=False)
+    calls = []
+
+    def watch(command, history, log, *, device, environment=None):
+        calls.append((command, environment))
+
+    monkeypatch.setattr(training_step, "watch_training", watch)
+    effort = training_step.Effort(rounds=1, epochs=2, iterations=5)
+    task = training_step.Task(
+        dataset=tmp_path, configuration="2d", device="cuda", precision="auto", effort=effort, compiles=compiles
+    )
+    training_step.time_ours(task, RunFolder(tmp_path), tmp_path / "log")
+    training_step.time_theirs(task, Peer(installed=tmp_path, root=tmp_path), tmp_path / "log", tmp_path / "history")
+    (ours, _), (_, environment) = calls
+    assert ours[1] == program
+    assert environment.get("nnUNet_compile", "default") == ("default" if compiles else "false")
 
 
 def test_five_folds_are_trained_in_pieces(tmp_path, capsys):
