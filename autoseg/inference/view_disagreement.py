@@ -25,6 +25,7 @@ from autoseg.inference.execution.preparation import AutocastNetwork, ReducedNetw
 from autoseg.inference.model import SegmentationModel
 from autoseg.labels import LabelScheme
 from autoseg.networks.families.diffusion_unet import DiffusionUNet
+from autoseg.networks.parts.planes import change_planes
 from autoseg.plan.document import Plan
 from autoseg.plan.network import DiffusionUNetPlan
 from autoseg.runtime.captured_network import CapturedNetwork
@@ -70,11 +71,12 @@ def record_normalizers(model: SegmentationModel) -> SegmentationModel:
         )
         raise PredictionError(msg)
     has_regions = plan.labels.has_regions
+    normalize = partial(_normalize, model=model, has_regions=has_regions)
     wide = part.network.model_copy(update={"output_channels": part.network.output_channels + 1})
     configurations = plan.configurations | {model.configuration: part.model_copy(update={"network": wide})}
     return replace(
         model,
-        networks=tuple(_normalize(network, model, has_regions=has_regions).eval() for network in model.networks),
+        networks=tuple(change_planes(network, normalize).eval() for network in model.networks),
         plan=plan.model_copy(update={"configurations": configurations}),
     )
 
@@ -93,7 +95,7 @@ def _count_samples(planned: object) -> int:
     return planned.samples if isinstance(planned, DiffusionUNetPlan) else 1
 
 
-def _normalize(network: nn.Module, model: SegmentationModel, *, has_regions: bool) -> nn.Module:
+def _normalize(network: nn.Module, *, model: SegmentationModel, has_regions: bool) -> nn.Module:
     samples = count_samples(model)
     if samples == 1:
         return NormalizingNetwork(network, has_regions=has_regions)

@@ -172,7 +172,7 @@ class ConfigurationPlan(Part):
             if len(getattr(self, field)) != count:
                 msg = f"{field} must have {count} values"
                 raise ValueError(msg)
-        unfit = self._find_plane_problem() if self.sees_other_planes else None
+        unfit = self._find_plane_problem() if self.sees_other_planes or self.network.planes > 1 else None
         if unfit is not None:
             raise ValueError(unfit)
 
@@ -195,6 +195,11 @@ class ConfigurationPlan(Part):
     def _find_plane_problem(self) -> str | None:
         """Reports what does not go with slices across several axes."""
         named = f"plane_axes are {list(self.plane_axes)}"
+        planes = self.network.planes
+        if planes not in (1, len(self.plane_axes)):
+            return f"network.planes must be 1, or {len(self.plane_axes)}, the number of plane_axes (got {planes})"
+        if planes > 1 and not self.network.may_have_planes:
+            return f"network.planes must be 1 for the family {self.network.family} (got {planes})"
         if self.dimensions == 3:
             return f"plane_axes must be [0] for a 3D network, which sees no slices (got {list(self.plane_axes)})"
         if sorted(set(self.plane_axes)) != list(self.plane_axes):

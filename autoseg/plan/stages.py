@@ -122,8 +122,8 @@ class BoxOfPreviousStage(PreviousStagePlan):
         further_margin_mm: Distance by which the box is larger than `margin_mm` says, learned as the volume is from
             where the reference of held-out cases reaches beyond what is predicted; 0: `margin_mm` suffices.
         training_margin_voxels: Distance by which the part of a case on which the network is trained is larger than the
-            box, at either end of each axis, on the network's grid: boxes of new images may hold what those of training
-            cases do not. 0 in plans of earlier versions.
+            box without the further margin, at either end of each axis, on the network's grid, unless the box is larger:
+            boxes of new images may hold what those of training cases do not. 0 in plans of earlier versions.
     """
 
     has_channels: ClassVar[bool] = False

@@ -193,11 +193,19 @@ def sum_over_processes(value: Tensor) -> Tensor:
     return value + (total - value.detach()) if value.requires_grad else total
 
 
-def replicate(network: nn.Module, process_group: ProcessGroup, device: torch.device) -> nn.Module:
-    """Wraps a network so that `backward` sums the gradients over all processes."""
+def replicate(
+    network: nn.Module, process_group: ProcessGroup, device: torch.device, *, leaves_out: bool = False
+) -> nn.Module:
+    """Wraps a network so that `backward` sums the gradients over all processes.
+
+    Args:
+        leaves_out: Whether a step may use only a part of the network, the same in all processes.
+    """
     if process_group.size == 1:
         return network
-    replica = DistributedDataParallel(network, device_ids=[device] if device.type == "cuda" else None)
+    replica = DistributedDataParallel(
+        network, device_ids=[device] if device.type == "cuda" else None, find_unused_parameters=leaves_out
+    )
     replica.register_comm_hook(None, _add_up_gradients)
     return replica
 

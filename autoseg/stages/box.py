@@ -16,7 +16,7 @@ from autoseg.preprocessing.cache import CachedCase
 from autoseg.preprocessing.case import CaseGeometry
 from autoseg.preprocessing.class_locations import ClassLocations
 from autoseg.preprocessing.stored_array import LazyArray
-from autoseg.stages.box_components import BoxComponents, find_components
+from autoseg.stages.box_components import BoxComponents, count_margin, find_components
 from autoseg.stages.previous_input import Array, PreviousStageInput, StagePrediction
 from autoseg.stages.staged_case import StagedCase
 
@@ -60,12 +60,15 @@ class BoxInput(PreviousStageInput):
         return f"{self.plan.configuration} predicts no foreground, so there is no box and the whole image is taken"
 
     def add_to_case(self, case: CachedCase, stage_map: LazyArray) -> CachedCase:
-        """Cuts a training case to the box and what surrounds it."""
+        """Cuts a training case to the box and what surrounds it, which a further margin is a part of."""
         assert isinstance(self.plan, BoxOfPreviousStage)
         found = self.find_box(stage_map[:])
         if found is None:
             return case
-        axes = zip(found, self.plan.training_margin_voxels, case.image.shape[-3:], strict=True)
+        spacing_mm = case.geometry.target_spacing_mm
+        planned, whole = (count_margin(mm, spacing_mm) for mm in (self.plan.margin_mm, self.plan.box_margin_mm))
+        margins = np.maximum(self.plan.training_margin_voxels - (whole - planned), 0).tolist()
+        axes = zip(found, margins, case.image.shape[-3:], strict=True)
         z, y, x = ((max(0, first - margin), min(extent, end + margin)) for (first, end), margin, extent in axes)
         return crop_case(case, (z, y, x))
 

@@ -38,7 +38,7 @@ class BoxComponents:
 
     def widen(self, margin_mm: float, *, spacing_mm: FloatTriple, shape_voxels: IntTriple) -> "BoxComponents":
         """Returns them with boxes that hold the voxels up to a margin around each, as far as there are any."""
-        margins = np.ceil(margin_mm / np.array(spacing_mm)).astype(np.int64)
+        margins = count_margin(margin_mm, spacing_mm)
         widened = self.boxes + np.stack([-margins, margins], axis=-1)
         return replace(self, boxes=np.clip(widened, 0, np.array(shape_voxels)[:, None]))
 
@@ -50,6 +50,11 @@ class BoxComponents:
             return None
         z, y, x = zip(kept[:, :, 0].min(axis=0).tolist(), kept[:, :, 1].max(axis=0).tolist(), strict=True)
         return z, y, x
+
+
+def count_margin(margin_mm: float, spacing_mm: FloatTriple) -> Int64[np.ndarray, " axis"]:
+    """Counts the voxels of a margin along each axis."""
+    return np.ceil(margin_mm / np.array(spacing_mm)).astype(np.int64)
 
 
 def find_components(foreground: Bool[np.ndarray, "z y x"], *, voxel_mm3: float) -> BoxComponents:

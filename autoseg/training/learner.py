@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -82,7 +83,7 @@ class Learner:
         self.network.train(is_training)
         self.objective.train(is_training)
 
-    def call_network(self, image: Tensor, *further: Tensor | bool, **named: bool) -> tuple[Tensor, ...]:
+    def call_network(self, image: Tensor, *further: Tensor | bool, **named: int) -> tuple[Tensor, ...]:
         """Calls the network as it is executed in training or evaluation mode, with tensors on the device."""
         adapt_threads()
         network = self.replica if self.network.training else self.network
@@ -92,5 +93,6 @@ class Learner:
 
     def compute_loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Computes the loss of a batch on the device, and its logits."""
-        loss, logits = self.objective(self.call_network, batch)
+        call = partial(self.call_network, plane=batch.plane) if self.network.plan.planes > 1 else self.call_network
+        loss, logits = self.objective(call, batch)
         return loss, logits

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Final, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from autoseg.networks.families import build_network
 from autoseg.networks.first_convolution import reform_first_convolutions
 from autoseg.networks.initialization import initialize_outputs
 from autoseg.networks.network import SegmentationNetwork
+from autoseg.networks.parts.planes import list_planes
 from autoseg.networks.pretrained import load_pretrained
 from autoseg.networks.weights import read_weights
 from autoseg.plan.document import ConfigurationPlan
@@ -41,6 +42,8 @@ from autoseg.training.step_graph import build_step_graph
 from autoseg.training.teacher import Teacher
 
 logger = logging.getLogger(__name__)
+
+PLANES_PROBLEM: Final = "the slices across each axis have a network of their own"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +133,7 @@ def build_learner(
             objective,
             device,
             announce,
-            problem=find_scaling_problem(optimizer, scaler),
+            problem=find_scaling_problem(optimizer, scaler) or (PLANES_PROBLEM if plan.network.planes > 1 else None),
             is_rehearsed=execution.compiler is None,
         )
         if execution.is_captured
@@ -165,8 +168,8 @@ def _initialize(
     network: SegmentationNetwork, plan: ConfigurationPlan, labels: LabelScheme, *, with_pretrained: bool
 ) -> None:
     """Changes the first weights as the plan says."""
-    if with_pretrained:
-        load_pretrained(network)
+    for one in list_planes(network) if with_pretrained else ():
+        load_pretrained(cast(SegmentationNetwork, one))
     probabilities = find_initial_probabilities(plan.training.losses)
     if probabilities and network.output_layers is not None:
         initialize_outputs(network.output_layers, probabilities, has_regions=labels.has_regions)
@@ -177,7 +180,7 @@ def wrap(
 ) -> nn.Module:
     """Returns the module to call in training: compiled, or summing gradients over processes, or the network itself."""
     if execution.compiler is None:
-        return replicate(network, process_group, device)
+        return replicate(network, process_group, device, leaves_out=len(list_planes(network)) > 1)
     assert process_group.size == 1, "networks of a process group are not compiled"
     prepare_compiler()
     return cast(nn.Module, torch.compile(network, backend=execution.compiler, dynamic=False))

@@ -1,4 +1,4 @@
-"""Slices across several axes of a volume, seen by one 2D network ("tri-planar")."""
+"""Slices across several axes of a volume, each seen by a 2D network ("tri-planar")."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,9 +20,13 @@ of the nnU-Net paper."""
 LARGEST_CUBE_FACTOR: Final = 1.5
 """Longest side of a voxel as a multiple of the shortest up to which slices across all axes are taken to look alike
 (guess)."""
+OWN_REASON: Final = (
+    "asked for; the slices across each axis have a network of their own, and these are trained in turn, in the time of "
+    "one; their predictions are averaged"
+)
 SHARED_REASON: Final = (
-    "asked for; one network sees the slices across several axes: it learns from more slices, and training takes the "
-    "time of one; its predictions across all axes are averaged"
+    "asked for; one network sees the slices across all axes, as this family has none for each of them; its predictions "
+    "across all axes are averaged"
 )
 
 
@@ -77,16 +81,19 @@ def choose_triplanar(
     """
     planes = choose_plane_axes(dataset, has_volumes=volumes is not None)
     told = record(f"{TRIPLANAR}: plane axes", planes, ", ".join(map(str, planes.value)))
-    exists = record(TRIPLANAR, Decision(TRIPLANAR, SHARED_REASON), "planned")
     if volumes is None or planes.value == (0,):
+        exists = record(TRIPLANAR, Decision(TRIPLANAR, "asked for"), "planned")
         return slices.model_copy(update={"data_of": SLICES}), (exists, told)
     chosen, reasons = choose(TRIPLANAR, find_plane_dataset(dataset, planes.value))
+    has_own = chosen.network.may_have_planes
+    exists = record(TRIPLANAR, Decision(TRIPLANAR, OWN_REASON if has_own else SHARED_REASON), "planned")
     changes = {
         "spacing_mm": volumes.spacing_mm,
         "median_shape_voxels": volumes.median_shape_voxels,
         "resampling": volumes.resampling,
         "data_of": FULL_RESOLUTION,
         "plane_axes": planes.value,
+        "network": chosen.network.with_planes(len(planes.value)) if has_own else chosen.network,
     }
     own = tuple(reason for reason in reasons if reason.subject != f"{TRIPLANAR}: resampling")
     return chosen.model_copy(update=changes), (exists, told, *own)

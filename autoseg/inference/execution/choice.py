@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Final
+from typing import Final, cast
 
 import torch
 from torch import nn
@@ -34,6 +34,7 @@ from autoseg.inference.sliding_window.windows import count_passes
 from autoseg.networks.blocks import fuse_normalization, has_fused_normalization
 from autoseg.networks.fusion import fuse_modules
 from autoseg.networks.network import SegmentationNetwork
+from autoseg.networks.parts.planes import join_planes, list_planes
 from autoseg.plan.document import ConfigurationPlan
 from autoseg.runtime.captured_network import PASSES_BEFORE, CapturedNetwork, capture_networks, release_captured
 from autoseg.runtime.cuda_graphs import CudaGraphs, GraphBackend
@@ -104,20 +105,23 @@ def prepare_networks(
     Raises:
         DeviceError: The chosen way is not installed, or does not compute the network's logits.
     """
+    folds, planes = len(networks), len(list_planes(networks[0]))
+    networks = [cast(SegmentationNetwork, one) for network in networks for one in list_planes(network)]
     held = [network.label_autoencoder for network in networks]
     kept = tuple(copy.deepcopy(autoencoder).eval() for autoencoder in held if autoencoder is not None)
     for network in networks:
         fuse_modules(network)
-    is_short = choice == "auto" and not is_large(workload, setting, len(networks))
+    is_short = choice == "auto" and not is_large(workload, setting, folds)
     if choice == "eager" or is_short:
         prepared = _build("eager", networks, setting, inference_batch_size=1)
         if is_short and repeats_passes(workload, setting):
             captured = _capture_checked(prepared, setting)
             if captured is not None:
-                return replace(captured, label_autoencoders=kept)
+                return replace(captured, networks=join_planes(captured.networks, planes), label_autoencoders=kept)
         count = _find_batch_size(prepared[0], setting) if setting.device.type == "cpu" else None
+        together = join_planes(prepared, planes)
         return PreparedNetworks(
-            networks=prepared, execution="eager", inference_batch_size=count, label_autoencoders=kept
+            networks=together, execution="eager", inference_batch_size=count, label_autoencoders=kept
         )
     if choice != "auto":
         check_available(choice, setting)
@@ -125,13 +129,14 @@ def prepare_networks(
     probe = prepare_network(copy.deepcopy(networks[0]), device=setting.device, dtype=setting.dtype)
     count = _find_batch_size(probe, setting)
     trials = _Trials(original=networks[0], probe=probe, setting=setting, inference_batch_size=count)
-    patches = count_patches(workload, setting.configuration, len(networks))
+    patches = count_patches(workload, setting.configuration, folds)
     execution = trials.choose(patches) if choice == "auto" else choice
     if choice == "auto":
         prepared = _build(execution, networks, setting, inference_batch_size=count, falls_back=True)
     else:
         prepared = trials.build_checked(execution, networks)
-    return PreparedNetworks(networks=prepared, execution=execution, inference_batch_size=count, label_autoencoders=kept)
+    together = join_planes(prepared, planes)
+    return PreparedNetworks(networks=together, execution=execution, inference_batch_size=count, label_autoencoders=kept)
 
 
 def count_patches(workload: Workload, configuration: ConfigurationPlan, folds: int) -> int:

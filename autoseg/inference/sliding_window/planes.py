@@ -1,4 +1,4 @@
-"""Prediction of slices across several axes of a volume by one network."""
+"""Prediction of slices across several axes of a volume, by one network or by one for each axis."""
 
 from collections.abc import Sequence
 
@@ -10,6 +10,7 @@ from autoseg.geometry import list_plane_order
 from autoseg.inference.sliding_window.mirroring import ChannelExchange
 from autoseg.inference.sliding_window.prediction import OnWindow, predict_logits
 from autoseg.inference.sliding_window.windows import count_plane_windows, count_windows, order_extents
+from autoseg.networks.parts.planes import select_plane
 from autoseg.plan.document import ConfigurationPlan
 
 
@@ -33,10 +34,11 @@ def predict_planes(
     """
     shape, total, done = image.shape[1:], None, 0
     window_count = count_windows(shape, configuration, step_fraction)
-    for axis in configuration.plane_axes:
+    listed = [networks] if isinstance(networks, nn.Module) else networks
+    for plane, axis in enumerate(configuration.plane_axes):
         order = list_plane_order(axis)
         logits = predict_logits(
-            networks,
+            [select_plane(network, plane) for network in listed],
             image.permute(0, *(1 + other for other in order)).contiguous(),
             configuration=configuration,
             mirror_axes=mirror_axes,

@@ -23,6 +23,7 @@ from autoseg.networks.families.residual_encoder_unet import ResidualEncoderUNet
 from autoseg.networks.families.u_shaped import UShapedNetwork
 from autoseg.networks.families.unext import UNextNetwork
 from autoseg.networks.network import SegmentationNetwork
+from autoseg.networks.parts.planes import PlaneNetworks
 from autoseg.plan.network.base import NetworkPlan
 
 FAMILIES: Final[dict[str, type[SegmentationNetwork]]] = {
@@ -61,17 +62,25 @@ def build_network(plan: NetworkPlan, generator: torch.Generator | None = None) -
     return network
 
 
+def _build(plan: NetworkPlan) -> SegmentationNetwork:
+    """Builds the network, or that of each plane."""
+    family = FAMILIES[plan.family]
+    if plan.planes == 1:
+        return family(plan)
+    one = plan.with_planes(1)
+    return PlaneNetworks(plan, [family(one) for _ in range(plan.planes)])
+
+
 def _construct(plan: NetworkPlan, generator: torch.Generator | None) -> SegmentationNetwork:
     """Constructs the network with the global generator seeded from the given one.
 
     Modules of PyTorch draw their first weights from the global source, and a family need not replace all of them.
     """
-    family = FAMILIES[plan.family]
     if generator is None:
-        return family(plan)
+        return _build(plan)
     copy = torch.Generator(generator.device)
     copy.set_state(generator.get_state())
     seed = int(torch.randint(2**63 - 1, (), generator=copy, device=generator.device))
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed GPUs, too
-        return family(plan)
+        return _build(plan)

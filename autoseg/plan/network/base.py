@@ -46,12 +46,15 @@ class NetworkPlan(Part):
         dimensions: Spatial axes of the input.
         input_channels: Image channels, and masks of a previous stage.
         output_channels: Logit channels.
+        planes: Number of networks, one for the slices across each of `plane_axes` of the configuration; 1: one sees
+            them all.
     """
 
     family: str
     dimensions: Literal[2, 3]
     input_channels: ChannelCount
     output_channels: ChannelCount
+    planes: Annotated[int, Field(ge=1, le=3)] = Field(default=1, exclude_if=lambda count: count == 1)
 
     @property
     @abstractmethod
@@ -103,6 +106,15 @@ class NetworkPlan(Part):
         """Returns the plan with other first weights; itself where the family has no encoder of the literature."""
         del pretrained
         return self
+
+    @property
+    def may_have_planes(self) -> bool:
+        """Whether there may be a network for each plane: where any objective that compares logits trains it, alone."""
+        return self.dimensions == 2 and self.required_objective is None and self.find_label_autoencoder() is None
+
+    def with_planes(self, count: int) -> "NetworkPlan":
+        """Returns the plan of so many networks alike."""
+        return self.model_copy(update={"planes": count})
 
     def with_input_channels(self, count: int) -> "NetworkPlan":
         """Returns the plan of the same network for so many input channels."""

@@ -1,6 +1,6 @@
 """A batch of patches."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float32, Int16
@@ -9,10 +9,15 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """Patches and their internal labels (0 and up; the ignore label is the last)."""
+    """Patches and their internal labels (0 and up; the ignore label is the last).
+
+    Attributes:
+        plane: Index in `plane_axes` of the axis across which all slices lie, where each axis has a network.
+    """
 
     image: Float32[Tensor, "batch channel *space"]
     label_map: Int16[Tensor, " batch *space"]
+    plane: int = 0
 
     def share_memory(self) -> None:
         """Moves the batch to memory that other processes can read.
@@ -25,7 +30,7 @@ class Batch:
 
     def pin_memory(self) -> "Batch":
         """Returns a page-locked copy, which a CUDA device reads asynchronously (called by torch's loader)."""
-        return Batch(image=self.image.pin_memory(), label_map=self.label_map.pin_memory())
+        return replace(self, image=self.image.pin_memory(), label_map=self.label_map.pin_memory())
 
     def copy_from(self, other: "Batch") -> None:
         """Overwrites the batch by another one of the same shape."""
@@ -34,8 +39,10 @@ class Batch:
 
     def move_to(self, device: torch.device) -> "Batch":
         """Returns a copy on the device."""
-        return Batch(
-            image=self.image.to(device, non_blocking=True), label_map=self.label_map.to(device, non_blocking=True)
+        return replace(
+            self,
+            image=self.image.to(device, non_blocking=True),
+            label_map=self.label_map.to(device, non_blocking=True),
         )
 
 

@@ -16,7 +16,7 @@ import multiprocessing
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -98,6 +98,7 @@ class BatchSource(Dataset[Batch | AutosegError]):
 
     Attributes:
         batch_bytes: Memory of a batch.
+        planes: Number of axes across which the slices of batches lie in turn; 1: those of each sample are drawn.
         training: Makes the patches that are changed by all transforms.
         plain: Makes the training patches after the end of augmentation.
     """
@@ -107,6 +108,7 @@ class BatchSource(Dataset[Batch | AutosegError]):
     validation: PatchSource
     seed: int
     batch_bytes: int
+    planes: int = 1
 
     def __getitem__(self, key: BatchKey) -> Batch | AutosegError:
         """Makes a batch; returns user errors, which would lose their type if a worker process raised them."""
@@ -118,10 +120,14 @@ class BatchSource(Dataset[Batch | AutosegError]):
     def make_batch(self, key: BatchKey) -> Batch:
         """Draws and stacks the samples of a batch."""
         source = key.select(training=self.training, plain=self.plain, validation=self.validation)
+        plane = key.find_plane(self.planes)
+        if self.planes > 1:
+            source = replace(source, sampler=source.sampler.in_plane(plane))
         patches = [source.make_patch(derive_seeds(self.seed, key, index), index) for index in source.sampler.indices]
         return Batch(
             image=torch.from_numpy(np.stack([image for image, _ in patches])),
             label_map=torch.from_numpy(np.stack([label_map for _, label_map in patches])),
+            plane=plane,
         )
 
 
@@ -194,7 +200,14 @@ def build_batch_source(
         len(samplers[0].indices) * math.prod(plan.patch_voxels) * count_voxel_bytes(plan.network.input_channels)
     )
     changed, plain, unchanged = sources
-    return BatchSource(training=changed, plain=plain, validation=unchanged, seed=seed, batch_bytes=batch_bytes)
+    return BatchSource(
+        training=changed,
+        plain=plain,
+        validation=unchanged,
+        seed=seed,
+        batch_bytes=batch_bytes,
+        planes=plan.network.planes,
+    )
 
 
 def _choose_opening(data_folder: Path, previous: StoredStageInput | None) -> Callable[[str], CachedCase]:

@@ -181,6 +181,7 @@ class DeviceBatchSource:
     Attributes:
         placement: Place of the cases, and the reason for it.
         stream: CUDA stream on which the batches are made; None on devices without streams.
+        planes: Number of axes across which the slices of batches lie in turn; 1: those of each sample are drawn.
     """
 
     training: DevicePatchSource
@@ -189,6 +190,7 @@ class DeviceBatchSource:
     seed: int
     placement: DataPlacement
     stream: torch.cuda.Stream | None
+    planes: int = 1
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def make_batch(self, key: BatchKey) -> Batch:
@@ -204,13 +206,16 @@ class DeviceBatchSource:
         """Makes a batch without waiting for the device. Cutting runs beside other threads, the rest one by one: two
         batches at once would take twice the memory and no less time."""
         source = key.select(training=self.training, plain=self.plain, validation=self.validation)
+        plane = key.find_plane(self.planes)
+        if self.planes > 1:
+            source = replace(source, sampler=source.sampler.in_plane(plane))
         seeds = [derive_seeds(self.seed, key, index) for index in source.sampler.indices]
         cuts = source.place(seeds)
         parameters = source.augmentation.draw(seeds, channels=source.channels)
         with self._on_stream():
             read = source.cut(cuts, parameters.is_warped) if source.store is None else None
             with self._lock:
-                batch = source.finish(cuts, parameters, read)
+                batch = replace(source.finish(cuts, parameters, read), plane=plane)
                 is_done = None if self.stream is None else self.stream.record_event()
         return PreparedBatch(batch=batch, is_done=is_done)
 
@@ -263,6 +268,7 @@ def build_device_batch_source(
         validation=validation,
         seed=source.seed,
         placement=placement,
+        planes=source.planes,
         stream=find_stream(device, "batches") if device.type == "cuda" else None,
     )
 

@@ -39,6 +39,10 @@ class BatchKey:
             return validation
         return training if self.is_augmented else plain
 
+    def find_plane(self, count: int) -> int:
+        """Finds which of several planes, each of which has a network, the batch shows: one after the other."""
+        return self.iteration % count
+
 
 def derive_seeds(seed: int, key: BatchKey, index: int) -> np.random.SeedSequence:
     """Derives the seeds of all randomness of sample `index` of a batch."""

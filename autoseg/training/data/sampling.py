@@ -1,7 +1,7 @@
 """Random choice of the case and the place of each training patch."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,6 +76,10 @@ class PatchSampler:
     synthetic_names: tuple[str, ...] = ()
     synthetic_fraction: float = 0.0
     synthetic_foreground: ForegroundIndex = field(default_factory=ForegroundIndex, repr=False, compare=False)
+
+    def in_plane(self, plane: int) -> "PatchSampler":
+        """Returns what cuts across one of the axes alone."""
+        return replace(self, plane_axes=(self.plane_axes[plane],))
 
     @property
     def all_names(self) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from autoseg.networks.network import SegmentationNetwork
+from autoseg.networks.parts.planes import select_plane
 from autoseg.runtime.precision import autocast
 from autoseg.training.data.batch import Batch
 from autoseg.training.objectives.objective import NetworkCall, Objective
@@ -50,7 +51,7 @@ class Distillation(Objective):
         def call_both(image: Tensor, *further: Tensor | bool) -> tuple[Tensor, ...]:
             found = network(image, *further)
             if self.training:
-                taught = self._ask_teacher(image, *further)
+                taught = self._ask_teacher(batch.plane, image, *further)
                 difference.append(self.objective.compare_with_teacher(found, taught, batch))
             return found
 
@@ -59,8 +60,8 @@ class Distillation(Objective):
         return sum((weight * one for one in difference), start=loss), logits
 
     @torch.no_grad()
-    def _ask_teacher(self, image: Tensor, *further: Tensor | bool) -> tuple[Tensor, ...]:
-        (teacher,) = self._frozen
+    def _ask_teacher(self, plane: int, image: Tensor, *further: Tensor | bool) -> tuple[Tensor, ...]:
+        teacher = select_plane(self._frozen[0], plane)
         with autocast(image.device, self.dtype):
             taught: tuple[Tensor, ...] = teacher(image, *further)
         return taught

@@ -20,6 +20,7 @@ from autoseg.inference.sliding_window.prediction import OnWindow
 from autoseg.networks.attention_maps import RecordingNetwork, find_attention_maps
 from autoseg.networks.cost import META
 from autoseg.networks.families import build_network
+from autoseg.networks.parts.planes import change_planes, list_planes
 from autoseg.plan.document import Plan
 from autoseg.plan.network.base import NetworkPlan
 from autoseg.run_folder import RunFolder
@@ -65,9 +66,9 @@ def build_recorder(model: SegmentationModel, out: Path) -> MapRecorder:
     Raises:
         PredictionError: The networks compute no attention maps.
     """
-    networks = tuple(RecordingNetwork(network) for network in model.networks)
+    networks = tuple(change_planes(network, RecordingNetwork) for network in model.networks)
     plan, configuration = model.plan, model.configuration_plan
-    classes, titles = configuration.network.output_channels, networks[0].titles
+    classes, titles = configuration.network.output_channels, RecordingNetwork(list_planes(model.networks[0])[0]).titles
     if not titles:  # a fold may have been trained by another plan than that of the run
         raise PredictionError(_explain_no_maps(model.configuration, configuration.network))
     wide = configuration.network.model_copy(update={"output_channels": classes + len(titles)})

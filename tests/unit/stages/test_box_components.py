@@ -274,6 +274,26 @@ def test_boxes_are_made_larger_where_cases_reach_beyond_them(roi_run, splits, tr
     assert torch.equal(model.predict_case(case), model.predict_preprocessed(case.image, box=wider))
 
 
+def test_a_larger_box_does_not_change_what_is_trained_on_but_where_it_is_larger_than_that(roi_run, splits, monkeypatch):
+    monkeypatch.setattr(cascade, "compute_bounding_box", lambda mask: ((0, 6), (2, 8), (0, 6)))
+    content = learn(roi_run, splits).plan.model_dump(mode="json")
+    stage = content["configurations"][ROI]["previous_stage"]
+    shapes = {}
+    for further_mm in (0.0, 1.0):
+        for margins in ((0, 0, 0), (1, 2, 0)):
+            stage |= {"further_margin_mm": further_mm, "training_margin_voxels": margins}
+            link = find_link(roi_run, Plan.model_validate(content), ROI, splits)
+            stored = prepare_stage_input(link, device="cpu", progress=SilentProgress())
+            opened = stored.open_case(roi_run.preprocessed("3d_fullres"), "a")
+            shapes[further_mm, margins] = opened.image.shape[1:]
+    assert shapes == {
+        (0.0, (0, 0, 0)): (6, 8, 7),  # the margin of 1 mm alone; the box begins with the image along x
+        (1.0, (0, 0, 0)): (8, 10, 8),
+        (0.0, (1, 2, 0)): (8, 11, 7),  # along y the image ends
+        (1.0, (1, 2, 0)): (8, 11, 8),
+    }
+
+
 def test_trained_folds_keep_the_box_of_all_components(roi_run, splits, train):
     plan = read_document(roi_run.plan, Plan)
     train(plan, ROI, "0")

@@ -14,6 +14,7 @@ from autoseg.exchange.nnunet_export import drop_unknown_configurations, write_mo
 from autoseg.geometry import Grid
 from autoseg.inference.ensemble import Ensemble
 from autoseg.inference.model import check_stages_compatible, load_model
+from autoseg.inference.view_disagreement import record_normalizers
 from autoseg.plan import MasksOfPreviousStage, Plan
 from autoseg.processes.progress import SilentProgress
 from autoseg.stages.training_cases import open_training_case, read_network_input
@@ -25,19 +26,19 @@ PLANES, FIRST, SECOND = "2d_triplanar", "3d_lowres", "after_planes"
 SHAPE = (1, 10, 12, 8)
 
 
-def plan_planes(plane_axes=(0, 1, 2), *, channels=1, **changes):
-    network = {"input_channels": channels, "output_channels": 4, "features_per_stage": (2, 2)}
+def plan_planes(plane_axes=(0, 1, 2), *, channels=1, networks=1, **changes):
+    network = {"input_channels": channels, "output_channels": 4, "features_per_stage": (2, 2), "planes": networks}
     volume = {"spacing_mm": (1.0,) * 3, "median_shape_voxels": SHAPE[1:]}
     return build_configuration((8, 8), network=network, plane_axes=plane_axes, **volume | changes)
 
 
-@pytest.fixture
-def plan(describe_plan) -> Plan:
+@pytest.fixture(params=[1, 3], ids=["one network", "a network for each plane"])
+def plan(describe_plan, request) -> Plan:
     chain = Plan.model_validate(describe_plan())
     others = {name: chain.configurations[name] for name in (FIRST, "3d_fullres")}
     planes = {
-        PLANES: plan_planes(mirror_axes=(0, 1)),
-        SECOND: plan_planes(channels=4, previous=PLANES),
+        PLANES: plan_planes(mirror_axes=(0, 1), networks=request.param),
+        SECOND: plan_planes(channels=4, previous=PLANES, networks=request.param),
     }
     return build_plan({**others, **planes}, orientation=None, labels=build_plain_labels(3))
 
@@ -53,6 +54,25 @@ def test_it_is_loaded_and_predicts_volumes_and_refuses_pictures(plan, run, train
     assert model.predict_volume(draw_image(), grid).shape == SHAPE[1:]
     with pytest.raises(PredictionError, match=r"found float32 of \(12, 8\); give the whole volume"):
         predict_volume(model, draw_image()[0, 0], spacing_mm=(1, 1, 1))
+
+
+def test_folds_that_differ_in_the_number_of_networks_are_no_ensemble(plan, run, train):
+    train(plan, PLANES, "0", is_random=True)
+    part = plan.configurations[PLANES]
+    other = part.model_copy(update={"network": part.network.with_planes(4 - part.network.planes)})
+    train(plan.model_copy(update={"configurations": plan.configurations | {PLANES: other}}), PLANES, "1")
+    with pytest.raises(PredictionError, match="must follow one plan"):
+        load_model(run, configuration=PLANES, folds=("0", "1"), device="cpu")
+
+
+def test_maps_of_uncertainty_do_not_change_the_prediction(plan, run, train, grid):
+    train(plan, PLANES, "0", is_random=True)
+    model = load_model(run, configuration=PLANES, folds=("0",), device="cpu")
+    case = model.preprocess(draw_image(), grid)
+    expected = model.predict_case(case)
+    found = record_normalizers(model).predict_case(case)
+    assert torch.equal(found[:4], expected)
+    assert found.shape == (5, *SHAPE[1:])
 
 
 def test_volumes_are_resampled_along_all_axes(plan, run, train):
@@ -72,7 +92,9 @@ def test_it_is_averaged_with_a_volume_network(plan, run, train, grid):
 def test_models_of_other_planes_are_not_taken_for_each_other(plan):
     stage = MasksOfPreviousStage(configuration=PLANES)
     second = plan.configurations["3d_fullres"].model_copy(update={"previous_stage": stage})
-    fewer = plan.configurations[PLANES].model_copy(update={"plane_axes": (0, 1)})
+    part = plan.configurations[PLANES]
+    count = min(part.network.planes, 2)
+    fewer = part.model_copy(update={"plane_axes": (0, 1), "network": part.network.with_planes(count)})
     first = plan.model_copy(update={"configurations": plan.configurations | {PLANES: fewer}})
     both = plan.model_copy(update={"configurations": plan.configurations | {"second": second}})
     with pytest.raises(PredictionError, match="must follow one plan"):

@@ -52,6 +52,12 @@ def run_ranks(folder, count):
     return [json.loads((folder / f"told_{rank}.json").read_text()) for rank in range(count)]
 
 
+def see_all_planes(plan):
+    """The plan with a network for the slices across each axis."""
+    changes = {"plane_axes": (0, 1, 2), "spacing_mm": (1.0,) * 3, "median_shape_voxels": (24.0,) * 3}
+    return plan.model_copy(update=changes | {"network": plan.network.with_planes(3)})
+
+
 @pytest.fixture
 def variants(plan_configuration, labels):
     """Name to (plan, labels): every way in which the loss sums over a batch; the last batch is not divided evenly."""
@@ -70,6 +76,7 @@ def variants(plan_configuration, labels):
         "ignore": (make(), ignoring),
         "regions": (make(network=one_output), regions),
         "adversarial": (make(objective=ADVERSARIAL, epochs=2), ignoring),
+        "planes": (see_all_planes(make(epochs=2)), labels),
     }
 
 

@@ -6,8 +6,9 @@ from builders.fingerprints import build_fingerprint
 from autoseg.document import parse_part
 from autoseg.errors import PlanError
 from autoseg.fingerprint import Machine
+from autoseg.networks.cost import measure_cost
 from autoseg.plan import ConfigurationPlan, Plan
-from planners import PLANNERS
+from planners import HEADS, PLANNERS
 from planners.planner import Planner
 from planners.refinement import add_refinement
 from planners.rules.median_shape import ResampledDataset
@@ -65,6 +66,20 @@ def test_the_configuration_sees_slices_of_the_volumes_of_3d_fullres():
     assert reasons[f"{TRIPLANAR}: plane axes"] == "0, 1, 2"
     assert f"{TRIPLANAR}: resampling" not in reasons
     assert planned.planner == f"default --configuration {TRIPLANAR}"
+
+
+def test_each_axis_has_a_network_of_its_own_where_the_family_allows_it():
+    planned = plan()
+    part = planned.configurations[TRIPLANAR]
+    assert part.network.planes == 3
+    reason = next(reason for reason in planned.reasons if reason.subject == TRIPLANAR)
+    assert "have a network of their own, and these are trained in turn" in reason.because
+    assert plan(DISTANT).configurations[TRIPLANAR].network.planes == 1
+    planner = DEFAULT.with_head(HEADS["point_rend"]).with_configurations([TRIPLANAR])
+    shared = planner.plan(build_fingerprint(*NEAR), MACHINE, measure_cost=measure_cost)
+    assert shared.configurations[TRIPLANAR].network.planes == 1
+    reason = next(reason for reason in shared.reasons if reason.subject == TRIPLANAR)
+    assert "one network sees the slices across all axes, as this family has none for each" in reason.because
 
 
 def test_everything_else_is_planned_as_without_it():
