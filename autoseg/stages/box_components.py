@@ -15,6 +15,12 @@ from autoseg.plan.decisions import Decision
 TAKEN_SHARE: Final = 0.5
 """Share of the volume up to which components may be left out of the boxes of all held-out cases: in a new image, one
 that matters may be smaller than in any of them (guess)."""
+SMALL_SHARE: Final = 0.01
+"""Share of the largest component of the median case above which none is left out, however large those of held-out cases
+are: a new image may have a second object where none of these has (guess; learned without the only patient of a dataset
+who has one, a fortieth to a thirtieth of the first, boxes lost it without this limit, and hold it now)."""
+SMALL_VOXELS: Final = 4
+"""Voxels of the first stage up to which a component is small, whatever the size of the largest (guess)."""
 MISSED_FACTOR: Final = 2.0
 """Distance, as a multiple of the planned margin, from which on something is not predicted at all, so that a margin is
 not the remedy (guess)."""
@@ -27,10 +33,12 @@ class BoxComponents:
     Attributes:
         volumes_mm3: Volumes of the components.
         boxes: First and end voxel of the box of each, along each axis.
+        voxel_mm3: Volume of a voxel in which they are found.
     """
 
     volumes_mm3: Float64[np.ndarray, " component"]
     boxes: Int64[np.ndarray, "component 3 2"]
+    voxel_mm3: float
 
     def list_boxes(self) -> list[Box]:
         """Lists the boxes."""
@@ -67,7 +75,9 @@ def find_components(foreground: Bool[np.ndarray, "z y x"], *, voxel_mm3: float) 
     places = ndimage.find_objects(numbers)
     boxes = [[(part.start, part.stop) for part in places[index]] for index in order]
     return BoxComponents(
-        volumes_mm3=voxels[order] * voxel_mm3, boxes=np.array(boxes, dtype=np.int64).reshape(len(order), 3, 2)
+        volumes_mm3=voxels[order] * voxel_mm3,
+        boxes=np.array(boxes, dtype=np.int64).reshape(len(order), 3, 2),
+        voxel_mm3=voxel_mm3,
     )
 
 
@@ -141,9 +151,10 @@ def learn_minimum(cases: Sequence[BoxCase], *, distance_unit: str) -> Decision[f
 
     The box of every case keeps what it has of the reference, and the boxes become smaller; else every component counts.
     """
-    count = len(cases)
-    largest = min((case.find_largest_minimum() for case in cases if len(case.components.boxes)), default=0.0)
-    minimum = float(f"{TAKEN_SHARE * largest:.4g}")
+    count, found = len(cases), [case for case in cases if len(case.found.boxes)]
+    largest = min((case.find_largest_minimum() for case in found), default=0.0)
+    small = _find_small_volume(found)
+    minimum = float(f"{min(TAKEN_SHARE * largest, small):.4g}")
     before, after = (sum(case.measure_share(volume) for case in cases) / count for volume in (0.0, minimum))
     if after >= before:
         because = f"leaving out small components makes the box of no held-out case smaller ({count} cases)"
@@ -152,12 +163,25 @@ def learn_minimum(cases: Sequence[BoxCase], *, distance_unit: str) -> Decision[f
     lying = f"all {count} held-out cases"
     if missed:
         lying = f"{count - missed} of {count} held-out cases, as many as in the box of all components,"
+    taken = "of which half is taken"
+    if minimum < TAKEN_SHARE * largest:
+        taken = (
+            f"of which {minimum:.4g} are taken, {SMALL_SHARE:g} of what the median case has or {SMALL_VOXELS} voxels"
+        )
     because = (
-        f"{lying} lie in the box of the components of at least {largest:.4g} {distance_unit}3, of which half is taken, "
+        f"{lying} lie in the box of the components of at least {largest:.4g} {distance_unit}3, {taken}, "
         f"as new images may have smaller ones (guess); boxes hold {after:.3g} of an image, the mean over the cases, "
         f"instead of {before:.3g}"
     )
     return Decision(minimum, because)
+
+
+def _find_small_volume(cases: Sequence[BoxCase]) -> float:
+    """Finds the volume of a component that is small beside the largest one of the median case."""
+    if not cases:
+        return 0.0
+    voxel_mm3 = max(case.found.voxel_mm3 for case in cases)
+    return max(SMALL_VOXELS * voxel_mm3, SMALL_SHARE * float(np.median([case.found.volumes_mm3[0] for case in cases])))
 
 
 def learn_margin(cases: Sequence[BoxCase], minimum_mm3: float, *, distance_unit: str) -> Decision[float]:

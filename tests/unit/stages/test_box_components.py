@@ -34,11 +34,13 @@ WITH_STRAY, WITHOUT = ((1, 10), (1, 12), (0, 8)), ((1, 7), (1, 9), (0, 7))
 _no_drawing = pytest.fixture(autouse=True)(skip_drawing)
 
 
-def make_case(*components, reference=((2, 4), (2, 4), (2, 4)), shape=(10, 10, 10), margin_mm=0.0):
+def make_case(*components, reference=((2, 4), (2, 4), (2, 4)), shape=(10, 10, 10), margin_mm=0.0, voxel_mm3=10.0):
     """A case with components (volume, box), the largest first; voxels are 2 mm long along the first axis, else 1 mm."""
     volumes, boxes = zip(*components, strict=True) if components else ((), ())
     found = BoxComponents(
-        volumes_mm3=np.array(volumes, float), boxes=np.array(boxes, np.int64).reshape(len(components), 3, 2)
+        volumes_mm3=np.array(volumes, float),
+        boxes=np.array(boxes, np.int64).reshape(len(components), 3, 2),
+        voxel_mm3=voxel_mm3,
     )
     return BoxCase(
         found=found, reference=reference, shape_voxels=shape, spacing_mm=(2.0, 1.0, 1.0), margin_mm=margin_mm
@@ -80,6 +82,18 @@ def test_half_of_the_smallest_component_that_matters_in_some_case_is_the_minimum
         f"instead of {shares[0]:.3g}"
     )
     assert all(case.covers(learned.value) for case in cases)
+
+
+@pytest.mark.parametrize(("voxel_mm3", "minimum"), [(1.0, 5.0), (1.3, 5.2), (200.0, 200.0)])
+def test_what_is_large_beside_the_largest_component_is_never_left_out(voxel_mm3, minimum):
+    volumes = (400.0, 500.0, 2000.0)
+    cases = [make_case((volume, BIG), (3.0, STRAY), voxel_mm3=voxel_mm3) for volume in volumes]
+    learned = learn_minimum([*cases, make_case()], distance_unit="mm")
+    assert learned.value == minimum
+    is_half = minimum == 200.0
+    assert ("of at least 400 mm3, of which half is taken, as new" in learned.because) == is_half
+    told = f"of which {minimum:g} are taken, 0.01 of what the median case has or 4 voxels, as new images"
+    assert (told in learned.because) == (not is_half)
 
 
 def test_a_case_outside_its_box_keeps_what_it_has_and_the_others_lose_their_strays_all_the_same():
@@ -215,9 +229,9 @@ def test_what_is_learned_stands_in_the_plan_and_shapes_the_boxes_of_training_and
     link = learn(roi_run, splits)
     plan = read_document(roi_run.plan, Plan)
     assert link.plan == plan
-    assert plan.configurations[ROI].previous_stage.minimum_mm3 == 72.0  # half of 18 voxels of 8 mm3
+    assert plan.configurations[ROI].previous_stage.minimum_mm3 == 32.0  # 4 voxels of 8 mm3, less than half of 18
     learned = [(reason.subject, reason.value) for reason in plan.reasons[-2:]]
-    assert learned == [(MINIMUM, "72 mm3"), (MARGIN, "0 mm")]
+    assert learned == [(MINIMUM, "32 mm3"), (MARGIN, "0 mm")]
     assert link.list_outdated_cases(link.find_sources()) == []
     stored = prepare_stage_input(link, device="cpu", progress=SilentProgress())
     assert stored.open_case(roi_run.preprocessed("3d_fullres"), "a").image.shape == (1, 6, 8, 7)
@@ -242,7 +256,7 @@ def test_what_others_write_into_the_plan_meanwhile_is_kept(roi_run, splits, monk
     link = learn(roi_run, splits)
     assert read_document(roi_run.plan, Plan) == link.plan
     assert [reason.subject for reason in link.plan.reasons[-3:]] == ["other", MINIMUM, MARGIN]
-    assert link.plan.configurations[ROI].previous_stage.minimum_mm3 == 72.0
+    assert link.plan.configurations[ROI].previous_stage.minimum_mm3 == 32.0
 
 
 def test_boxes_are_made_again_where_the_minimum_of_the_plan_differs(roi_run, splits):
@@ -260,7 +274,7 @@ def test_boxes_are_made_larger_where_cases_reach_beyond_them(roi_run, splits, tr
     monkeypatch.setattr(cascade, "compute_bounding_box", lambda mask: ((0, 6), (2, 8), (0, 6)))
     link = learn(roi_run, splits)
     stage = link.plan.configurations[ROI].previous_stage
-    assert (stage.minimum_mm3, stage.margin_mm, stage.further_margin_mm) == (72.0, 1.0, 1.0)
+    assert (stage.minimum_mm3, stage.margin_mm, stage.further_margin_mm) == (32.0, 1.0, 1.0)
     assert (link.plan.reasons[-1].subject, link.plan.reasons[-1].value) == (MARGIN, "1 mm")
     assert link.list_outdated_cases(link.find_sources()) == []
     stored = prepare_stage_input(link, device="cpu", progress=SilentProgress())
@@ -306,9 +320,9 @@ def test_it_is_learned_anew_where_the_first_stage_was_trained_again(roi_run, spl
     link = learn(roi_run, splits)
     plan = read_document(roi_run.plan, Plan)
     assert link.plan == plan
-    assert plan.configurations[ROI].previous_stage.minimum_mm3 == 48.0  # half of 12 voxels of 8 mm3
+    assert plan.configurations[ROI].previous_stage.minimum_mm3 == 32.0  # 4 voxels of 8 mm3, less than half of 12
     assert plan.reasons[:-2] == first.reasons[:-2]
-    assert [(reason.subject, reason.value) for reason in plan.reasons[-2:]] == [(MINIMUM, "48 mm3"), (MARGIN, "0 mm")]
+    assert [(reason.subject, reason.value) for reason in plan.reasons[-2:]] == [(MINIMUM, "32 mm3"), (MARGIN, "0 mm")]
     assert link.list_outdated_cases(link.find_sources()) == []
 
 
@@ -337,7 +351,7 @@ def test_behind_trained_folds_it_stays_and_it_is_said_what_to_do(roi_run, splits
     assert notes.lines == []
     retrain_first_stage()
     assert learn(roi_run, splits, notes).plan == plan == read_document(roi_run.plan, Plan)
-    values = "smallest component of the box: 72 mm3; further margin of the box: 0 mm"
+    values = "smallest component of the box: 32 mm3; further margin of the box: 0 mm"
     assert notes.lines == [
         f"warning: {FIRST} was trained again since fold 1 of {ROI}, so what its box needs ({values}) was learned from "
         f"its earlier predictions; to learn it anew, move {roi_run.configuration_models(ROI)} away and train all folds "
@@ -355,7 +369,7 @@ def test_a_training_learns_it_before_it_begins(roi_run):
     request = TrainingRequest(configuration=ROI, folds=("0",), device="cpu", precision="float32", workers=0)
     list(train_run(roi_run.root, request, progress=SilentProgress()))
     plan = read_document(roi_run.fold(ROI, "0").plan, Plan)
-    assert plan.configurations[ROI].previous_stage.minimum_mm3 == 72.0
+    assert plan.configurations[ROI].previous_stage.minimum_mm3 == 32.0
 
 
 def test_plans_of_earlier_versions_let_every_component_count_and_a_negative_minimum_is_refused():
