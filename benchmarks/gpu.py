@@ -27,7 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from autoseg.dataset.folds import Fold
 from autoseg.document import read_document
-from autoseg.inference.execution.choice import Setting, list_available
+from autoseg.inference.execution.choice import PreparedNetworks, Setting, list_available
 from autoseg.inference.execution.preparation import ExecutionChoice
 from autoseg.networks.blocks import CHANNELS_LAST
 from autoseg.networks.families import build_network
@@ -244,15 +244,14 @@ def measure_prediction(settings: GpuSettings) -> None:
     setting = Setting(configuration=plan, device=settings.device, dtype=settings.dtype)
     extent = (24, 24, 24) if settings.is_tiny else (300, 512, 512)
 
-    def time_one(choice: ExecutionChoice, axes: tuple[int, ...]) -> float:
-        prepared = prepare(plan, setting, choice)
+    def time_one(prepared: PreparedNetworks, axes: tuple[int, ...]) -> float:
         way = f"{prepared.execution}, batch {prepared.inference_batch_size or plan.training.batch_size}"
         taken = time_prediction(plan, prepared, settings.device, extent=extent, axes=axes)
         print_row([f"prediction of 2 x {extent}", way, MIRRORING[bool(axes)], *taken.describe()])
         return taken.seconds
 
-    fastest = min(list_choices(settings, setting), key=lambda choice: time_one(choice, ()))
-    time_one(fastest, ALL_AXES)
+    ready = (prepare(plan, setting, choice) for choice in list_choices(settings, setting))
+    time_one(min(ready, key=lambda prepared: time_one(prepared, ())), ALL_AXES)
     tasks = [
         describe_task(settings, plan, kind="prediction", extent=extent, mirror_axes=axes) for axes in ((), ALL_AXES)
     ]

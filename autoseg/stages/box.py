@@ -79,8 +79,7 @@ def find_moved_components(prediction: StagePrediction, target: CaseGeometry) -> 
     shape_voxels = geometry.resampled_shape_voxels
     foreground = prediction.restore_on(shape_voxels) > 0
     found = find_components(foreground, voxel_mm3=math.prod(geometry.target_spacing_mm))
-    moved = [move_box(box, shape_voxels, target) for box in found.list_boxes()]
-    return replace(found, boxes=np.array(moved, dtype=np.int64).reshape(found.boxes.shape))
+    return found.move(shape_voxels, target.resampled_shape_voxels)
 
 
 def store_box(box: Box | None) -> Int16[np.ndarray, "3 2 1"]:
@@ -89,19 +88,6 @@ def store_box(box: Box | None) -> Int16[np.ndarray, "3 2 1"]:
     if box is not None:
         corners[:, :, 0] = box
     return corners
-
-
-def move_box(box: Box, shape_voxels: Sequence[int], target: CaseGeometry) -> Box:
-    """Returns the voxels of another grid of the same image that a box touches.
-
-    Args:
-        box: A box in a grid of `shape_voxels`.
-        shape_voxels: Shape of the grid of the box, which covers the same space as that of the target.
-        target: Geometry of the other grid.
-    """
-    axes = zip(box, shape_voxels, target.resampled_shape_voxels, strict=True)
-    z, y, x = ((first * new // old, -(-end * new // old)) for (first, end), old, new in axes)
-    return z, y, x
 
 
 def crop_case(case: CachedCase, box: Box) -> CachedCase:

@@ -40,9 +40,11 @@ class BoxComponents:
     boxes: Int64[np.ndarray, "component 3 2"]
     voxel_mm3: float
 
-    def list_boxes(self) -> list[Box]:
-        """Lists the boxes."""
-        return [((z[0], z[1]), (y[0], y[1]), (x[0], x[1])) for z, y, x in self.boxes.tolist()]
+    def move(self, shape_voxels: IntTriple, new_shape_voxels: IntTriple) -> "BoxComponents":
+        """Returns them with boxes of the voxels that each touches in another grid of the same space, by both shapes."""
+        old, new = np.array(shape_voxels), np.array(new_shape_voxels)
+        first, end = self.boxes[:, :, 0] * new // old, -(-self.boxes[:, :, 1] * new // old)
+        return replace(self, boxes=np.stack([first, end], axis=-1))
 
     def widen(self, margin_mm: float, *, spacing_mm: FloatTriple, shape_voxels: IntTriple) -> "BoxComponents":
         """Returns them with boxes that hold the voxels up to a margin around each, as far as there are any."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final, TypeVar
 
 import numpy as np
@@ -174,19 +174,6 @@ def _predict_cases(
             yield from predict_preprocessed_cases(link.run, [model], own, finish=finish, write=write, progress=progress)
 
 
-@dataclass(frozen=True, slots=True)
-class LearnedBox:
-    """What is learned about the box of a configuration from held-out cases.
-
-    Attributes:
-        minimum_mm3: Volume that a component needs to count.
-        further_margin_mm: Distance by which the box is larger than its planned margin says.
-    """
-
-    minimum_mm3: Decision[float]
-    further_margin_mm: Decision[float]
-
-
 def learn_box(link: StageLink, *, device: str, progress: Progress) -> StageLink:
     """Learns about the box of a configuration, before its first fold is trained.
 
@@ -218,8 +205,8 @@ def learn_box(link: StageLink, *, device: str, progress: Progress) -> StageLink:
         found = _find_box_cases(link, sources, device=device, progress=progress)
         cases, unit = list(found.values()), link.plan.distance_unit
         minimum = learn_minimum(cases, distance_unit=unit)
-        learned = LearnedBox(minimum, learn_margin(cases, minimum.value, distance_unit=unit))
-        link = replace(link, plan=_write_learned(link, learned))
+        margin = learn_margin(cases, minimum.value, distance_unit=unit)
+        link = replace(link, plan=_write_learned(link, {"minimum_mm3": minimum, "further_margin_mm": margin}))
         for case, box_case in found.items():
             wider = replace(box_case, margin_mm=_get_box(link).box_margin_mm)
             stage_map = store_box(wider.components.join(minimum.value))
@@ -289,7 +276,7 @@ def _describe_learned(link: StageLink, stage: BoxOfPreviousStage) -> dict[str, s
     }
 
 
-def _write_learned(link: StageLink, learned: LearnedBox) -> Plan:
+def _write_learned(link: StageLink, learned: Mapping[str, Decision[float]]) -> Plan:
     """Adds what was learned to the plan of the run, which others may have changed since; returns that plan."""
     with wait_for_lock(link.run.root / PLAN_LOCK_NAME, on_wait=lambda: None, is_kept=False):
         plan = _record_learned(read_document(link.run.plan, Plan), link, learned)
@@ -297,15 +284,13 @@ def _write_learned(link: StageLink, learned: LearnedBox) -> Plan:
     return plan
 
 
-def _record_learned(plan: Plan, link: StageLink, learned: LearnedBox) -> Plan:
-    """Returns a plan with what was learned about the box of the link, and the reasons."""
-    decisions = (learned.minimum_mm3, learned.further_margin_mm)
-    update = {"minimum_mm3": learned.minimum_mm3.value, "further_margin_mm": learned.further_margin_mm.value}
-    stage = _get_box(link).model_copy(update=update)
+def _record_learned(plan: Plan, link: StageLink, learned: Mapping[str, Decision[float]]) -> Plan:
+    """Returns a plan with what was learned about the box of the link, by the fields of its plan, and the reasons."""
+    stage = _get_box(link).model_copy(update={field: decision.value for field, decision in learned.items()})
     values = _describe_learned(link, stage)
     reasons = [
         Reason(subject=subject, value=value, because=decision.because)
-        for (subject, value), decision in zip(values.items(), decisions, strict=True)
+        for (subject, value), decision in zip(values.items(), learned.values(), strict=True)
     ]
     others = [other for other in plan.reasons if other.subject not in values]
     part = link.plan.configurations[link.configuration].model_copy(update={"previous_stage": stage})

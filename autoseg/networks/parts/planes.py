@@ -4,6 +4,7 @@ A network for one plane alone learns it better in a third of the steps than one 
 """
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,11 @@ class PlaneNetworks(SegmentationNetwork):
     def __init__(self, plan: NetworkPlan, networks: Sequence[SegmentationNetwork]) -> None:
         super().__init__(plan)
         self.planes = nn.ModuleList(networks)
-        self.networks = tuple(networks)
+
+    @property
+    def networks(self) -> list[SegmentationNetwork]:
+        """The networks of all planes."""
+        return cast(list[SegmentationNetwork], list(self.planes))
 
     def forward(self, image: Tensor, *further: Tensor | bool, plane: int = 0, **named: int) -> tuple[Tensor, ...]:
         """Computes the outputs of the network of a plane.
@@ -49,10 +54,6 @@ class PlaneNetworks(SegmentationNetwork):
         """The layers of all networks."""
         layers = [network.output_layers for network in self.networks]
         return None if None in layers else tuple(layer for some in layers for layer in some or ())
-
-    def weight_outputs(self, planned: Sequence[float]) -> tuple[float, ...]:
-        """Normalizes the planned weights as each network does."""
-        return self.networks[0].weight_outputs(planned)
 
     def initialize_weights(self, generator: torch.Generator | None = None) -> None:
         """Sets the first weights of one network after the other, all of them different."""

@@ -14,6 +14,9 @@ from autoseg.preprocessing.class_locations import ClassLocations
 from autoseg.stages.masks import MaskInput
 from autoseg.stages.stored_maps import PredictionSource, write_stage_map
 from autoseg.stages.training_cases import StoredStageInput
+from autoseg.training.data.batches import build_batch_source
+from autoseg.training.data.data_placement import DataPlacement
+from autoseg.training.data.device_batches import build_device_batch_source
 from autoseg.training.data.randomness import BatchKey, derive_seeds
 from autoseg.training.data.training_data import TrainingData
 
@@ -115,6 +118,20 @@ def data_folder(tmp_path):
         locations = ClassLocations(coordinates=lesion, class_ranges=((0, len(lesion)),), annotated_range=None)
         write_case(tmp_path / "data", f"case_{index}", case, locations=locations, patch_voxels=(1, 16, 16))
     return tmp_path / "data"
+
+
+@pytest.fixture
+def make_source(data_folder, channels, fold):
+    """Builds what makes batches as worker processes do, or on a device from a place of the cases."""
+
+    def make(plan, where=None, previous=None):
+        source = build_batch_source(plan, channels, data_folder=data_folder, fold=fold, seed=7, previous=previous)
+        if where is None:
+            return source
+        placement = DataPlacement(where=where, because="")
+        return build_device_batch_source(source, plan, channels, device=torch.device("cpu"), placement=placement)
+
+    return make
 
 
 @pytest.fixture

@@ -14,9 +14,6 @@ from autoseg.networks.weights import read_weights
 from autoseg.plan import ConfigurationPlan
 from autoseg.preprocessing.cache import open_case
 from autoseg.run_folder import FoldFolder
-from autoseg.training.data.batches import build_batch_source
-from autoseg.training.data.data_placement import DataPlacement
-from autoseg.training.data.device_batches import build_device_batch_source
 from autoseg.training.data.randomness import BatchKey, derive_seeds
 from autoseg.training.monitoring.events import EpochDone
 from autoseg.training.options import TrainingOptions
@@ -38,20 +35,6 @@ def plan_context(context_slices=1, *, transforms=(), channels=1, **training):
     )
 
 
-@pytest.fixture
-def build(data_folder, channels, fold):
-    """Makes the batches as worker processes do, and on a device from each place of the cases."""
-
-    def make(plan, where=None):
-        source = build_batch_source(plan, channels, data_folder=data_folder, fold=fold, seed=7)
-        if where is None:
-            return source
-        placement = DataPlacement(where=where, because="")
-        return build_device_batch_source(source, plan, channels, device=CPU, placement=placement)
-
-    return make
-
-
 def find_slices(case, patch):
     """The numbers of the slices of a case that a patch shows, by its position in plane."""
     image = case.image[:][0]
@@ -61,8 +44,8 @@ def find_slices(case, patch):
 
 @pytest.mark.parametrize("where", [None, "device", "disk"])
 @pytest.mark.parametrize("count", [1, 2])
-def test_channels_are_neighbouring_slices_and_the_reference_is_the_middle_one(build, data_folder, count, where):
-    source = build(plan_context(count), where)
+def test_channels_are_neighbouring_slices_and_the_reference_is_the_middle_one(make_source, data_folder, count, where):
+    source = make_source(plan_context(count), where)
     cuts = [source.training.sampler.place(index, rng) for index, rng in enumerate(list_generators(source))]
     batch = source.make_batch(KEY)
     assert batch.image.shape == (3, 2 * count + 1, 16, 16)
@@ -80,17 +63,17 @@ def list_generators(source):
     return [np.random.default_rng(derive_seeds(7, KEY, index)) for index in range(3)]
 
 
-def test_slices_are_drawn_as_for_single_ones(build):
-    with_context, alone = build(plan_context(2)), build(plan_context(0))
+def test_slices_are_drawn_as_for_single_ones(make_source):
+    with_context, alone = make_source(plan_context(2)), make_source(plan_context(0))
     for ours, theirs in zip(list_generators(with_context), list_generators(alone), strict=True):
         wide, single = with_context.training.sampler.place(0, ours), alone.training.sampler.place(0, theirs)
         assert (wide.start[0] + 2, *wide.start[1:]) == single.start
 
 
 @pytest.mark.parametrize("where", [None, "device"])
-def test_mirroring_across_slices_reverses_the_channels(build, where):
-    mirrored = build(plan_context(transforms=build_transforms(mirror={"axes": (0,)})), where)
-    plain = build(plan_context(), where)
+def test_mirroring_across_slices_reverses_the_channels(make_source, where):
+    mirrored = make_source(plan_context(transforms=build_transforms(mirror={"axes": (0,)})), where)
+    plain = make_source(plan_context(), where)
     orders = set()
     for iteration in range(4):
         key = BatchKey(stream="training", epoch=0, iteration=iteration)

@@ -23,9 +23,6 @@ from autoseg.preprocessing.cache import open_case
 from autoseg.run_folder import FoldFolder
 from autoseg.runtime.distributed import BatchPart
 from autoseg.stages.stored_maps import open_stage_map
-from autoseg.training.data.batches import build_batch_source
-from autoseg.training.data.data_placement import DataPlacement
-from autoseg.training.data.device_batches import build_device_batch_source
 from autoseg.training.data.randomness import BatchKey, derive_seeds
 from autoseg.training.monitoring.events import EpochDone
 from autoseg.training.objectives import build_objective
@@ -51,20 +48,6 @@ def plan_planes(plane_axes=(0, 1, 2), *, transforms=(), channels=1, previous=Non
     )
 
 
-@pytest.fixture
-def build(data_folder, channels, fold):
-    """Makes the batches as worker processes do, and on a device from each place of the cases."""
-
-    def make(plan, where=None, previous=None):
-        source = build_batch_source(plan, channels, data_folder=data_folder, fold=fold, seed=7, previous=previous)
-        if where is None:
-            return source
-        placement = DataPlacement(where=where, because="")
-        return build_device_batch_source(source, plan, channels, device=CPU, placement=placement)
-
-    return make
-
-
 def make_batch(source, iteration):
     """A batch, and the places from which its patches are cut."""
     key = BatchKey(stream="training", epoch=0, iteration=iteration)
@@ -81,8 +64,8 @@ def find_slice(volume, cut):
 
 
 @pytest.mark.parametrize("where", [None, "device", "host", "disk"])
-def test_patches_are_slices_across_all_axes_that_show_the_chosen_voxel(build, data_folder, where):
-    source, across = build(plan_planes(), where), set()
+def test_patches_are_slices_across_all_axes_that_show_the_chosen_voxel(make_source, data_folder, where):
+    source, across = make_source(plan_planes(), where), set()
     for iteration in range(4):
         batch, cuts = make_batch(source, iteration)
         for cut, image, label_map in zip(cuts, batch.image.numpy(), batch.label_map.numpy(), strict=True):
@@ -95,14 +78,14 @@ def test_patches_are_slices_across_all_axes_that_show_the_chosen_voxel(build, da
     assert across == {0, 1, 2}
 
 
-def test_axes_that_are_left_out_are_not_drawn(build):
-    source = build(plan_planes((0, 2)))
+def test_axes_that_are_left_out_are_not_drawn(make_source):
+    source = make_source(plan_planes((0, 2)))
     assert {cut.axes[0] for iteration in range(6) for cut in make_batch(source, iteration)[1]} == {0, 2}
 
 
 @pytest.mark.parametrize("where", [None, "device", "disk"])
-def test_masks_of_a_previous_stage_are_those_of_the_same_slice(build, previous, data_folder, where):
-    source = build(plan_planes(channels=2, previous="3d_lowres"), where, previous)
+def test_masks_of_a_previous_stage_are_those_of_the_same_slice(make_source, previous, data_folder, where):
+    source = make_source(plan_planes(channels=2, previous="3d_lowres"), where, previous)
     for iteration in range(2):
         batch, cuts = make_batch(source, iteration)
         for cut, image in zip(cuts, batch.image.numpy(), strict=True):

@@ -21,9 +21,6 @@ from autoseg.networks.weights import read_weights, write_weights
 from autoseg.plan import ConfigurationPlan
 from autoseg.run_folder import FoldFolder
 from autoseg.training.data.batch import Batch
-from autoseg.training.data.batches import build_batch_source
-from autoseg.training.data.data_placement import DataPlacement
-from autoseg.training.data.device_batches import build_device_batch_source
 from autoseg.training.data.randomness import BatchKey, derive_seeds
 from autoseg.training.execution import TrainingExecution
 from autoseg.training.monitoring.events import EpochDone
@@ -110,20 +107,6 @@ def test_a_network_that_sees_all_planes_is_that_of_each():
     assert change_planes(network, torch.nn.Sequential)[0] is network
 
 
-@pytest.fixture
-def make_source(data_folder, channels, fold):
-    """Makes what makes batches, as worker processes do, or on a device."""
-
-    def make(plan, where=None):
-        source = build_batch_source(plan, channels, data_folder=data_folder, fold=fold, seed=7)
-        if where is None:
-            return source
-        placement = DataPlacement(where=where, because="")
-        return build_device_batch_source(source, plan, channels, device=CPU, placement=placement)
-
-    return make
-
-
 @pytest.mark.parametrize("where", [None, "device", "disk"])
 @pytest.mark.parametrize("stream", ["training", "validation"])
 def test_all_slices_of_a_batch_lie_across_one_axis_one_after_the_other(make_source, where, stream):
@@ -157,9 +140,7 @@ def test_a_step_changes_the_network_of_its_plane_alone(labels):
         after = copy_weights(learner.network)
         assert [are_equal(*pair) for pair in zip(before, after, strict=True)] == [other != plane for other in range(3)]
     learner.train(is_training=False)
-    losses = [
-        run_validation_step(learner, draw_batch(0) if plane is None else draw_batch(plane)).loss for plane in (0, 1)
-    ]
+    losses = [run_validation_step(learner, dataclasses.replace(draw_batch(0), plane=plane)).loss for plane in (0, 1)]
     assert losses[0] != losses[1]
 
 
@@ -246,10 +227,9 @@ def test_an_answer_is_the_mean_of_those_of_the_networks_of_all_planes_and_folds(
     assert prepared.networks[0](torch.zeros(1, 1, 16, 16))[0].shape == (1, 2, 16, 16)
 
 
-def describe(**changes):
+def describe(planes=3):
     content = plan_planes().model_dump(mode="json")
-    network = {name: changes.pop(name) for name in ("planes",) if name in changes}
-    return content | changes | {"network": content["network"] | network}
+    return content | {"network": content["network"] | {"planes": planes}}
 
 
 @pytest.mark.parametrize(
