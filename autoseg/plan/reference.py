@@ -61,6 +61,7 @@ def build_reference_training(
         weight_average_decay=0.0,
         gradient_norm_limit=12.0,
         augmentation_end_fraction=0.0,
+        synthetic_end_fraction=0.5,
         transforms=transforms,
     )
 

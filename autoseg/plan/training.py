@@ -121,6 +121,8 @@ class TrainingPlan(Part):
         transforms: Random changes of training patches, in the order in which they are applied.
         synthetic_fraction: Probability with which a sample comes from a synthetic case, in a training that takes them
             (`autoseg train --synthetic`). 0.5, a guess, in plans of earlier versions.
+        synthetic_end_fraction: Share of the training, at its end, in which synthetic cases no longer take part. 0: they
+            always do, as in plans of earlier versions.
         plausibility: The label autoencoder that is trained before, for the plausibility of predictions alone; None
             without one, as in plans of earlier versions.
     """
@@ -148,6 +150,7 @@ class TrainingPlan(Part):
     augmentation_end_fraction: Fraction
     transforms: Transforms
     synthetic_fraction: Fraction = 0.5
+    synthetic_end_fraction: Fraction = 0.0
     plausibility: PlausibilityPlan | None = None
 
     @property

@@ -48,8 +48,10 @@ DESCRIPTION_KEY: Final = "autoseg"
 OPTIMIZER_PREFIX: Final = "optimizer."
 AVERAGE_PREFIX: Final = "average."
 OBJECTIVE_PREFIX: Final = "objective."
-WITHOUT_INFLUENCE: Final = {"training": {"sufficient_iterations", "plausibility", "synthetic_fraction"}}
-"""Fields of a plan that decide nothing about a training; the last one is told by the digest of synthetic cases."""
+WITHOUT_INFLUENCE: Final = {
+    "training": {"sufficient_iterations", "plausibility", "synthetic_fraction", "synthetic_end_fraction"}
+}
+"""Fields of a plan that decide nothing about a training; the last two are told by the digest of synthetic cases."""
 
 
 class ScalerState(Part):

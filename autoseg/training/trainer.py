@@ -33,16 +33,17 @@ from autoseg.training.calibration import MOST_ITERATIONS, measure_step_times
 from autoseg.training.checkpoint import identify_training
 from autoseg.training.compiling_beside import CompilingBeside
 from autoseg.training.data.batch import Batch
-from autoseg.training.data.batch_making import build_source, keep_augmentation_current, make_batches
+from autoseg.training.data.batch_making import build_source, keep_phase_current, make_batches
 from autoseg.training.data.batches import BatchSource, list_batch_keys, translate_worker_crashes
 from autoseg.training.data.device_batches import DeviceBatchSource
+from autoseg.training.data.randomness import Phase
 from autoseg.training.data.training_data import TrainingData
 from autoseg.training.execution import TrainingExecution
 from autoseg.training.learner import Learner
 from autoseg.training.loop import TrainingLoop
 from autoseg.training.loop_state import LoopState, Start
 from autoseg.training.monitoring.events import Event
-from autoseg.training.optimization.schedule import Schedule, build_schedule, is_augmented
+from autoseg.training.optimization.schedule import Schedule, build_schedule, find_phase
 from autoseg.training.options import Length, TrainingOptions
 from autoseg.training.start import find_start
 from autoseg.training.step import build_learner
@@ -168,20 +169,20 @@ def check_synthetic_cases(output: FoldFolder, data: TrainingData) -> None:
 def _make_batches(
     loop: TrainingLoop, source: BatchSource | DeviceBatchSource, start: Start, options: TrainingOptions
 ) -> Iterator[Batch]:
-    """Makes the batches of all remaining epochs, augmented as the schedule of the moment says."""
-    is_epoch_augmented = partial(_is_augmented_now, loop)
+    """Makes the batches of all remaining epochs, in the phases that the schedule of the moment says."""
+    find_present_phase = partial(_find_present_phase, loop, bool(source.training.sampler.synthetic_names))
     keys = list_batch_keys(
         loop.state.schedule.iterations_per_epoch,
         loop.state.schedule.validation_iterations_per_epoch,
         first_epoch=start.epochs_done,
         first_iteration=start.iterations_done,
-        is_augmented=is_epoch_augmented,
+        find_phase=find_present_phase,
     )
-    return keep_augmentation_current(
+    return keep_phase_current(
         keys,
         stream=partial(make_batches, source, workers=options.workers, device=options.device, announce=options.announce),
         make_batch=source.make_batch,
-        is_augmented=is_epoch_augmented,
+        find_phase=find_present_phase,
     )
 
 
@@ -190,8 +191,10 @@ def _find_faster(beside: CompilingBeside, build: Callable[[TrainingExecution], L
     return None if execution is None else build(execution)
 
 
-def _is_augmented_now(loop: TrainingLoop, epoch: int) -> bool:
-    return is_augmented(loop.plan, loop.state.schedule, epoch)
+def _find_present_phase(loop: TrainingLoop, has_synthetic: bool, epoch: int) -> Phase:
+    """Without synthetic cases their end makes no difference, and no batch has to be made again."""
+    phase = find_phase(loop.plan, loop.state.schedule, epoch)
+    return phase if has_synthetic else replace(phase, takes_synthetic=True)
 
 
 def _build_learner(

@@ -134,6 +134,7 @@ def build_timed_training(
         weight_average_decay=AVERAGE_DECAY,
         gradient_norm_limit=12.0,
         augmentation_end_fraction=0.0,
+        synthetic_end_fraction=0.5,
         transforms=transforms,
     )
 

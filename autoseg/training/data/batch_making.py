@@ -16,7 +16,7 @@ from autoseg.training.augmentation.transforms import list_without_device_form
 from autoseg.training.data.batch import Batch
 from autoseg.training.data.batches import BatchSource, build_batch_source, stream_batches
 from autoseg.training.data.device_batches import DeviceBatchSource, build_device_batch_source, stream_device_batches
-from autoseg.training.data.randomness import BatchKey
+from autoseg.training.data.randomness import BatchKey, Phase
 from autoseg.training.data.synthetic_cases import SyntheticCases
 
 logger = logging.getLogger(__name__)
@@ -92,22 +92,22 @@ def make_batches(
     )
 
 
-def keep_augmentation_current(
+def keep_phase_current(
     keys: Iterable[BatchKey],
     *,
     stream: Callable[[Iterable[BatchKey]], Iterator[Batch]],
     make_batch: Callable[[BatchKey], Batch],
-    is_augmented: Callable[[int], bool],
+    find_phase: Callable[[int], Phase],
 ) -> Iterator[Batch]:
-    """Yields the batches of the keys, each augmented as its epoch is when the batch is used.
+    """Yields the batches of the keys, each in the phase of its epoch when the batch is used.
 
-    Batches are made ahead. If a new schedule moves the end of augmentation meanwhile, those that differ are made again.
+    Batches are made ahead. If a new schedule moves the end of a phase meanwhile, those that differ are made again.
 
     Args:
         keys: May be endless.
         stream: Makes the batches of keys, in order.
         make_batch: Makes a single batch again.
-        is_augmented: Tells whether all transforms change the patches of an epoch by the present schedule.
+        find_phase: Finds the phase of an epoch by the present schedule.
     """
     waiting: deque[BatchKey] = deque()
 
@@ -118,5 +118,5 @@ def keep_augmentation_current(
 
     for batch in stream(remember()):
         key = waiting.popleft()
-        present = replace(key, is_augmented=is_augmented(key.epoch))
+        present = replace(key, phase=find_phase(key.epoch))
         yield batch if present == key or key.stream == "validation" else make_batch(present)

@@ -54,7 +54,7 @@ from autoseg.training.data.handover import (
     fit_into_shared_memory,
     measure_free_shared_memory,
 )
-from autoseg.training.data.randomness import BatchKey, Stream, derive_seeds, seeded_global_generators
+from autoseg.training.data.randomness import BatchKey, Phase, Stream, derive_seeds, seeded_global_generators
 from autoseg.training.data.sampling import PatchSampler
 from autoseg.training.data.synthetic_cases import SyntheticCases
 
@@ -121,8 +121,7 @@ class BatchSource(Dataset[Batch | AutosegError]):
         """Draws and stacks the samples of a batch."""
         source = key.select(training=self.training, plain=self.plain, validation=self.validation)
         plane = key.find_plane(self.planes)
-        if self.planes > 1:
-            source = replace(source, sampler=source.sampler.in_plane(plane))
+        source = replace(source, sampler=source.sampler.choose(key, planes=self.planes))
         patches = [source.make_patch(derive_seeds(self.seed, key, index), index) for index in source.sampler.indices]
         return Batch(
             image=torch.from_numpy(np.stack([image for image, _ in patches])),
@@ -220,18 +219,18 @@ def list_batch_keys(
     *,
     first_epoch: int,
     first_iteration: int = 0,
-    is_augmented: Callable[[int], bool] = lambda epoch: True,
+    find_phase: Callable[[int], Phase] = lambda epoch: Phase(),
 ) -> Iterator[BatchKey]:
     """Yields the keys of all batches from the first epoch on, without end, in the order of training.
 
     Args:
         first_iteration: Training iteration at which the first epoch begins.
-        is_augmented: Tells whether all transforms change the patches of an epoch; called when its keys are needed.
+        find_phase: Finds the phase of an epoch; called when its keys are needed.
     """
     counts: dict[Stream, int] = {"training": iterations_per_epoch, "validation": validation_iterations_per_epoch}
     for epoch in itertools.count(first_epoch):
         keys = (
-            BatchKey(stream=stream, epoch=epoch, iteration=iteration, is_augmented=is_augmented(epoch))
+            BatchKey(stream=stream, epoch=epoch, iteration=iteration, phase=find_phase(epoch))
             for stream, count in counts.items()
             for iteration in range(count)
         )

@@ -207,8 +207,7 @@ class DeviceBatchSource:
         batches at once would take twice the memory and no less time."""
         source = key.select(training=self.training, plain=self.plain, validation=self.validation)
         plane = key.find_plane(self.planes)
-        if self.planes > 1:
-            source = replace(source, sampler=source.sampler.in_plane(plane))
+        source = replace(source, sampler=source.sampler.choose(key, planes=self.planes))
         seeds = [derive_seeds(self.seed, key, index) for index in source.sampler.indices]
         cuts = source.place(seeds)
         parameters = source.augmentation.draw(seeds, channels=source.channels)

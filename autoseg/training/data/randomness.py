@@ -20,24 +20,33 @@ NETWORK_NUMBER: Final = 2  # of the stream of the numbers that networks draw
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BatchKey:
-    """The place of a batch in a training.
+class Phase:
+    """What holds for the training patches of an epoch, and may end before the training does.
 
     Attributes:
-        is_augmented: Whether its patches are changed by all transforms; it has no influence on where they are cut.
+        is_augmented: Whether they are changed by all transforms; it has no influence on where they are cut.
+        takes_synthetic: Whether synthetic cases train, if there are any; it has no influence on the patches of others.
     """
+
+    is_augmented: bool = True
+    takes_synthetic: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchKey:
+    """The place of a batch in a training."""
 
     stream: Stream
     epoch: int
     iteration: int
-    is_augmented: bool = True
+    phase: Phase = Phase()
 
     def select(self, *, training: Choice, plain: Choice, validation: Choice) -> Choice:
         """Returns what belongs to the batch: of training with all transforms, with those alone that last, or of
         validation."""
         if self.stream == "validation":
             return validation
-        return training if self.is_augmented else plain
+        return training if self.phase.is_augmented else plain
 
     def find_plane(self, count: int) -> int:
         """Finds which of several planes, each of which has a network, the batch shows: one after the other."""

@@ -14,6 +14,7 @@ from autoseg.preprocessing.class_locations import ClassLocations
 from autoseg.preprocessing.stored_array import LazyArray
 from autoseg.training.data.axis_order import UNCHANGED, order_axes
 from autoseg.training.data.foreground import Coordinates, FoldClass, ForegroundIndex
+from autoseg.training.data.randomness import BatchKey
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,9 +78,12 @@ class PatchSampler:
     synthetic_fraction: float = 0.0
     synthetic_foreground: ForegroundIndex = field(default_factory=ForegroundIndex, repr=False, compare=False)
 
-    def in_plane(self, plane: int) -> "PatchSampler":
-        """Returns what cuts across one of the axes alone."""
-        return replace(self, plane_axes=(self.plane_axes[plane],))
+    def choose(self, key: BatchKey, *, planes: int) -> "PatchSampler":
+        """Returns what draws the samples of a batch: of several planes across the axis of its plane alone, and
+        synthetic ones only where its phase takes them."""
+        axes = (self.plane_axes[key.find_plane(planes)],) if planes > 1 else self.plane_axes
+        fraction = self.synthetic_fraction if key.phase.takes_synthetic else 0.0
+        return replace(self, plane_axes=axes, synthetic_fraction=fraction)
 
     @property
     def all_names(self) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from autoseg.plan.training import (
     PolynomialSchedule,
     TrainingPlan,
 )
+from autoseg.training.data.randomness import Phase
 
 Measurements = Sequence[float | None]
 
@@ -110,11 +111,15 @@ def compute_learning_rate(
     return plan.initial_learning_rate * schedule.peak * rise * decay
 
 
-def is_augmented(plan: TrainingPlan, schedule: Schedule, epoch: int) -> bool:
-    """Returns whether patches are still changed by all transforms in an epoch, by `augmentation_end_fraction`."""
-    if plan.augmentation_end_fraction == 0:
-        return True
-    return 1 - schedule.compute_progress(epoch) > plan.augmentation_end_fraction + ROUNDING
+def find_phase(plan: TrainingPlan, schedule: Schedule, epoch: int) -> Phase:
+    """Finds whether patches are still changed by all transforms in an epoch (`augmentation_end_fraction`), and whether
+    synthetic cases still train (`synthetic_end_fraction`)."""
+    rest = 1 - schedule.compute_progress(epoch)
+    is_augmented, takes_synthetic = (
+        fraction == 0 or rest > fraction + ROUNDING
+        for fraction in (plan.augmentation_end_fraction, plan.synthetic_end_fraction)
+    )
+    return Phase(is_augmented=is_augmented, takes_synthetic=takes_synthetic)
 
 
 def _decay_polynomially(

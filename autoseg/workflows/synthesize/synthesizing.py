@@ -127,7 +127,10 @@ def _find_plan(job: SynthesisJob, progress: Progress) -> SynthesisPlan:
         return plan
     progress.note(f"{job.name}: measures the intensities of {len(job.cases.training)} training cases")
     denoiser, reasons = plan_denoiser(
-        job.configuration_plan, measure_ranges(job), condition_channels=count_condition_channels(job.plan.labels)
+        job.configuration_plan,
+        measure_ranges(job),
+        condition_channels=count_condition_channels(job.plan.labels),
+        device_type=job.device.type,
     )
     variation, reason = plan_variation(job.configuration_plan)
     plan = SynthesisPlan(

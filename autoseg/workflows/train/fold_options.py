@@ -121,10 +121,12 @@ def add_synthetic_cases(
         return job if digest is None else replace(job, synthetic=remember_synthetic_cases(digest))
     count = None if digest is None else read_document(job.folder.training_record, TrainingRecord).synthetic_cases
     synthetic = find_synthetic_cases(job.run, job.plan, job.configuration, job.fold, cases=job.cases, count=count)
-    share = job.configuration_plan.training.synthetic_fraction
+    training = job.configuration_plan.training
+    end = training.synthetic_end_fraction
+    until = f", but for the last {end:.0%} of the training (synthetic_end_fraction)" if end > 0 else ""
     progress.note(
         f"{job.name}: {len(synthetic.names)} synthetic cases train beside {len(job.cases.training)} cases of the "
-        f"dataset, and give {share:.0%} of the samples (synthetic_fraction in plan.json)"
+        f"dataset, and give {training.synthetic_fraction:.0%} of the samples (synthetic_fraction in plan.json){until}"
     )
     return replace(job, synthetic=synthetic)
 

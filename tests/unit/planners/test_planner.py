@@ -245,6 +245,7 @@ def test_training_is_that_of_the_reference() -> None:
         "gradient_norm_limit": 12.0,
         "augmentation_end_fraction": 0.0,
         "synthetic_fraction": 0.5,
+        "synthetic_end_fraction": 0.5,
         "plausibility": None,
     }
 

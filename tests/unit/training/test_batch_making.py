@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from autoseg.training.data import batch_making
-from autoseg.training.data.batch_making import build_source, keep_augmentation_current, make_batches
+from autoseg.training.data.batch_making import build_source, keep_phase_current, make_batches
 from autoseg.training.data.batches import BatchSource, build_batch_source, list_batch_keys
 from autoseg.training.data.data_placement import DataPlacement
 from autoseg.training.data.device_batches import DeviceBatchSource, build_device_batch_source
-from autoseg.training.data.randomness import BatchKey
+from autoseg.training.data.randomness import BatchKey, Phase
 
 CPU = torch.device("cpu")
 KEYS = [BatchKey(stream="training", epoch=0, iteration=number) for number in range(3)]
@@ -64,7 +64,8 @@ def test_batches_that_were_made_before_the_end_of_augmentation_moved_are_made_ag
     plan_configuration, channels, dataset, ahead
 ):
     source = build_source(plan_configuration(), channels, **dataset, device=CPU, announce=pytest.fail)
-    augmented_epochs, made_again = [True, True, False], []
+    ended = Phase(is_augmented=False)
+    phases, made_again = [Phase(), Phase(), ended], []
 
     def make_ahead(keys):
         made = deque(map(source.make_batch, islice(keys, ahead)))
@@ -76,15 +77,15 @@ def test_batches_that_were_made_before_the_end_of_augmentation_moved_are_made_ag
         made_again.append(key.iteration)
         return source.make_batch(key)
 
-    batches = keep_augmentation_current(
-        list_batch_keys(2, 1, first_epoch=0, is_augmented=augmented_epochs.__getitem__),
+    batches = keep_phase_current(
+        list_batch_keys(2, 1, first_epoch=0, find_phase=phases.__getitem__),
         stream=make_ahead,
         make_batch=make_again,
-        is_augmented=augmented_epochs.__getitem__,
+        find_phase=phases.__getitem__,
     )
     found = [next(batches)]
-    augmented_epochs[1] = False
+    phases[1] = ended
     found += islice(batches, 4)
-    keys = islice(list_batch_keys(2, 1, first_epoch=0, is_augmented=augmented_epochs.__getitem__), 5)
+    keys = islice(list_batch_keys(2, 1, first_epoch=0, find_phase=phases.__getitem__), 5)
     assert all(map(are_equal, found, map(source.make_batch, keys)))
     assert made_again == ([0, 1] if ahead == 4 else [])

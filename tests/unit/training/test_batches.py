@@ -16,7 +16,7 @@ from autoseg.training.data.batches import (
     stream_batches,
     translate_worker_crashes,
 )
-from autoseg.training.data.randomness import BatchKey
+from autoseg.training.data.randomness import BatchKey, Phase
 
 CPU = torch.device("cpu")
 
@@ -110,7 +110,7 @@ def test_after_the_end_of_augmentation_patches_are_mirrored_alone(build_source, 
     )
     is_mirrored = set()
     for iteration in range(6):
-        key = BatchKey(stream="training", epoch=0, iteration=iteration, is_augmented=False)
+        key = BatchKey(stream="training", epoch=0, iteration=iteration, phase=Phase(is_augmented=False))
         patch = source[key].image[1, 0].numpy()
         flips = [axes for axes in ((), (0,), (1,), (0, 1)) if (windows == np.flip(patch, axes)).all(axis=(1, 2)).any()]
         assert flips
@@ -118,12 +118,10 @@ def test_after_the_end_of_augmentation_patches_are_mirrored_alone(build_source, 
     assert True in is_mirrored
 
 
-def test_keys_say_of_every_epoch_whether_it_is_augmented():
-    keys = list_batch_keys(1, 1, first_epoch=3, is_augmented=lambda epoch: epoch < 4)
-    assert [(key.epoch, key.is_augmented) for key in islice(keys, 4)] == [
-        *[(3, True), (3, True)],
-        *[(4, False), (4, False)],
-    ]
+def test_keys_tell_the_phase_of_every_epoch():
+    ended = Phase(is_augmented=False, takes_synthetic=False)
+    keys = list_batch_keys(1, 1, first_epoch=3, find_phase=lambda epoch: Phase() if epoch < 4 else ended)
+    assert [(key.epoch, key.phase) for key in islice(keys, 4)] == [*[(3, Phase())] * 2, *[(4, ended)] * 2]
 
 
 def test_workers_make_the_same_batches_in_the_same_order(source):

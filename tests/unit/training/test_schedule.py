@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from autoseg.training.optimization.schedule import Schedule, build_schedule, compute_learning_rate, is_augmented
+from autoseg.training.data.randomness import Phase
+from autoseg.training.optimization.schedule import Schedule, build_schedule, compute_learning_rate, find_phase
 
 THREE_A_EPOCH = {"iterations_per_epoch": 3, "validation_iterations_per_epoch": 1}
 
@@ -137,19 +138,30 @@ def test_a_plateau_before_an_extension_does_not_count_in_it(plan):
 def test_augmentation_ends_before_the_last_share_of_the_training(plan, fraction, epochs, last):
     ending = plan(augmentation_end_fraction=fraction)
     schedule = build_schedule(ending, epochs=epochs)
-    assert [is_augmented(ending, schedule, epoch) for epoch in range(epochs)] == [e <= last for e in range(epochs)]
+    assert [find_phase(ending, schedule, epoch).is_augmented for epoch in range(epochs)] == [
+        e <= last for e in range(epochs)
+    ]
+
+
+@pytest.mark.parametrize(("augmentation", "synthetic"), [(0.0, 0.5), (0.5, 0.0), (0.2, 0.5)])
+def test_augmentation_and_synthetic_cases_end_apart(plan, augmentation, synthetic):
+    ending = plan(augmentation_end_fraction=augmentation, synthetic_end_fraction=synthetic)
+    phases = [find_phase(ending, build_schedule(ending, epochs=10), epoch) for epoch in range(10)]
+    assert sum(phase.is_augmented for phase in phases) == 10 * (1 - augmentation)
+    assert sum(phase.takes_synthetic for phase in phases) == 10 * (1 - synthetic)
+    assert phases[0] == Phase()
 
 
 def test_augmentation_ends_anew_in_an_extension_and_never_without_an_end(plan):
     ending = plan(augmentation_end_fraction=0.2)
     open_ended = build_schedule(ending, epochs=None)
-    assert all(is_augmented(ending, open_ended, epoch) for epoch in range(50))
+    assert all(find_phase(ending, open_ended, epoch).is_augmented for epoch in range(50))
     for schedule in (open_ended.end_at(60, from_epoch=50), build_schedule(ending, epochs=50).extend(10, from_epoch=50)):
-        assert [is_augmented(ending, schedule, epoch) for epoch in range(50, 60)] == [True] * 8 + [False] * 2
+        assert [find_phase(ending, schedule, epoch).is_augmented for epoch in range(50, 60)] == [True] * 8 + [False] * 2
 
 
 def test_without_an_end_of_augmentation_a_longer_training_is_augmented_too(plan):
-    assert is_augmented(plan(), build_schedule(plan(), epochs=10), 12)
+    assert find_phase(plan(), build_schedule(plan(), epochs=10), 12) == Phase()
 
 
 def test_an_end_before_the_beginning_is_refused():

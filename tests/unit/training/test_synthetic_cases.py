@@ -14,8 +14,8 @@ from autoseg.preprocessing.cache import write_case
 from autoseg.preprocessing.case import PreprocessedCase
 from autoseg.preprocessing.class_locations import find_class_locations
 from autoseg.run_folder import FoldFolder
-from autoseg.training.data.batches import build_batch_source
-from autoseg.training.data.randomness import BatchKey
+from autoseg.training.data.batches import BatchSource, build_batch_source
+from autoseg.training.data.randomness import BatchKey, Phase
 from autoseg.training.data.synthetic_cases import SyntheticCases, remember_synthetic_cases
 from autoseg.training.options import TrainingOptions
 from autoseg.training.trainer import train
@@ -65,7 +65,8 @@ def test_they_give_the_planned_share_of_training_samples_and_never_one_of_valida
     assert {0.0: training == 0, 0.5: 4 <= training <= 20, 1.0: training == 24}[fraction]
     assert count_synthetic(source, list_keys("validation")) == 0
     assert not set(synthetic.names) & set(source.validation.sampler.all_names)
-    assert count_synthetic(source, list_keys("training", is_augmented=False)) == training
+    assert count_synthetic(source, list_keys("training", phase=Phase(is_augmented=False))) == training
+    assert count_synthetic(source, list_keys("training", phase=Phase(takes_synthetic=False))) == 0
 
 
 def test_batches_without_them_are_those_of_any_fraction(plan_configuration, training_data) -> None:
@@ -83,10 +84,24 @@ def run_training(plan, data, output, *, after: int | None = None) -> None:
             return
 
 
+@pytest.mark.parametrize(("has_synthetic", "expected"), [(True, [True, True, False, False]), (False, [True] * 4)])
+def test_they_train_until_the_planned_share_of_the_training_is_left(
+    plan_configuration, training_data, synthetic, tmp_path, *, monkeypatch, has_synthetic: bool, expected: list[bool]
+) -> None:
+    keys: list[BatchKey] = []
+    make = BatchSource.make_batch
+    monkeypatch.setattr(BatchSource, "make_batch", lambda source, key: keys.append(key) or make(source, key))
+    plan = plan_configuration(epochs=4, iterations_per_epoch=1, synthetic_end_fraction=0.5)
+    data = replace(training_data, synthetic=synthetic) if has_synthetic else training_data
+    run_training(plan, data, FoldFolder(tmp_path / "fold"))
+    assert [key.phase.takes_synthetic for key in keys if key.stream == "training"] == expected
+
+
 def test_a_resumed_training_is_bit_equal_and_others_are_not_continued(
     plan_configuration, training_data, synthetic, tmp_path
 ) -> None:
-    plan, data = plan_configuration(epochs=2, iterations_per_epoch=2), replace(training_data, synthetic=synthetic)
+    changes = {"epochs": 2, "iterations_per_epoch": 2, "synthetic_end_fraction": 0.5}
+    plan, data = plan_configuration(**changes), replace(training_data, synthetic=synthetic)
     whole, parts = FoldFolder(tmp_path / "whole"), FoldFolder(tmp_path / "parts")
     run_training(plan, data, whole)
     run_training(plan, data, parts, after=6)

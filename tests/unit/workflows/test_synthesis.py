@@ -21,6 +21,7 @@ from autoseg.networks.families.diffusion_unet import DiffusionUNet
 from autoseg.networks.parts.diffusion.process import Diffusion, compute_variances, space_steps
 from autoseg.plan import ConfigurationPlan
 from autoseg.plan.augmentation import DeformationPlan
+from autoseg.plan.network.diffusion_unet import DiffusionUNetPlan
 from autoseg.plan.objectives import ChannelRange
 from autoseg.preprocessing.cache import CachedCase
 from autoseg.preprocessing.class_locations import find_class_locations
@@ -61,7 +62,7 @@ UNBOUND = (torch.tensor(-torch.inf), torch.tensor(torch.inf))
 
 def build_synthesis_plan(patch: tuple[int, ...], transforms=SPATIAL, ranges=(RANGE,)) -> SynthesisPlan:
     configuration = build_configuration(patch, training={"transforms": build_transforms(**transforms), "batch_size": 2})
-    denoiser, reasons = plan_denoiser(configuration, ranges, condition_channels=4)
+    denoiser, reasons = plan_denoiser(configuration, ranges, condition_channels=4, device_type="cpu")
     variation, reason = plan_variation(configuration)
     return SynthesisPlan(
         configuration="2d",
@@ -93,6 +94,16 @@ def test_stages_halve_the_axes_that_are_about_as_fine_as_the_finest() -> None:
     assert strides == ((1, 1, 1), (1, 2, 2), (2, 2, 2), (1, 2, 2))
     assert kernels == ((1, 3, 3), (3, 3, 3), (3, 3, 3), (3, 3, 3))
     assert choose_stages((6, 6), (1.0, 1.0)) == (((1, 1),), ((3, 3),))
+
+
+@pytest.mark.parametrize(("device_type", "features"), [("cpu", (16, 32, 64)), ("cuda", (32, 64, 128))])
+def test_the_denoiser_is_narrower_on_a_cpu(device_type: str, features: tuple[int, ...]) -> None:
+    denoiser, reasons = plan_denoiser(
+        build_configuration((16, 16)), (RANGE,), condition_channels=4, device_type=device_type
+    )
+    assert isinstance(denoiser.network, DiffusionUNetPlan)
+    assert denoiser.network.denoiser.features_per_stage == features
+    assert next(reason for reason in reasons if reason.subject == "features").because.startswith(f"{features[0]} at")
 
 
 @pytest.mark.parametrize("patch", [(16, 16), (8, 16, 16)])
@@ -235,9 +246,13 @@ def test_the_cases_of_a_fold_are_found_and_their_share_belongs_to_their_digest(m
     assert found.names == ("synthetic_0001", "synthetic_0002")
     assert found.folder == run.root / "synthetic" / "2d" / "fold_0" / "preprocessed"
     configuration: ConfigurationPlan = plan.configurations["2d"]
-    training = configuration.training.model_copy(update={"synthetic_fraction": 0.25})
-    other = plan.model_copy(update={"configurations": {"2d": configuration.model_copy(update={"training": training})}})
-    assert find_synthetic_cases(run, other, "2d", "0", cases=fold).digest != found.digest
+    digests = {found.digest}
+    for changes in ({"synthetic_fraction": 0.25}, {"synthetic_end_fraction": 0.25}):
+        training = configuration.training.model_copy(update=changes)
+        changed = {"2d": configuration.model_copy(update={"training": training})}
+        other = plan.model_copy(update={"configurations": changed})
+        digests.add(find_synthetic_cases(run, other, "2d", "0", cases=fold).digest)
+    assert len(digests) == 3
 
 
 def test_a_training_that_is_continued_keeps_the_cases_to_which_others_were_added(made) -> None:

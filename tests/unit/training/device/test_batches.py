@@ -16,7 +16,7 @@ from autoseg.training.data import case_store
 from autoseg.training.data.batches import build_batch_source, list_batch_keys
 from autoseg.training.data.data_placement import DataPlacement
 from autoseg.training.data.device_batches import build_device_batch_source, paste, stream_device_batches
-from autoseg.training.data.randomness import BatchKey, derive_seeds
+from autoseg.training.data.randomness import BatchKey, Phase, derive_seeds
 from autoseg.training.data.sampling import cut_out
 from autoseg.training.monitoring.events import EpochDone
 from autoseg.training.options import TrainingOptions
@@ -77,7 +77,7 @@ def test_the_border_of_a_plan_is_that_of_its_patches(build):
 
 def test_after_the_end_of_augmentation_patches_are_those_of_the_cpu(build, plan_transforms):
     ours, theirs = build(transforms=plan_transforms(spatial=ALWAYS, noise={}))
-    key = replace(FIRST, is_augmented=False)
+    key = replace(FIRST, phase=Phase(is_augmented=False))
     assert are_equal(ours.make_batch(key), theirs.make_batch(key))
     assert not are_equal(ours.make_batch(key), ours.make_batch(FIRST))
 
