@@ -92,7 +92,7 @@ def _count(
     described = tuple(layer.describe(batch_size) for layer in layers)
     outputs = tuple(head.describe(batch_size) for head in computed_heads)
     image = network.input_channels * voxels[0]
-    parameters = sum(layer.parameter_count for layer in (*layers, *heads))
+    parameters = network.planes * sum(layer.parameter_count for layer in (*layers, *heads))
     return NetworkCost(
         kept_bytes=BYTES_PER_NUMBER * batch_size * (image + sum(layer.kept_numbers for layer in layers)),
         parameter_count=parameters,

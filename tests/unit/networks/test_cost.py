@@ -57,6 +57,12 @@ def test_the_closed_form_holds_for_unequal_stages(make_plan, family):
     assert COUNTED_FAMILIES[family](single, (6, 5), 2) == measure_cost(single, (6, 5), 2)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_closed_form_counts_the_weights_of_the_networks_of_all_planes(make_plan, family):
+    plan = make_plan(family, 2).with_planes(3)
+    assert COUNTED_FAMILIES[family](plan, PATCHES[2][0], 3) == measure_cost(plan, PATCHES[2][0], 3)
+
+
 def test_parameters_are_those_of_the_network(make_plan):
     plan = make_plan("residual_encoder_unet", 3)
     cost = measure_cost(plan, PATCHES[3][0], 1)
