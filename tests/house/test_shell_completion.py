@@ -59,6 +59,11 @@ def test_commands_and_flags_are_completed() -> None:
     assert complete("autoseg", "predict", "--no-") == ["--no-mirroring", "--no-postprocessing"]
 
 
+def test_a_call_that_will_be_refused_is_completed() -> None:
+    repeated = ("--configuration", "2d", "--configuration", "3d_fullres")
+    assert complete("autoseg", "train", "abdomen", *repeated, "--prec") == ["--precision"]
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [

@@ -14,11 +14,13 @@ class SingleValueCommand(TyperCommand):
     """A command that refuses a second value of such an option."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parses the words of a call.
+        """Parses the words of a call; while one is completed, nothing is refused.
 
         Raises:
             BadParameter: An option is given several times that takes one value.
         """
+        if ctx.resilient_parsing:
+            return super().parse_args(ctx, args)
         _, _, given = self.make_parser(ctx).parse_args(args=list(args))
         for option, count in Counter(given).items():
             if count > 1 and option.opts[0] in TAKEN_SEVERAL_TIMES and not getattr(option, "multiple", False):
