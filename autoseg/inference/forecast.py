@@ -19,6 +19,7 @@ from autoseg.inference.model import SegmentationModel
 from autoseg.inference.options import PredictionOptions
 from autoseg.inference.sliding_window.prediction import compute_inference_batch_size
 from autoseg.inference.sliding_window.windows import count_passes
+from autoseg.networks.parts.planes import list_planes
 from autoseg.runtime.captured_network import PASSES_BEFORE, CapturedNetwork
 from autoseg.runtime.cpu_threads import adaptive_cpu_threads
 from autoseg.runtime.measurement_cache import (
@@ -106,7 +107,7 @@ def _count_patches(model: SegmentationModel, grid: Grid, options: PredictionOpti
 def _time_passes(model: SegmentationModel, count: int) -> float:
     configuration = model.configuration_plan
     shape = (count, configuration.network.input_channels, *configuration.patch_voxels)
-    patches, network = torch.zeros(shape, device=model.device), model.networks[0]
+    patches, network = torch.zeros(shape, device=model.device), list_planes(model.networks[0])[0]
     with adaptive_cpu_threads(model.device):
         for _ in range(PASSES_BEFORE + 1 if isinstance(network, CapturedNetwork) else 0):
             network(patches)  # later passes are replayed, which takes less

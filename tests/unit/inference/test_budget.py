@@ -22,6 +22,7 @@ from autoseg.inference.ensemble import MemberChoice, load_ensemble
 from autoseg.inference.forecast import PassTime, find_pass_time, forecast_fold_seconds
 from autoseg.inference.model import SegmentationModel, load_model
 from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions
+from autoseg.networks.parts.planes import join_planes
 from autoseg.plan import Plan
 from autoseg.run_folder import RunFolder
 from autoseg.runtime.captured_network import capture_networks
@@ -237,12 +238,13 @@ def test_a_disturbed_pass_of_one_patch_takes_no_longer_than_one_of_several(
     assert (find_pass_time(model).single_seconds, find_pass_time(model).seconds_per_patch) == (4.0, 2.0)
 
 
+@pytest.mark.parametrize("planes", [1, 2])
 def test_passes_of_a_captured_network_are_timed_while_they_are_replayed(
-    run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, planes: int
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     model, graphs = load_model(run, configuration=FULL, device="cpu", precision="float32"), TapeGraphs()
-    captured = capture_networks(model.networks, graphs, inference_batch_size=2)
+    captured = join_planes(capture_networks(model.networks * planes, graphs, inference_batch_size=2), planes)
     replays: list[int] = []
 
     def time_pass(network: nn.Module, patches: torch.Tensor) -> float:
