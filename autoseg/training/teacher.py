@@ -37,6 +37,10 @@ class Teacher:
         for what, (expected, found) in pairs.items():
             if found != expected:
                 return f"it gives {what} that are not comparable: expected {expected}, found {found}"
+        if teacher.planes not in (1, own.planes):
+            return (
+                f"it has a network for each of {teacher.planes} plane axes, the plan has {own.planes} (network.planes)"
+            )
         steps = zip(plan.patch_voxels, teacher.patch_divisors, strict=True)
         if any(extent % divisor for extent, divisor in steps):
             patch, divisors = (" x ".join(map(str, values)) for values in (plan.patch_voxels, teacher.patch_divisors))

@@ -1,6 +1,7 @@
 """A network for the slices across each axis: how they are built, trained in turn, and predict."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -173,6 +174,13 @@ def test_a_teacher_answers_with_the_network_of_the_plane(labels, tmp_path):
     for plane in (2, 0, 1):
         run_training_step(learner, draw_batch(plane))
     assert asked == [2, 0, 1]
+
+
+@pytest.mark.parametrize(("own", "taught", "is_told"), [(3, 1, False), (3, 3, False), (1, 1, False), (1, 3, True)])
+def test_a_teacher_with_a_network_for_each_plane_needs_to_be_told_the_plane(own, taught, is_told):
+    teacher = Teacher(plan=plan_planes(planes=taught).network, checkpoint=Path("teacher.safetensors"), digest="")
+    told = "it has a network for each of 3 plane axes, the plan has 1 (network.planes)"
+    assert teacher.find_problem(plan_planes(planes=own)) == (told if is_told else None)
 
 
 def test_steps_of_several_networks_are_not_captured_and_this_is_said(labels):
