@@ -25,6 +25,8 @@ MISSED_FACTOR: Final = 2.0
 """Distance, as a multiple of the planned margin, from which on something is not predicted at all, so that a margin is
 not the remedy (guess)."""
 
+COUNT_DECIMALS: Final = 6  # of a number of voxels, before it is rounded up
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class BoxComponents:
@@ -63,8 +65,8 @@ class BoxComponents:
 
 
 def count_margin(margin_mm: float, spacing_mm: FloatTriple) -> Int64[np.ndarray, " axis"]:
-    """Counts the voxels of a margin along each axis."""
-    return np.ceil(margin_mm / np.array(spacing_mm)).astype(np.int64)
+    """Counts the voxels of a margin along each axis; an error of rounding makes no further voxel."""
+    return np.ceil(np.round(margin_mm / np.array(spacing_mm), COUNT_DECIMALS)).astype(np.int64)
 
 
 def find_components(foreground: Bool[np.ndarray, "z y x"], *, voxel_mm3: float) -> BoxComponents:
@@ -205,7 +207,7 @@ def learn_margin(cases: Sequence[BoxCase], minimum_mm3: float, *, distance_unit:
         found += f" ({count} held-out cases)"
     if largest_mm <= planned_mm:
         return Decision(0.0, f"{found}, so the margin of {planned_mm:.4g} suffices")
-    further_mm = math.ceil(1000 * (largest_mm - planned_mm)) / 1000
+    further_mm = float(f"{largest_mm - planned_mm:.9g}")
     wider = [replace(case, margin_mm=planned_mm + further_mm) for case in cases]
     before, after = (sum(case.measure_share(minimum_mm3) for case in some) / count for some in (cases, wider))
     inside, inside_then = (sum(case.covers(minimum_mm3) for case in some) for some in (cases, wider))

@@ -1,6 +1,8 @@
 """Small components far away that a first stage finds by mistake do not make the box of the second one larger; and it is
 made larger where cases reach beyond their boxes."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -172,6 +174,16 @@ def test_the_margin_becomes_the_largest_distance():
         f"the reference reaches at most 3 mm beyond what is predicted (3 held-out cases), and the margin is 2: 3 of 3 "
         f"lie in their boxes instead of 2, and boxes hold {shares[1]:.3g} of an image instead of {shares[0]:.3g}"
     )
+
+
+@pytest.mark.parametrize("spacing_mm", [1.0, 0.9, 0.8, 0.7421875, 0.00025])
+def test_a_box_with_the_learned_margin_reaches_as_far_as_the_reference_and_no_voxel_further(spacing_mm):
+    for beyond in range(4, 8):
+        reference = ((9, 11), (9, 11), (9, 11 + beyond))
+        bare = make_case((8.0, ((9, 11),) * 3), reference=reference, margin_mm=3.7001 * spacing_mm)
+        case = replace(bare, spacing_mm=(spacing_mm,) * 3, shape_voxels=(40, 40, 40))
+        wider = replace(case, margin_mm=case.margin_mm + learn_margin([case], 0.0, distance_unit="mm").value)
+        assert wider.components.join(0.0)[2] == (9 - beyond, 11 + beyond)
 
 
 def test_the_planned_margin_stays_where_it_suffices_and_what_is_not_predicted_at_all_does_not_count():
