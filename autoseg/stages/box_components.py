@@ -199,6 +199,12 @@ def learn_margin(cases: Sequence[BoxCase], minimum_mm3: float, *, distance_unit:
     count, planned_mm = len(cases), cases[0].margin_mm
     distances_mm = [case.measure_distance_mm(minimum_mm3) for case in cases]
     missed = sum(distance_mm > MISSED_FACTOR * planned_mm for distance_mm in distances_mm)
+    if missed == count:
+        because = (
+            f"all {count} held-out cases reach beyond what is predicted by more than {MISSED_FACTOR:g} times the "
+            f"margin of {planned_mm:.4g} {distance_unit}: they are predicted in part only, which no margin mends"
+        )
+        return Decision(0.0, because)
     largest_mm = max((one for one in distances_mm if one <= MISSED_FACTOR * planned_mm), default=0.0)
     found = f"the reference reaches at most {largest_mm:.4g} {distance_unit} beyond what is predicted"
     if missed:

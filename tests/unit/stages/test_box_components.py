@@ -199,6 +199,17 @@ def test_the_planned_margin_stays_where_it_suffices_and_what_is_not_predicted_at
     assert learn_margin([without], 0.0, distance_unit="mm").value == 0.0
 
 
+@pytest.mark.parametrize("margin_mm", [3.0, 0.0])
+def test_no_margin_is_said_to_suffice_where_every_case_is_predicted_in_part_only(margin_mm):
+    missed = make_case((8.0, BARE), reference=((4, 6), (4, 6), (4, 13)), margin_mm=margin_mm)
+    learned = learn_margin([missed, missed], 0.0, distance_unit="mm")
+    assert learned.value == 0.0
+    assert learned.because == (
+        f"all 2 held-out cases reach beyond what is predicted by more than 2 times the margin of {margin_mm:g} mm: "
+        f"they are predicted in part only, which no margin mends"
+    )
+
+
 @pytest.fixture
 def roi_run(run, describe_plan, train, monkeypatch):
     """A run whose first stage is trained and finds a stray voxel, with the plan of a second one in its box."""
