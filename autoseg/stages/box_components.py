@@ -198,25 +198,30 @@ def learn_margin(cases: Sequence[BoxCase], minimum_mm3: float, *, distance_unit:
     """
     count, planned_mm = len(cases), cases[0].margin_mm
     distances_mm = [case.measure_distance_mm(minimum_mm3) for case in cases]
-    missed = sum(distance_mm > MISSED_FACTOR * planned_mm for distance_mm in distances_mm)
-    if missed == count:
+    inside = sum(case.covers(minimum_mm3) for case in cases)
+    known_mm = [
+        distance_mm
+        for case, distance_mm in zip(cases, distances_mm, strict=True)
+        if distance_mm <= MISSED_FACTOR * planned_mm or case.covers(minimum_mm3)
+    ]
+    if not known_mm:
         because = (
             f"all {count} held-out cases reach beyond what is predicted by more than {MISSED_FACTOR:g} times the "
             f"margin of {planned_mm:.4g} {distance_unit}: they are predicted in part only, which no margin mends"
         )
         return Decision(0.0, because)
-    largest_mm = max((one for one in distances_mm if one <= MISSED_FACTOR * planned_mm), default=0.0)
+    largest_mm, missed = max(known_mm), count - len(known_mm)
     found = f"the reference reaches at most {largest_mm:.4g} {distance_unit} beyond what is predicted"
     if missed:
         found += f" (in {count - missed} of {count} held-out cases; the others are predicted in part only)"
     else:
         found += f" ({count} held-out cases)"
-    if largest_mm <= planned_mm:
-        return Decision(0.0, f"{found}, so the margin of {planned_mm:.4g} suffices")
+    if inside == len(known_mm):
+        return Decision(0.0, f"{found}, so the margin of {planned_mm:.4g}, in whole voxels, suffices")
     further_mm = float(f"{largest_mm - planned_mm:.9g}")
     wider = [replace(case, margin_mm=planned_mm + further_mm) for case in cases]
     before, after = (sum(case.measure_share(minimum_mm3) for case in some) / count for some in (cases, wider))
-    inside, inside_then = (sum(case.covers(minimum_mm3) for case in some) for some in (cases, wider))
+    inside_then = sum(case.covers(minimum_mm3) for case in wider)
     because = (
         f"{found}, and the margin is {planned_mm:.4g}: {inside_then} of {count} lie in their boxes instead of "
         f"{inside}, and boxes hold {after:.3g} of an image instead of {before:.3g}"

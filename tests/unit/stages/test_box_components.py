@@ -193,10 +193,20 @@ def test_the_planned_margin_stays_where_it_suffices_and_what_is_not_predicted_at
     assert learned.value == 0.0
     assert learned.because == (
         "the reference reaches at most 2 pixel beyond what is predicted (in 1 of 2 held-out cases; the others are "
-        "predicted in part only), so the margin of 3 suffices"
+        "predicted in part only), so the margin of 3, in whole voxels, suffices"
     )
     without = make_case((8.0, BARE), reference=((4, 6), (4, 6), (2, 6)))
     assert learn_margin([without], 0.0, distance_unit="mm").value == 0.0
+
+
+def test_the_planned_margin_stays_where_its_whole_voxels_hold_all_cases():
+    case = make_case((8.0, BARE), reference=((2, 6), (4, 6), (4, 6)), margin_mm=3.0)  # voxels are 2 mm long there
+    learned = learn_margin([case], 0.0, distance_unit="mm")
+    assert learned.value == 0.0
+    assert learned.because == (
+        "the reference reaches at most 4 mm beyond what is predicted (1 held-out cases), so the margin of 3, in whole "
+        "voxels, suffices"
+    )
 
 
 @pytest.mark.parametrize("margin_mm", [3.0, 0.0])
