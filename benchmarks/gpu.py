@@ -411,6 +411,7 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
 def build_settings(options: argparse.Namespace, device: torch.device, work: Path) -> GpuSettings:
     """What is asked for; without the data set, a synthetic one in its place, which is said."""
     dataset = options.dataset.resolve()
+    work.mkdir(parents=True, exist_ok=True)
     if NEED_A_DATASET.intersection(options.only) and (options.tiny or not dataset.is_dir()):
         print(f"{dataset} is {'not used' if options.tiny else 'absent'}: a synthetic dataset takes its place")
         dataset = work / "Dataset900_Synthetic"

@@ -59,7 +59,7 @@ def test_nnu_net_does_the_same_beside_it_where_it_is_installed(capsys, monkeypat
     )
     monkeypatch.setattr(gpu, "_time", lambda settings, work: 1.0)
     monkeypatch.setattr(gpu, "time_prediction", lambda *_, **options: PredictionTime(seconds=1.0, network_seconds=0.9))
-    run("step-resenc", "prediction", "step-2d", peer=tmp_path)
+    run("step-resenc", "prediction", "step-2d", peer=tmp_path, more=("--work", str(tmp_path / "new" / "runs")))
     printed = capsys.readouterr().out
     assert "| step resenc | nnU-Net, not compiled | 500.00 ms | 2.0 it/s, 0.50 times as long" in printed
     assert "| step 2d | nnU-Net, not compiled | 250.00 ms | 4.0 it/s, 0.25 times as long" in printed
