@@ -24,6 +24,7 @@ from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions, Worklo
 from autoseg.inference.sliding_window.prediction import compute_inference_batch_size
 from autoseg.inference.sliding_window.windows import count_views, count_windows
 from autoseg.networks.families import build_network
+from autoseg.networks.parts.planes import change_planes
 from autoseg.plan.document import ConfigurationPlan, Plan
 from autoseg.plan.label_prior import find_label_autoencoder
 from autoseg.preprocessing.cache import CachedCase
@@ -167,7 +168,7 @@ def _build_untrained_model(plan: Plan, configuration: str, device: torch.device,
     network.set_deep_supervision(enabled=False)
     choice = find_held_out_execution(device)
     if choice == "eager":
-        prepared = prepare_network(network.eval(), device=device, dtype=dtype)
+        prepared = change_planes(network.eval(), partial(prepare_network, device=device, dtype=dtype))
         ready = PreparedNetworks(networks=(prepared.eval(),), execution="eager", inference_batch_size=None)
     else:
         setting = Setting(configuration=chosen, device=device, dtype=dtype)

@@ -12,7 +12,10 @@ from builders.labels import build_plain_labels
 from builders.networks import build_small_network_plan
 from builders.plans import build_configuration, build_plan
 
-from autoseg.inference.options import PredictionOptions
+from autoseg.inference.execution.choice import Setting, prepare_networks
+from autoseg.inference.options import ONE_IMAGE, PredictionOptions
+from autoseg.networks import build_network
+from autoseg.networks.parts.planes import list_planes
 from autoseg.plan.objectives import PlausibilityPlan, ShapePriorObjective
 from autoseg.preprocessing.cache import open_case, write_case
 from autoseg.preprocessing.case import PreprocessedCase
@@ -144,6 +147,20 @@ def test_one_case_is_open_while_the_sizes_of_all_are_measured(monkeypatch, tmp_p
     assert set(cost.shapes_voxels.values()) == {(1, 64, 64)}
     assert len(cost.shapes_voxels) == len(CASES)
     assert OpenCase.most <= 2
+
+
+def test_the_networks_of_all_planes_are_timed_as_a_validation_computes_with_them(monkeypatch):
+    monkeypatch.setattr(validation_cost, "find_dtype", lambda *_: "bfloat16")
+    network = {"output_channels": 2, "features_per_stage": (2, 2, 2), "planes": 3}
+    volume = {"spacing_mm": (1.0,) * 3, "median_shape_voxels": (8, 8, 8)}
+    part = build_configuration((8, 8), data_of="2d", network=network, plane_axes=(0, 1, 2), **volume)
+    plan = build_plan({"2d": part}, labels=build_plain_labels(1))
+    model = validation_cost._build_untrained_model(plan, "2d", torch.device("cpu"), images=1)
+    setting = Setting(configuration=model.configuration_plan, device=torch.device("cpu"), dtype="bfloat16")
+    network = build_network(model.configuration_plan.network).eval()
+    validated = prepare_networks([network], setting, choice="eager", workload=ONE_IMAGE).networks
+    planes, expected = (list_planes(networks[0]) for networks in (model.networks, validated))
+    assert [type(one) for one in planes] == [type(one) for one in expected]
 
 
 @pytest.mark.parametrize("weight", [None, 0.0, 1.0])
