@@ -56,8 +56,8 @@ class ConfigurationPlan(Part):
         data_of: Configuration whose preprocessed arrays are used (itself, except for those that share another's).
         context_slices: Neighbouring slices on either side that a 2D network gets as further channels; those beyond the
             volume repeat its outermost slice. 0 in plans of earlier versions.
-        plane_axes: Plan axes across which a 2D network sees slices, in training by chance; prediction averages the
-            logits of all. Axis 0 alone in plans of earlier versions.
+        plane_axes: Plan axes across which 2D networks see slices, one axis each (`network.planes`), or one network all,
+            in training by chance; prediction averages the logits of all. Axis 0 alone in plans of earlier versions.
     """
 
     dimensions: Literal[2, 3]

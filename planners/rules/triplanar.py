@@ -111,8 +111,8 @@ def offer_triplanar(dataset: ResampledDataset, *, has_volumes: bool) -> tuple[Re
         return ()
     because = (
         f"voxels are {format_lengths(dataset.spacing_mm, dataset.distance_unit)}, the longest side {factor:.3g} times "
-        f"the shortest, where at most {LARGEST_CUBE_FACTOR:g} times counts as a cube (guess): a 2D network that sees "
-        f"slices across every axis, and averages, is planned with --configuration {TRIPLANAR}"
+        f"the shortest, where at most {LARGEST_CUBE_FACTOR:g} times counts as a cube (guess): what sees slices "
+        f"across every axis with 2D networks, and averages, is planned with --configuration {TRIPLANAR}"
     )
     return (record_offer(TRIPLANAR, because),)
 
