@@ -80,7 +80,8 @@ def enlarge_kernels(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor
         differing = sorted(weights.keys() ^ expected.keys())
         msg = (
             f"kernels can only be enlarged between networks that differ in nothing else: expected the same weights, "
-            f"found {differing[0]} in one of them alone; plan both with the same architecture and dataset"
+            f"found {differing[0]} in one of them alone; plan both with the same architecture, network.planes and "
+            f"dataset"
         )
         raise RunError(msg)
     return {name: _enlarge(name, tensor, expected[name].shape) for name, tensor in weights.items()}

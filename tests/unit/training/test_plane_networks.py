@@ -11,12 +11,13 @@ from builders.plans import build_configuration, build_transforms
 from builders.threads import use_one_thread
 
 from autoseg.document import parse_part
-from autoseg.errors import DocumentError
+from autoseg.errors import DocumentError, RunError
 from autoseg.inference.execution.choice import Setting, prepare_networks
 from autoseg.inference.options import ONE_IMAGE
 from autoseg.inference.sliding_window.planes import predict_planes
 from autoseg.inference.sliding_window.prediction import predict_logits
 from autoseg.networks import build_network
+from autoseg.networks.initialization import enlarge_kernels
 from autoseg.networks.parts.planes import PlaneNetworks, PreparedPlanes, change_planes, list_planes, select_plane
 from autoseg.networks.weights import read_weights, write_weights
 from autoseg.plan import ConfigurationPlan
@@ -85,6 +86,12 @@ def test_there_is_a_network_for_each_plane_with_first_weights_of_its_own():
     assert sum(weight.numel() for weight in network.parameters()) == 3 * sum(
         weight.numel() for weight in alone.parameters()
     )
+
+
+def test_weights_of_one_network_do_not_fit_and_it_is_said_what_has_to_be_equal():
+    one, three = (build(plan_planes(planes=count)).state_dict() for count in (1, 3))
+    with pytest.raises(RunError, match=r"plan both with the same architecture, network\.planes and dataset"):
+        enlarge_kernels(one, three)
 
 
 def test_a_call_computes_with_the_network_of_its_plane_which_has_all_outputs_or_one():
