@@ -1,11 +1,13 @@
-"""Describes, from its files, what is kept of an interrupted training and how to continue it."""
+"""Keeps a training until another one begins, and describes, from its files, how to continue an interrupted one."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
-from autoseg.errors import Stopped, TrainingError
-from autoseg.run_folder import FoldFolder
+from autoseg.errors import RunError, Stopped, TrainingError
+from autoseg.files.temporary_files import REPLACED_ENDING, name_temporary
+from autoseg.run_folder import FoldFolder, remove_folder
 from autoseg.training.checkpoint import CheckpointDescription, read_description
 from autoseg.training.monitoring.history import read_last_record
 from autoseg.workflows.folds.state import read_state
@@ -97,3 +99,33 @@ def _describe_latest(path: Path) -> str:
         return f"saved {describe_reached(read_description(path))}"
     except TrainingError as error:
         return str(error)
+
+
+@contextmanager
+def set_aside(folder: FoldFolder) -> Iterator[Callable[[], None]]:
+    """Context manager that sets the earlier training of a fold aside and yields what removes it.
+
+    It comes back where the block fails before that is called, as where options are refused. An interruption removes it.
+
+    Raises:
+        RunError: The folder cannot be moved or removed.
+    """
+    aside = name_temporary(folder.root, REPLACED_ENDING)
+    discard = partial(remove_folder, aside)
+    try:
+        folder.root.rename(aside)
+    except FileNotFoundError:
+        yield discard
+        return
+    except OSError as error:
+        msg = f"cannot move {folder.root}: {error.strerror or error}; remove it yourself and repeat the command"
+        raise RunError(msg) from error
+    try:
+        yield discard
+    except Exception:
+        if aside.exists():
+            remove_folder(folder.root)
+            aside.rename(folder.root)
+        raise
+    finally:
+        discard()

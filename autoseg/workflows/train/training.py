@@ -1,7 +1,7 @@
 """Trains the folds of one configuration in this process and validates each on whole volumes."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -55,7 +55,7 @@ from autoseg.workflows.train.initial_weights import (
     find_teacher,
     list_differences,
 )
-from autoseg.workflows.train.interruption import describe_interruptions, describe_start
+from autoseg.workflows.train.interruption import describe_interruptions, describe_start, set_aside
 from autoseg.workflows.train.job import FoldJob, TrainedFold, record_training
 from autoseg.workflows.train.label_prior import train_label_autoencoder
 from autoseg.workflows.train.report import describe_epoch, describe_forecast, describe_schedule
@@ -205,8 +205,12 @@ def train_fold(
     progress: Progress,
     fold_time: FoldTime,
     checkpoint: CheckpointDescription | None,
+    on_begin: Callable[[], None],
 ) -> None:
     """Trains one fold and reports its events; a validation of an earlier state of the model is discarded.
+
+    Args:
+        on_begin: Called when nothing is refused any more.
 
     Raises:
         TrainingError: The training cannot be continued, would be too short, or failed.
@@ -224,6 +228,7 @@ def train_fold(
     if isinstance(first, Forecast):
         progress.note(describe_forecast(first))
         check_forecast(job, first, fold_time, checkpoint)
+    on_begin()
     remove_folder(job.folder.validation)
     record_training(job, options)
     schedule = first.schedule if isinstance(first, Forecast) else first
@@ -242,9 +247,10 @@ def lead_training(
         TrainingError: Another process trains the fold, or training failed.
     """
     label = f"{read_process_group().size} x {job.device.type}" if request.parallel else str(job.device)
-    with lock_fold(job.folder, device=label):
-        if request.restart:
-            remove_folder(job.folder.root)
+    with (
+        lock_fold(job.folder, device=label),
+        set_aside(job.folder) if request.restart else nullcontext(lambda: None) as discard_earlier,
+    ):
         remove_leftovers(job.folder.root, is_exclusive=True)
         with (
             keep_state(job.folder, device=label) as state_writer,
@@ -273,6 +279,7 @@ def lead_training(
                     progress=progress,
                     fold_time=fold_time,
                     checkpoint=checkpoint,
+                    on_begin=discard_earlier,
                 )
             return _validate(job, fold_time.validation, state_writer=state_writer, trackers=trackers, progress=progress)
 

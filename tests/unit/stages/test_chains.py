@@ -6,7 +6,7 @@ import torch
 from builders.progress import skip_drawing
 
 from autoseg.document import parse_part
-from autoseg.errors import DeviceError, DocumentError, TrainingError
+from autoseg.errors import DeviceError, DocumentError, RunError, TrainingError
 from autoseg.inference.model import load_model
 from autoseg.networks.cost import count_cost
 from autoseg.plan import MasksOfPreviousStage, Plan
@@ -103,6 +103,18 @@ def test_the_stages_of_a_chain_predict_one_after_the_other(chain, plan, grid):
     label_map = plan.labels.encode(second.predict_volume(array, grid))
     full = np.concatenate([array, [label_map == 1, label_map == 2, label_map == 3]], dtype=np.float32)
     assert torch.equal(model.predict_case(model.preprocess(array, grid)), model.predict_preprocessed(full))
+
+
+def test_a_fold_that_cannot_be_trained_anew_keeps_what_was_trained(run):
+    start(run, FIRST, folds=("0",))
+    folder = run.fold(FIRST, "0")
+    before = {path: path.read_bytes() for path in folder.root.rglob("*") if path.is_file()}
+    with pytest.raises(RunError, match="has no synthetic cases"):
+        start(run, FIRST, folds=("0",), restart=True, synthetic=True)
+    assert {path: path.read_bytes() for path in folder.root.rglob("*") if path.is_file()} == before
+    start(run, FIRST, folds=("0",), restart=True, length=Length(epochs=2))
+    assert folder.final_checkpoint.read_bytes() != before[folder.final_checkpoint]
+    assert {path.name for path in folder.root.parent.iterdir()} == {"fold_0", ".fold_0.lock"}
 
 
 def test_a_stage_is_not_trained_on_one_that_learnt_from_an_earlier_stage(chain):

@@ -1,0 +1,57 @@
+"""A fold that is trained anew loses its earlier training when the new one begins, not before."""
+
+import pytest
+
+from autoseg.errors import TrainingError
+from autoseg.workflows.train.interruption import set_aside
+
+
+@pytest.fixture
+def folder(run):
+    folder = run.fold("2d", "0")
+    folder.root.mkdir(parents=True)
+    folder.final_checkpoint.write_text("earlier")
+    return folder
+
+
+def list_names(folder):
+    return sorted(path.name for path in folder.root.parent.iterdir())
+
+
+def train(folder, *, begins, error=None):
+    """Does what a training does that fails by an error, before or after it has begun."""
+    with set_aside(folder) as discard:
+        assert not folder.root.exists()
+        folder.root.mkdir(parents=True)
+        folder.state.write_text("new")
+        if begins:
+            discard()
+            assert list_names(folder) == [folder.root.name]
+        if error is not None:
+            raise error
+
+
+def test_what_is_refused_leaves_the_earlier_training_as_it_was(folder):
+    with pytest.raises(TrainingError, match="refused"):
+        train(folder, begins=False, error=TrainingError("refused"))
+    assert folder.final_checkpoint.read_text() == "earlier"
+    assert not folder.state.exists()
+    assert list_names(folder) == ["fold_0"]
+
+
+@pytest.mark.parametrize(
+    ("begins", "error"),
+    [(True, TrainingError("diverged")), (True, KeyboardInterrupt()), (False, KeyboardInterrupt())],
+)
+def test_a_training_that_has_begun_or_is_interrupted_takes_its_place(folder, begins, error):
+    with pytest.raises(type(error)):
+        train(folder, begins=begins, error=error)
+    assert folder.state.read_text() == "new"
+    assert not folder.final_checkpoint.exists()
+    assert list_names(folder) == ["fold_0"]
+
+
+def test_without_an_earlier_training_there_is_nothing_to_set_aside(run):
+    folder = run.fold("3d_lowres", "1")
+    train(folder, begins=True)
+    assert folder.state.read_text() == "new"
