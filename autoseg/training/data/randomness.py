@@ -49,8 +49,11 @@ class BatchKey:
         return training if self.phase.is_augmented else plain
 
     def find_plane(self, count: int) -> int:
-        """Finds which of several planes, each of which has a network, the batch shows: one after the other."""
-        return self.iteration % count
+        """Finds which of several planes, each of which has a network, the batch shows: one after the other.
+
+        Every epoch begins with the next one, so that all have their turn however few batches an epoch has.
+        """
+        return (self.epoch + self.iteration) % count
 
 
 def derive_seeds(seed: int, key: BatchKey, index: int) -> np.random.SeedSequence:

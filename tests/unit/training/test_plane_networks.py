@@ -1,6 +1,8 @@
 """A network for the slices across each axis: how they are built, trained in turn, and predict."""
 
 import dataclasses
+import itertools
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,7 @@ from autoseg.networks.weights import read_weights, write_weights
 from autoseg.plan import ConfigurationPlan
 from autoseg.run_folder import FoldFolder
 from autoseg.training.data.batch import Batch
+from autoseg.training.data.batches import list_batch_keys
 from autoseg.training.data.randomness import BatchKey, derive_seeds
 from autoseg.training.execution import TrainingExecution
 from autoseg.training.monitoring.events import EpochDone
@@ -108,6 +111,14 @@ def test_a_call_computes_with_the_network_of_its_plane_which_has_all_outputs_or_
     assert len(network.output_layers) == 3 * len(list_planes(network)[0].output_layers)
 
 
+@pytest.mark.parametrize("iterations", [1, 2, 4, 5, 9])
+def test_all_planes_have_as_many_batches_however_many_an_epoch_has(iterations):
+    keys = itertools.islice(list_batch_keys(iterations, 1, first_epoch=0), 3 * (iterations + 1))
+    counts = Counter((key.stream, key.find_plane(3)) for key in keys)
+    expected = {"training": iterations, "validation": 1}
+    assert counts == {(stream, plane): count for stream, count in expected.items() for plane in range(3)}
+
+
 def test_a_network_that_sees_all_planes_is_that_of_each():
     network = build(plan_planes(planes=1))
     assert list_planes(network) == [network]
@@ -122,8 +133,9 @@ def test_all_slices_of_a_batch_lie_across_one_axis_one_after_the_other(make_sour
     for iteration in range(4):
         key = BatchKey(stream=stream, epoch=1, iteration=iteration)
         batch = source.make_batch(key)
-        axis = (0, 2)[iteration % 2]
-        assert batch.plane == iteration % 2
+        plane = (1 + iteration) % 2
+        axis = (0, 2)[plane]
+        assert batch.plane == plane
         alone = dataclasses.replace(source, planes=1)
         sampler = getattr(source, stream).sampler
         one_axis = dataclasses.replace(getattr(alone, stream), sampler=dataclasses.replace(sampler, plane_axes=(axis,)))
