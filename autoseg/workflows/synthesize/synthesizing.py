@@ -1,5 +1,7 @@
 """Makes synthetic training cases: trains a denoiser of images on the training cases of a fold, then draws with it."""
 
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -32,6 +34,7 @@ from autoseg.workflows.synthesize.image_files import write_images
 from autoseg.workflows.synthesize.job import SynthesisJob, check_can_be_synthesized
 from autoseg.workflows.synthesize.request import SynthesisRequest
 from autoseg.workflows.train.fold_options import find_newest_checkpoint
+from autoseg.workflows.train.interruption import set_aside
 from autoseg.workflows.train.training import find_configuration_name
 
 
@@ -84,20 +87,37 @@ def synthesize_fold(job: SynthesisJob, request: SynthesisRequest, *, progress: P
     Raises:
         AutosegError: As `synthesize_cases`.
     """
-    with lock_fold(FoldFolder(job.folder.root), device=str(job.device)):  # beside all that is discarded
+    folder = FoldFolder(job.folder.root)
+    with lock_fold(folder, device=str(job.device)):  # beside all that is discarded
         if request.restart:
             _check_not_in_use(job)
         # Once more, as the lock keeps `autoseg preprocess` from replacing the arrays only from now on.
         check_preprocessed(job.run, job.plan, job.configuration_plan.data_of, job.cases.training)
-        if request.restart:
-            remove_folder(job.folder.root)
-        checkpoint = find_newest_checkpoint(job.folder.denoiser)
-        if request.seed is None and checkpoint is not None:
-            job = replace(job, seed=checkpoint.identity.seed)
-        plan = _find_plan(job, progress)
-        check_training_memory(plan.denoiser, f"the denoiser of {job.name}", job.device, count=measure_cost)
-        train_denoiser(job, plan, request, progress=progress, stop=stop)
-        return _draw_cases(job, plan, request, progress=progress)
+        with set_aside(folder) if request.restart else nullcontext(lambda: None) as discard_earlier:
+            return _synthesize(job, request, progress=progress, stop=stop, on_begin=discard_earlier)
+
+
+def _synthesize(
+    job: SynthesisJob,
+    request: SynthesisRequest,
+    *,
+    progress: Progress,
+    stop: StopRequest,
+    on_begin: Callable[[], None],
+) -> int:
+    """Trains the denoiser, and draws the cases.
+
+    Args:
+        on_begin: Called when nothing is refused any more.
+    """
+    checkpoint = find_newest_checkpoint(job.folder.denoiser)
+    if request.seed is None and checkpoint is not None:
+        job = replace(job, seed=checkpoint.identity.seed)
+    plan = _find_plan(job, progress)
+    check_training_memory(plan.denoiser, f"the denoiser of {job.name}", job.device, count=measure_cost)
+    on_begin()
+    train_denoiser(job, plan, request, progress=progress, stop=stop)
+    return _draw_cases(job, plan, request, progress=progress)
 
 
 def _check_not_in_use(job: SynthesisJob) -> None:

@@ -351,6 +351,13 @@ def test_arrays_that_were_replaced_until_the_lock_was_held_are_not_read_and_noth
     assert job.folder.record.is_file()
 
 
+def test_a_command_that_cannot_begin_discards_nothing(job) -> None:
+    with pytest.raises(RunError, match="case"):  # the arrays, which are no arrays, cannot be measured
+        synthesize_fold(job, SynthesisRequest(restart=True), progress=SilentProgress(), stop=StopRequest())
+    assert len(read_document(job.folder.record, SyntheticRecord).cases) == 2
+    assert [path.name for path in job.folder.root.parent.iterdir() if path.is_dir()] == [job.folder.root.name]
+
+
 def test_two_commands_do_not_make_the_same_cases_also_after_one_has_discarded_them(job, monkeypatch) -> None:
     def find_plan_meanwhile(*arguments) -> None:
         assert not job.folder.root.exists()
