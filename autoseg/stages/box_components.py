@@ -198,11 +198,11 @@ def learn_margin(cases: Sequence[BoxCase], minimum_mm3: float, *, distance_unit:
     """
     count, planned_mm = len(cases), cases[0].margin_mm
     distances_mm = [case.measure_distance_mm(minimum_mm3) for case in cases]
-    inside = sum(case.covers(minimum_mm3) for case in cases)
+    is_inside = [case.covers(minimum_mm3) for case in cases]
     known_mm = [
         distance_mm
-        for case, distance_mm in zip(cases, distances_mm, strict=True)
-        if distance_mm <= MISSED_FACTOR * planned_mm or case.covers(minimum_mm3)
+        for distance_mm, is_covered in zip(distances_mm, is_inside, strict=True)
+        if is_covered or distance_mm <= MISSED_FACTOR * planned_mm
     ]
     if not known_mm:
         because = (
@@ -216,7 +216,7 @@ def learn_margin(cases: Sequence[BoxCase], minimum_mm3: float, *, distance_unit:
         found += f" (in {count - missed} of {count} held-out cases; the others are predicted in part only)"
     else:
         found += f" ({count} held-out cases)"
-    if inside == len(known_mm):
+    if sum(is_inside) == len(known_mm):
         return Decision(0.0, f"{found}, so the margin of {planned_mm:.4g}, in whole voxels, suffices")
     further_mm = float(f"{largest_mm - planned_mm:.9g}")
     wider = [replace(case, margin_mm=planned_mm + further_mm) for case in cases]
@@ -224,6 +224,6 @@ def learn_margin(cases: Sequence[BoxCase], minimum_mm3: float, *, distance_unit:
     inside_then = sum(case.covers(minimum_mm3) for case in wider)
     because = (
         f"{found}, and the margin is {planned_mm:.4g}: {inside_then} of {count} lie in their boxes instead of "
-        f"{inside}, and boxes hold {after:.3g} of an image instead of {before:.3g}"
+        f"{sum(is_inside)}, and boxes hold {after:.3g} of an image instead of {before:.3g}"
     )
     return Decision(further_mm, because)

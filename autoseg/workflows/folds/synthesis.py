@@ -135,10 +135,9 @@ def find_synthetic_cases(
         msg = f"{folder.cases} lacks synthetic cases, such as {missing[0]}; make them again with: {command}"
         raise RunError(msg)
     training = plan.configurations[configuration].training
-    shares = [training.synthetic_fraction, training.synthetic_end_fraction]
-    if training.synthetic_end_fraction == 0:  # also of trainings that were begun before there was an end
-        del shares[1:]
-    text = "\n".join([record.model_dump_json(), *map(str, shares)])
+    text = f"{record.model_dump_json()}\n{training.synthetic_fraction}"
+    if training.synthetic_end_fraction > 0:  # trainings that were begun before there was an end have none
+        text += f"\n{training.synthetic_end_fraction}"
     return SyntheticCases(folder=folder.cases, names=record.names, digest=hashlib.sha256(text.encode()).hexdigest())
 
 

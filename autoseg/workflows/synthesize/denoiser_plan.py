@@ -94,13 +94,11 @@ def plan_denoiser(
 
 
 def _choose_features(dimensions: int, device_type: str) -> Decision[int]:
-    first = FIRST_FEATURES[dimensions]
-    is_halved = device_type == "cpu"
-    if is_halved:
-        first //= CPU_SHARE
+    share = CPU_SHARE if device_type == "cpu" else 1
+    first = FIRST_FEATURES[dimensions] // share
     because = f"{first} at the full resolution and up to {FACTORS[-1]} times as many below (guess)"
-    if is_halved:
-        because += f"; 1 in {CPU_SHARE} of those on a GPU, as more steps of a smaller one learn more in minutes"
+    if share > 1:
+        because += f"; 1 in {share} of those on a GPU, as more steps of a smaller one learn more in minutes"
     return Decision(first, because)
 
 

@@ -1,7 +1,6 @@
 """Makes synthetic training cases: trains a denoiser of images on the training cases of a fold, then draws with it."""
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -93,7 +92,7 @@ def synthesize_fold(job: SynthesisJob, request: SynthesisRequest, *, progress: P
             _check_not_in_use(job)
         # Once more, as the lock keeps `autoseg preprocess` from replacing the arrays only from now on.
         check_preprocessed(job.run, job.plan, job.configuration_plan.data_of, job.cases.training)
-        with set_aside(folder) if request.restart else nullcontext(lambda: None) as discard_earlier:
+        with set_aside(folder, is_restart=request.restart) as discard_earlier:
             return _synthesize(job, request, progress=progress, stop=stop, on_begin=discard_earlier)
 
 

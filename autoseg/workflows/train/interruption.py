@@ -102,14 +102,18 @@ def _describe_latest(path: Path) -> str:
 
 
 @contextmanager
-def set_aside(folder: FoldFolder) -> Iterator[Callable[[], None]]:
-    """Context manager that sets the earlier training of a fold aside and yields what removes it.
+def set_aside(folder: FoldFolder, *, is_restart: bool) -> Iterator[Callable[[], None]]:
+    """Context manager that sets the earlier training of a fold aside, if it is to begin again, and yields what removes
+    it.
 
     It comes back where the block fails before that is called, as where options are refused. An interruption removes it.
 
     Raises:
         RunError: The folder cannot be moved or removed.
     """
+    if not is_restart:
+        yield lambda: None
+        return
     aside = name_temporary(folder.root, REPLACED_ENDING)
     discard = partial(remove_folder, aside)
     try:

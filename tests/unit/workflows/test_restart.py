@@ -20,7 +20,7 @@ def list_names(folder):
 
 def train(folder, *, begins, error=None):
     """Does what a training does that fails by an error, before or after it has begun."""
-    with set_aside(folder) as discard:
+    with set_aside(folder, is_restart=True) as discard:
         assert not folder.root.exists()
         folder.root.mkdir(parents=True)
         folder.state.write_text("new")
