@@ -113,7 +113,9 @@ def measure_inference_batch_size(
     """Measures the seconds per patch for batch sizes 1, 2, 4, ..., up to the first that is no faster or too large."""
     seconds: list[float] = []
     count = 1
-    while count <= MOST_PATCHES and _has_room(count * math.prod(patch_voxels), device):
+    if device.type != "cpu":
+        torch.cuda.reset_peak_memory_stats(device)  # a training of this process may have taken most of the memory
+    while count == 1 or (count <= MOST_PATCHES and _has_room(count * math.prod(patch_voxels), device)):
         try:
             patches = torch.zeros((count, channels, *patch_voxels), device=device)
             seconds.append(min(time_pass(network, patches) for _ in range(REPETITIONS)) / count)

@@ -59,17 +59,32 @@ def test_the_faster_of_two_passes_counts(start):
 META = torch.device("meta")
 
 
-def use_gpu(monkeypatch, allocated_bytes):
-    """Makes the meta device a GPU of 100 bytes."""
+def use_gpu(monkeypatch, allocated_bytes, *, before_bytes=0):
+    """Makes the meta device a GPU of 100 bytes, of which so many were allocated at most before the measurement."""
+    peaks = [before_bytes]
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 100))
-    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: next(allocated_bytes))
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: peaks.clear())
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: max([*peaks, next(allocated_bytes)]))
 
 
 def test_on_a_gpu_patches_of_any_size_are_tried_while_half_of_its_memory_holds_twice_as_many(start, monkeypatch):
-    use_gpu(monkeypatch, iter([1, 5, 25, 26]))
+    use_gpu(monkeypatch, iter([5, 25, 26]))
     slow = start(lambda count: 1.0)
     measure_inference_batch_size(slow, channels=1, patch_voxels=(128, 128, 128), device=META)
     assert slow.sizes == [size for size in (1, 2, 4) for _ in range(2)]
+
+
+def test_memory_that_a_training_took_before_leaves_the_sizes_of_a_gpu_as_they_are(start, monkeypatch):
+    use_gpu(monkeypatch, iter([5, 25, 26]), before_bytes=90)
+    slow = start(lambda count: 1.0)
+    measure_inference_batch_size(slow, channels=1, patch_voxels=(128, 128, 128), device=META)
+    assert slow.sizes == [size for size in (1, 2, 4) for _ in range(2)]
+
+
+def test_a_single_patch_is_tried_on_a_gpu_whose_memory_is_full_of_other_things(start, monkeypatch):
+    use_gpu(monkeypatch, itertools.repeat(30))
+    slow = start(lambda count: 1.0)
+    assert measure_inference_batch_size(slow, channels=1, patch_voxels=(8, 8), device=META) == [1.0]
 
 
 def test_a_batch_that_does_not_fit_on_a_gpu_ends_the_search(start, monkeypatch):
