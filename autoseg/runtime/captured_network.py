@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from weakref import WeakSet
 
 from jaxtyping import Float32
 from torch import Tensor, nn
@@ -20,6 +21,9 @@ class CapturedNetwork(nn.Module):
     Smaller batches that are at least half as large are filled up with what was in the one before; others, which are
     rare, run as they are. What prevents a capture is a warning in the log, and all passes then run as they are; so is
     a first pass that fails, as where a kernel cannot be compiled.
+
+    Attributes:
+        companions: The networks whose captured passes share memory with those of this one, itself included.
     """
 
     def __init__(
@@ -46,6 +50,7 @@ class CapturedNetwork(nn.Module):
         self.inference_batch_size = inference_batch_size
         self.is_rehearsed = is_rehearsed
         self.fall_back = fall_back
+        self.companions: WeakSet[CapturedNetwork] = WeakSet({self})
         self.passes_before = PASSES_BEFORE
         self.problem: str | None = None
         self._inputs: Tensor | None = None
@@ -124,7 +129,7 @@ def capture_networks(
     fall_back: Callable[[nn.Module], object] | None = None,
 ) -> tuple[nn.Module, ...]:
     """Wraps the networks of an ensemble, see `CapturedNetwork`; their passes share memory, as they run in turn."""
-    return tuple(
+    captured = tuple(
         CapturedNetwork(
             network,
             graphs,
@@ -134,11 +139,19 @@ def capture_networks(
         )
         for network in networks
     )
+    companions = WeakSet(captured)
+    for each in captured:
+        each.companions = companions
+    return captured
 
 
 def release_captured(networks: Sequence[nn.Module]) -> None:
-    """Frees the memory of all captured passes of networks, also within others, where something else needs it."""
+    """Frees the memory of all captured passes of networks, also within others, where something else needs it.
+
+    Memory is free only when no pass is left that shares it, so the companions of the networks are released, too.
+    """
     for network in networks:
         for module in network.modules():
             if isinstance(module, CapturedNetwork):
-                module.release()
+                for companion in module.companions:
+                    companion.release()

@@ -1,3 +1,4 @@
+from functools import partial
 from subprocess import CalledProcessError
 
 import pytest
@@ -7,9 +8,11 @@ from builders.plans import build_configuration
 from torch import nn
 
 from autoseg.inference.execution.preparation import prepare_network
+from autoseg.inference.sliding_window.planes import predict_planes
 from autoseg.inference.sliding_window.prediction import predict_logits
 from autoseg.inference.view_disagreement import NormalizingNetwork
 from autoseg.networks import build_network
+from autoseg.networks.parts.planes import join_planes
 from autoseg.runtime.captured_network import PASSES_BEFORE, capture_networks, release_captured
 
 CPU = torch.device("cpu")
@@ -138,6 +141,39 @@ def test_memory_that_is_needed_elsewhere_is_freed_and_passes_run_as_they_are(*, 
     assert captured._captured is None
     assert torch.equal(captured(draw(4, 5))[0], 2 * draw(4, 5))
     assert graphs.calls.count("replay") == 1
+
+
+class Filling(Doubling):
+    """Runs out of memory with more than one patch, once it is told to."""
+
+    is_full = False
+
+    def forward(self, image):
+        if self.is_full and len(image) > 1:
+            raise torch.OutOfMemoryError
+        return super().forward(image)
+
+
+def test_a_plane_that_lacks_memory_frees_the_captured_passes_of_all_planes():
+    configuration = build_configuration((4, 4)).model_copy(update={"plane_axes": (0, 1)})
+    networks = [Filling(), Filling()]
+    captured = capture_networks(networks, TapeGraphs(), inference_batch_size=2)
+    image = torch.randn(3, 8, 8, 8)  # as many channels as there are classes
+    predict = partial(
+        predict_planes,
+        join_planes(captured, 2),
+        image,
+        configuration=configuration,
+        mirror_axes=(),
+        device=CPU,
+        inference_batch_size=2,
+    )
+    torch.testing.assert_close(predict(), 2 * image)
+    assert all(network._captured is not None for network in captured)
+    captured[0].release()
+    networks[0].is_full = True
+    torch.testing.assert_close(predict(), 2 * image)
+    assert all(network._captured is None for network in captured)
 
 
 @pytest.mark.parametrize("patch", [(8, 8, 8), (8, 8)])
