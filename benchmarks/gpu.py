@@ -56,7 +56,7 @@ VIEWS: Final = frozenset({"view", "slice", "select", "unsqueeze", "expand", "per
 PADDED_CHANNELS: Final = 8  # as many as the matrix units of a GPU read at once in 16 bits
 DICE_BUDGET: Final = "4m"
 MINUTES: Final = 9.0
-ITERATIONS_WITHOUT_COMPILING: Final = 8000  # of 15 to 100 ms: other executions are tried, and none is compiled
+MANY_ITERATIONS: Final = 10**9  # for which every execution is worth a trial
 FOLDS: Final = 5
 EXPECTED_SECONDS: Final[Mapping[str, float]] = {
     **dict.fromkeys(("step-hippocampus", "step-128", "step-2d", "step-resenc"), 20.0),
@@ -122,12 +122,17 @@ def measure_step(settings: GpuSettings, *, shape: str) -> None:
     plan = plan_shape(shape, is_tiny=settings.is_tiny)
     build, batch = partial(_build, settings, plan), draw_batch(plan, settings.device)
     is_cuda = settings.device.type == "cuda"
-    iterations = 10**9 if settings.compiles else ITERATIONS_WITHOUT_COMPILING if is_cuda else 1
     options = TrainingOptions(
         device=settings.device, seed=0, workers=0, dtype=settings.dtype, is_dtype_free=is_cuda, announce=print
     )
-    variants = list_variants(plan, options)
-    execution = choose_execution(build, batch, iterations=iterations, announce=print, variants=variants)
+    execution = choose_execution(
+        build,
+        batch,
+        iterations=MANY_ITERATIONS if is_cuda or settings.compiles else 1,
+        announce=partial(print, flush=True),
+        pays_from_seconds=None if settings.compiles else math.inf,
+        variants=list_variants(plan, options),
+    )
     seconds = _time(settings, partial(launch_training_step, build(execution), batch))
     print_row([f"step {shape}", execution.describe(), f"{1e3 * seconds:.2f} ms", f"{1 / seconds:.1f} it/s"])
     theirs = find_step_of_peer(settings, shape)

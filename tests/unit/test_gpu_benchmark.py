@@ -94,6 +94,27 @@ def test_mirrored_views_are_timed_in_the_fastest_way(capsys, monkeypatch):
     assert "| auto, batch 3 | mirroring | 1.00 s | 90% in the network |" in capsys.readouterr().out
 
 
+def test_a_step_is_tried_in_every_way_but_compiled_ones_whatever_it_takes(tmp_path, monkeypatch):
+    asked = {}
+
+    def choose(build, batch, **options):
+        asked.update(options)
+        return TrainingExecution(memory_format=torch.channels_last)
+
+    monkeypatch.setattr(gpu, "choose_execution", choose)
+    monkeypatch.setattr(gpu, "draw_batch", lambda plan, device: None)
+    monkeypatch.setattr(gpu, "_build", lambda settings, plan, execution: None)
+    monkeypatch.setattr(gpu, "_time", lambda settings, work: 0.001)
+    for compiles in (False, True):
+        gpu.measure_step(build_settings(tmp_path, compiles=compiles), shape="hippocampus")
+        seconds = asked["iterations"] * 0.001
+        pays_from = execution_choice.COMPILING_PAYS_SECONDS
+        pays_from = pays_from if asked["pays_from_seconds"] is None else asked["pays_from_seconds"]
+        assert (seconds >= pays_from) == compiles
+        assert execution_choice.TRIALS_SHARE * seconds > 1000
+        assert len(asked["variants"]) == 4
+
+
 def test_no_part_is_begun_after_the_time(capsys):
     run("floor", "kernels", more=("--minutes", "0"))
     printed = capsys.readouterr().out
