@@ -1,23 +1,26 @@
 """Everything that a GPU is judged by, in parts of a few minutes: `python -m benchmarks.gpu --only step-128 floor`.
 
 Without `--only` all parts but `five-folds` run. A part that lacks something says so and how to supply it; one that
-fails says why, and the next one runs. `--tiny` runs the same code with small networks, on a CPU too; its figures mean
-nothing.
+fails says why, and the next one runs. Other processes are ended when the time is over. `--tiny` runs the same code with
+small networks, on a CPU too; its figures mean nothing.
 """
 
 import argparse
 import json
 import math
+import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import torch
 from torch import nn
@@ -71,7 +74,9 @@ WAITING_ITERATIONS: Final = 150
 ALL_AXES: Final = (0, 1, 2)
 MIRRORING: Final = ("no mirroring", "mirroring")
 PEER_SCRIPT: Final = Path(__file__).with_name("peer_gpu.py")
+SECONDS_TO_END: Final = 10.0  # in which a training saves its state
 Command = Callable[..., str]
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,9 +87,9 @@ class GpuSettings:
         steps: Number of timed repetitions.
         compiles: Whether compiling is tried, which takes a minute or two for every network.
         steps_of_peer: Seconds of a step of nnU-Net by the shape, which it measures all at once; the shapes that are
-            asked for beforehand.
+            asked for, with None beforehand and not a number where there is no time.
         run: Runs Python with arguments, by this interpreter or another one, and returns what it printed.
-        end: Time of the clock at which no further part is begun.
+        end: Time of the clock after which nothing is begun, and no other process runs.
     """
 
     device: torch.device
@@ -117,8 +122,27 @@ class OperationCount(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+def attempt(name: str, work: Callable[[], Made]) -> Made | None:
+    """Does a part of the work; if it fails, says why, and the rest can be measured."""
+    try:
+        return work()
+    except Exception as error:
+        print(f"\n{name} is not measured: {describe_error(error)}\n", flush=True)
+        return None
+
+
 def measure_step(settings: GpuSettings, *, shape: str) -> None:
-    """Times a training step in every execution, then the chosen one without waiting between steps."""
+    """Times a training step, and one of nnU-Net's trainer."""
+    seconds = attempt(f"our step {shape}", partial(_measure_own_step, settings, shape=shape))
+    theirs = find_step_of_peer(settings, shape)
+    if not math.isnan(theirs):
+        told = f"nnU-Net{', compiled' if settings.compiles else ', not compiled'}"
+        ratio = "" if seconds is None else f", {theirs / seconds:.2f} times as long"
+        print_row([f"step {shape}", told, f"{1e3 * theirs:.2f} ms", f"{1 / theirs:.1f} it/s{ratio}"])
+
+
+def _measure_own_step(settings: GpuSettings, *, shape: str) -> float:
+    """Times a step in every execution, then the chosen one without waiting between steps, which takes the seconds."""
     plan = plan_shape(shape, is_tiny=settings.is_tiny)
     build, batch = partial(_build, settings, plan), draw_batch(plan, settings.device)
     is_cuda = settings.device.type == "cuda"
@@ -135,21 +159,19 @@ def measure_step(settings: GpuSettings, *, shape: str) -> None:
     )
     seconds = _time(settings, partial(launch_training_step, build(execution), batch))
     print_row([f"step {shape}", execution.describe(), f"{1e3 * seconds:.2f} ms", f"{1 / seconds:.1f} it/s"])
-    theirs = find_step_of_peer(settings, shape)
-    if theirs is not None:
-        told = f"nnU-Net{', compiled' if settings.compiles else ', not compiled'}"
-        cells = [f"{1e3 * theirs:.2f} ms", f"{1 / theirs:.1f} it/s, {theirs / seconds:.2f} times as long"]
-        print_row([f"step {shape}", told, *cells])
+    return seconds
 
 
-def find_step_of_peer(settings: GpuSettings, shape: str) -> float | None:
-    """Finds the seconds of a step of nnU-Net, which the first call measures for all shapes that are asked for."""
+def find_step_of_peer(settings: GpuSettings, shape: str) -> float:
+    """Finds the seconds of a step of nnU-Net, which the first call measures for all shapes that are asked for; not a
+    number where there is none.
+    """
     steps = settings.steps_of_peer
-    missing = [name for name, seconds in {shape: None, **steps}.items() if seconds is None]
-    if shape in missing:
+    if steps.get(shape) is None:
+        missing = [name for name, seconds in {shape: None, **steps}.items() if seconds is None]
         tasks = [describe_task(settings, plan_shape(name, is_tiny=settings.is_tiny), kind="step") for name in missing]
         steps.update(zip(missing, ask_peer(settings, tasks), strict=True))
-    return steps[shape]
+    return steps[shape] or math.nan
 
 
 def measure_kernels(settings: GpuSettings) -> None:
@@ -158,14 +180,19 @@ def measure_kernels(settings: GpuSettings) -> None:
         plan = plan_shape(shape, is_tiny=settings.is_tiny)
         for memory_format in (torch.contiguous_format, CHANNELS_LAST[plan.dimensions]):
             execution = TrainingExecution(memory_format=memory_format)
-            learner, batch = _build(settings, plan, execution), draw_batch(plan, settings.device)
-            _time(settings, partial(launch_training_step, learner, batch))
-            is_cuda = settings.device.type == "cuda"
-            activity = ProfilerActivity.CUDA if is_cuda else ProfilerActivity.CPU
-            with profile(activities=[activity]) as profiler:
-                launch_training_step(learner, batch).item()
-            count, microseconds = count_kernels(profiler.key_averages(), is_cuda=is_cuda)
-            print_row([f"kernels {shape}", execution.describe(), f"{count} kernels", f"{microseconds / 1e3:.2f} ms"])
+            name = f"kernels {shape}"
+            attempt(f"{name}, {execution.describe()},", partial(_profile_step, settings, plan, execution, name=name))
+
+
+def _profile_step(settings: GpuSettings, plan: ConfigurationPlan, execution: TrainingExecution, *, name: str) -> None:
+    learner, batch = _build(settings, plan, execution), draw_batch(plan, settings.device)
+    _time(settings, partial(launch_training_step, learner, batch))
+    is_cuda = settings.device.type == "cuda"
+    activity = ProfilerActivity.CUDA if is_cuda else ProfilerActivity.CPU
+    with profile(activities=[activity]) as profiler:
+        launch_training_step(learner, batch).item()
+    count, microseconds = count_kernels(profiler.key_averages(), is_cuda=is_cuda)
+    print_row([name, execution.describe(), f"{count} kernels", f"{microseconds / 1e3:.2f} ms"])
 
 
 def count_kernels(events: Iterable[Any], *, is_cuda: bool) -> tuple[int, float]:
@@ -194,11 +221,11 @@ def measure_floor(settings: GpuSettings) -> None:
     best = [float("inf")] * len(shapes)
     for dtype in dtypes:
         for name, layout in layouts.items():
-            time_one = partial(_time_convolution, settings, dtype=dtype, layout=layout)
-            times = [time_one(module, shape) for module, shape in shapes]
-            best = list(map(min, best, times))
-            label, total = f"{dtype}, {name}", f"{1e3 * sum(times):.2f} ms"
-            print_row(["convolutions 128", label, total, f"first {1e3 * times[0]:.2f} ms"])
+            label, time_all = f"{dtype}, {name}", partial(_time_convolutions, settings, shapes)
+            times = attempt(f"convolutions 128, {label},", partial(time_all, dtype=dtype, layout=layout))
+            if times is not None:
+                best = list(map(min, best, times))
+                print_row(["convolutions 128", label, f"{1e3 * sum(times):.2f} ms", f"first {1e3 * times[0]:.2f} ms"])
     print_row(["convolutions 128", "best of each", f"{1e3 * sum(best):.2f} ms", f"first {1e3 * best[0]:.2f} ms"])
     module, shape = shapes[0]
     padded = type(module)(PADDED_CHANNELS, module.out_channels, 3, padding=1)
@@ -255,13 +282,19 @@ def measure_prediction(settings: GpuSettings) -> None:
         print_row([f"prediction of 2 x {extent}", way, MIRRORING[bool(axes)], *taken.describe()])
         return taken.seconds
 
-    ready = (prepare(plan, setting, choice) for choice in list_choices(settings, setting))
-    time_one(min(ready, key=lambda prepared: time_one(prepared, ())), ALL_AXES)
+    def time_way(choice: ExecutionChoice) -> tuple[float, PreparedNetworks]:
+        prepared = prepare(plan, setting, choice)
+        return time_one(prepared, ()), prepared
+
+    ways = (attempt(f"{choice} prediction", partial(time_way, choice)) for choice in list_choices(settings, setting))
+    fastest = min((way for way in ways if way is not None), key=lambda way: way[0], default=None)
+    if fastest is not None:
+        attempt("prediction with mirrored views", partial(time_one, fastest[1], ALL_AXES))
     tasks = [
         describe_task(settings, plan, kind="prediction", extent=extent, mirror_axes=axes) for axes in ((), ALL_AXES)
     ]
     for is_mirrored, seconds in enumerate(ask_peer(settings, tasks)):
-        if seconds is not None:
+        if not math.isnan(seconds):
             row = [f"prediction of 1 x {extent}", "nnU-Net, windows alone", MIRRORING[is_mirrored]]
             print_row([*row, f"{seconds:.2f} s", ""])
 
@@ -311,15 +344,23 @@ def measure_folds(settings: GpuSettings) -> None:
     print_row(["five folds", " + ".join(f"{each:.0f}" for each in seconds), f"{sum(seconds):.0f} s", ""])
 
 
-def ask_peer(settings: GpuSettings, tasks: Sequence[Mapping[str, Any]]) -> list[float | None]:
-    """Has nnU-Net do the same with the same networks, on random data; None where it is not installed, which is said."""
+def ask_peer(settings: GpuSettings, tasks: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Has nnU-Net do the same with the same networks, on random data; returns the seconds of each task, not a number
+    where it is not installed or fails, which is said.
+    """
     if not _has_peer(settings):
-        return [None] * len(tasks)
+        return [math.nan] * len(tasks)
     path = settings.work / "peer_tasks.json"
     path.write_text(json.dumps(tasks))
-    printed = settings.run([str(PEER_SCRIPT), str(path)], str(settings.peer / "bin" / "python"))
-    seconds: list[float | None] = json.loads(printed.splitlines()[-1])
-    return seconds
+    ask = partial(settings.run, [str(PEER_SCRIPT), str(path)], str(settings.peer / "bin" / "python"))
+    printed = attempt("nnU-Net", ask)
+    if printed is None:
+        return [math.nan] * len(tasks)
+    outcomes: list[float | str] = json.loads(printed.splitlines()[-1])
+    for task, outcome in zip(tasks, outcomes, strict=True):
+        if isinstance(outcome, str):
+            print(f"\nnnU-Net's {task['kind']} with the patch {task['patch']} is not measured: {outcome}\n", flush=True)
+    return [math.nan if isinstance(outcome, str) else outcome for outcome in outcomes]
 
 
 def describe_task(settings: GpuSettings, plan: ConfigurationPlan, *, kind: str, **more: Any) -> dict[str, Any]:
@@ -390,10 +431,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 lasting = f"{part}, which takes about {settings.expect(part):.0f} s, would not end"
                 print(f"\n{lasting} within {options.minutes:g} minutes: run it with --only {part}\n")
                 continue
-            try:
-                PARTS[part](settings)
-            except Exception as error:  # the other parts can be measured
-                print(f"\n{part} is not measured: {describe_error(error)}\n")
+            attempt(part, partial(PARTS[part], settings))
             print(f"\n({part}: {time.perf_counter() - begin:.0f} s)\n", flush=True)
 
 
@@ -422,6 +460,7 @@ def build_settings(options: argparse.Namespace, device: torch.device, work: Path
         dataset = work / "Dataset900_Synthetic"
         if not dataset.is_dir():
             write_synthetic_dataset(dataset, training_cases=5 if options.tiny else 20, test_cases=0, seed=0)
+    end = time.perf_counter() + 60 * options.minutes
     return GpuSettings(
         device=device,
         dtype=find_dtype(device, "auto"),
@@ -432,18 +471,49 @@ def build_settings(options: argparse.Namespace, device: torch.device, work: Path
         is_tiny=options.tiny,
         compiles=options.compile,
         steps_of_peer={part.removeprefix(STEP): None for part in options.only if part.startswith(STEP)},
-        end=time.perf_counter() + 60 * options.minutes,
-        run=run_python,
+        end=end,
+        run=partial(run_python, end=end),
     )
 
 
-def run_python(arguments: Sequence[str], interpreter: str = sys.executable) -> str:
-    """Runs Python with arguments; returns what it printed."""
-    done = subprocess.run([interpreter, *arguments], capture_output=True, text=True, check=False)
-    if done.returncode:
-        msg = f"{' '.join(arguments[:3])} failed: {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else ''}"
+def run_python(arguments: Sequence[str], interpreter: str = sys.executable, *, end: float = math.inf) -> str:
+    """Runs Python with arguments; returns what it printed, which is shown at once if it fails.
+
+    Args:
+        arguments: Its arguments.
+        interpreter: Another Python.
+        end: Time of the clock at which it is ended, with all processes that it has started.
+
+    Raises:
+        RuntimeError: It failed, or was ended.
+    """
+    what, pipe = " ".join(arguments[:3]), subprocess.PIPE
+    left = None if math.isinf(end) else max(1.0, end - time.perf_counter())
+    with subprocess.Popen([interpreter, *arguments], stdout=pipe, stderr=pipe, text=True, process_group=0) as process:
+        try:
+            printed, errors = process.communicate(timeout=left)
+        except subprocess.TimeoutExpired as error:
+            print(_end_group(process), flush=True)
+            msg = f"{what} took longer than was left of the time (--minutes)"
+            raise RuntimeError(msg) from error
+        except BaseException:  # Ctrl-C, which only this process gets
+            _end_group(process)
+            raise
+    if process.returncode:
+        print(printed, flush=True)
+        msg = f"{what} failed: {errors.strip().splitlines()[-1] if errors.strip() else ''}"
         raise RuntimeError(msg)
-    return done.stdout
+    return printed
+
+
+def _end_group(process: "subprocess.Popen[str]") -> str:
+    """Ends a process and those that it has started; returns what was printed. A training saves its state first."""
+    printed = ""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError, subprocess.TimeoutExpired):
+            os.killpg(process.pid, number)
+            printed, _ = process.communicate(timeout=SECONDS_TO_END)
+    return printed
 
 
 def print_row(cells: Sequence[str]) -> None:
@@ -468,6 +538,16 @@ def _plan_dataset(settings: GpuSettings) -> RunFolder:
     run = RunFolder(settings.work / "run")
     settings.run(["-m", "autoseg", "plan", str(settings.dataset), "--run", str(run.root)])
     return run
+
+
+def _time_convolutions(
+    settings: GpuSettings,
+    shapes: Sequence[tuple[nn.Module, torch.Size]],
+    *,
+    dtype: torch.dtype,
+    layout: torch.memory_format,
+) -> list[float]:
+    return [_time_convolution(settings, module, shape, dtype=dtype, layout=layout) for module, shape in shapes]
 
 
 def _time_convolution(

@@ -1,9 +1,10 @@
 """Times a training step or a prediction of nnU-Net on random data; run by the interpreter of its own environment.
 
 `python peer_gpu.py TASKS.json`: for each task the network, the patch, and what is timed; the last line that it prints
-is a list of the seconds.
+is a list of the seconds, of a task that fails the reason.
 """
 
+import gc
 import json
 import sys
 import time
@@ -26,7 +27,18 @@ from torch import nn
 def main() -> None:
     """Prints the seconds of what the tasks name."""
     torch.backends.cudnn.benchmark = True
-    print("\n" + json.dumps([time_task(task) for task in json.loads(Path(sys.argv[1]).read_text())]))
+    print("\n" + json.dumps([try_task(task) for task in json.loads(Path(sys.argv[1]).read_text())]))
+
+
+def try_task(task: dict[str, Any]) -> float | str:
+    """Times what a task names, or returns why that failed; the memory is then free for the next one."""
+    try:
+        outcome: float | str = time_task(task)
+    except Exception as error:  # the others can be timed
+        outcome = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"[:300]
+    gc.collect()
+    torch.cuda.empty_cache()
+    return outcome
 
 
 def time_task(task: dict[str, Any]) -> float:

@@ -1,9 +1,12 @@
 """The program that measures a GPU runs, with tiny networks on the CPU."""
 
+import importlib
 import json
+import math
 import sys
+import time
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -43,22 +46,34 @@ def test_parts_without_a_data_set_print_their_rows(capsys):
     assert "is not measured" not in printed
 
 
-def test_nnu_net_does_the_same_beside_it_where_it_is_installed(capsys, monkeypatch, tmp_path):
+@pytest.fixture
+def with_peer(monkeypatch, tmp_path):
+    """nnU-Net is installed and answers what the test says; our own figures are a second each. Returns its tasks."""
     tasks = []
-
-    def answer(arguments, interpreter):
-        assert interpreter == str(tmp_path / "bin" / "python")
-        tasks.append(json.loads(Path(arguments[1]).read_text()))
-        return f"a warning\n{json.dumps([0.5, 0.25][: len(tasks[-1])])}\n"
-
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "nnUNetv2_train").touch()
-    monkeypatch.setattr(gpu, "run_python", answer)
     monkeypatch.setattr(
         gpu, "choose_execution", lambda *_, **options: TrainingExecution(memory_format=torch.channels_last)
     )
     monkeypatch.setattr(gpu, "_time", lambda settings, work: 1.0)
     monkeypatch.setattr(gpu, "time_prediction", lambda *_, **options: PredictionTime(seconds=1.0, network_seconds=0.9))
+
+    def let(*outcomes, failure=None):
+        def answer(arguments, interpreter, *, end):
+            assert interpreter == str(tmp_path / "bin" / "python")
+            tasks.append(json.loads(Path(arguments[1]).read_text()))
+            if failure is not None:
+                raise failure
+            return f"a warning\n{json.dumps(outcomes[: len(tasks[-1])])}\n"
+
+        monkeypatch.setattr(gpu, "run_python", answer)
+        return tasks
+
+    return let
+
+
+def test_nnu_net_does_the_same_beside_it_where_it_is_installed(capsys, with_peer, tmp_path):
+    tasks = with_peer(0.5, 0.25)
     run("step-resenc", "prediction", "step-2d", peer=tmp_path, more=("--work", str(tmp_path / "new" / "runs")))
     printed = capsys.readouterr().out
     assert "| step resenc | nnU-Net, not compiled | 500.00 ms | 2.0 it/s, 0.50 times as long" in printed
@@ -72,6 +87,59 @@ def test_nnu_net_does_the_same_beside_it_where_it_is_installed(capsys, monkeypat
         ("prediction", [0, 1, 2]),
     ]
     assert (steps[0]["is_residual"], steps[0]["encoder"], steps[0]["decoder"]) == (True, [1, 3], [1])
+
+
+def test_a_shape_that_nnu_net_fails_with_loses_no_other_figure_and_is_not_tried_again(capsys, with_peer, tmp_path):
+    tasks = with_peer("OutOfMemoryError: full", 0.25)
+    run("step-128", "step-2d", peer=tmp_path)
+    printed = capsys.readouterr().out
+    assert "nnU-Net's step with the patch (16, 16, 16) is not measured: OutOfMemoryError: full" in printed
+    assert printed.count("| 1000.00 ms | 1.0 it/s |") == 2
+    assert "| step 2d | nnU-Net, not compiled | 250.00 ms |" in printed
+    assert len(tasks) == 1
+
+
+def test_nnu_net_that_does_not_run_is_asked_once_and_loses_no_figure_of_ours(capsys, with_peer, tmp_path):
+    tasks = with_peer(failure=RuntimeError("no module nnunetv2"))
+    run("step-128", "step-2d", "prediction", peer=tmp_path)
+    printed = capsys.readouterr().out
+    assert printed.count("nnU-Net is not measured: RuntimeError: no module nnunetv2") == 2
+    assert printed.count("| 1000.00 ms | 1.0 it/s |") == 2
+    assert printed.count("in the network |") == 3
+    assert len(tasks) == 2  # steps, prediction
+
+
+def test_nnu_net_tells_why_one_task_fails_and_does_the_others(monkeypatch, capsys, tmp_path):
+    package = "nnunetv2.training.loss"
+    names = {
+        "dynamic_network_architectures.architectures.unet": ("PlainConvUNet", "ResidualEncoderUNet"),
+        "nnunetv2.inference.predict_from_raw_data": ("nnUNetPredictor",),
+        "nnunetv2.training.nnUNetTrainer.nnUNetTrainer": ("nnUNetTrainer",),
+        f"{package}.compound_losses": ("DC_and_CE_loss",),
+        f"{package}.deep_supervision": ("DeepSupervisionWrapper",),
+        f"{package}.dice": ("MemoryEfficientSoftDiceLoss",),
+    }
+    for name, classes in names.items():
+        parts = name.split(".")
+        for end in range(1, len(parts) + 1):
+            monkeypatch.setitem(sys.modules, ".".join(parts[:end]), ModuleType(parts[end - 1]))
+        sys.modules[name].__dict__.update(dict.fromkeys(classes))
+    peer = importlib.import_module("benchmarks.peer_gpu")
+    monkeypatch.delitem(sys.modules, "benchmarks.peer_gpu")
+
+    def time_task(task):
+        if task["seconds"] is None:
+            msg = "CUDA out of memory\nmore"
+            raise torch.OutOfMemoryError(msg)
+        return task["seconds"]
+
+    path = tmp_path / "tasks.json"
+    path.write_text(json.dumps([{"seconds": seconds} for seconds in (1.0, None, 2.0)]))
+    monkeypatch.setattr(peer, "time_task", time_task)
+    monkeypatch.setattr(sys, "argv", ["peer_gpu.py", str(path)])
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)  # and back
+    peer.main()
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == [1.0, "OutOfMemoryError: CUDA out of memory", 2.0]
 
 
 def test_mirrored_views_are_timed_in_the_fastest_way(capsys, monkeypatch):
@@ -92,6 +160,22 @@ def test_mirrored_views_are_timed_in_the_fastest_way(capsys, monkeypatch):
         ("auto", (0, 1, 2)),
     ]
     assert "| auto, batch 3 | mirroring | 1.00 s | 90% in the network |" in capsys.readouterr().out
+
+
+def test_a_way_to_predict_that_fails_loses_no_other(capsys, monkeypatch):
+    prepare = gpu.prepare
+
+    def fail(plan, setting, choice):
+        if choice == "eager":
+            msg = "no such register"
+            raise LookupError(msg)
+        return prepare(plan, setting, choice)
+
+    monkeypatch.setattr(gpu, "prepare", fail)
+    run("prediction")
+    printed = capsys.readouterr().out
+    assert "eager prediction is not measured: LookupError: no such register" in printed
+    assert printed.count("in the network |") == 2  # the other, without and with mirrored views
 
 
 def test_a_step_is_tried_in_every_way_but_compiled_ones_whatever_it_takes(tmp_path, monkeypatch):
@@ -115,6 +199,27 @@ def test_a_step_is_tried_in_every_way_but_compiled_ones_whatever_it_takes(tmp_pa
         assert len(asked["variants"]) == 4
 
 
+def test_another_process_is_ended_with_those_that_it_started_when_the_time_is_over(tmp_path, capsys):
+    file = tmp_path / "written"
+    child = f"import time, pathlib; time.sleep(3); pathlib.Path({str(file)!r}).touch()"
+    start = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {child!r}])"
+    program = f"{start}; print('a figure', flush=True); time.sleep(60)"
+    began = time.perf_counter()
+    with pytest.raises(RuntimeError, match="took longer than was left of the time"):
+        gpu.run_python(["-c", program], end=began + 1)
+    assert time.perf_counter() - began < 10
+    assert "a figure" in capsys.readouterr().out
+    time.sleep(max(0.0, began + 4 - time.perf_counter()))
+    assert not file.exists()
+
+
+def test_what_another_process_printed_before_it_failed_is_shown(capsys):
+    assert gpu.run_python(["-c", "print(1)"], end=math.inf) == "1\n"
+    with pytest.raises(RuntimeError, match="failed: ValueError: no"):
+        gpu.run_python(["-c", "print('a figure'); raise ValueError('no')"])
+    assert capsys.readouterr().out == "a figure\n\n"
+
+
 def test_no_part_is_begun_after_the_time(capsys):
     run("floor", "kernels", more=("--minutes", "0"))
     printed = capsys.readouterr().out
@@ -125,7 +230,7 @@ def test_no_part_is_begun_after_the_time(capsys):
 def test_parts_that_run_commands_say_what_is_missing_and_do_not_stop_the_next(capsys, monkeypatch):
     commands = []
 
-    def answer(arguments):
+    def answer(arguments, *, end):
         commands.append(arguments)
         if "plan" in arguments and "timed" not in arguments:
             msg = "no space left"
