@@ -4,6 +4,7 @@ import platform
 from importlib.metadata import version
 from typing import Literal
 
+import autoseg
 from autoseg.document import Document, Part
 
 
@@ -49,7 +50,7 @@ class TrainingRecord(Document):
 def read_versions() -> LibraryVersions:
     """Reads the installed versions."""
     return LibraryVersions(
-        autoseg=version("autoseg"),
+        autoseg=autoseg.__version__,
         python=platform.python_version(),
         torch=version("torch"),
         numpy=version("numpy"),

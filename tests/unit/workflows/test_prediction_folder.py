@@ -1,16 +1,19 @@
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import autoseg
 from autoseg.document import read_document, write_document
 from autoseg.errors import DocumentError, LockError, RunError
 from autoseg.files.checksums import compute_sha256
 from autoseg.geometry import Grid
 from autoseg.processes import fold_lock
+from autoseg.runtime import provenance
 from autoseg.runtime.provenance import read_versions
 from autoseg.volume_io import write_label_map
 from autoseg.workflows.predict import prediction_folder
@@ -256,3 +259,15 @@ def test_a_record_that_another_process_never_releases_is_named(out: Path, monkey
     monkeypatch.setattr(prediction_folder, "LONGEST_LOCK_SECONDS", 0.0)
     with lock_record(out), pytest.raises(RunError, match=r"another process holds the lock .*prediction\.lock"):
         prepare(out, build_record("a"))
+
+
+def test_versions_are_recorded_where_autoseg_runs_from_its_sources_and_is_not_installed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def find(name: str) -> str:
+        if name == "autoseg":
+            raise PackageNotFoundError(name)
+        return "1.0"
+
+    monkeypatch.setattr(provenance, "version", find)
+    assert (read_versions().autoseg, read_versions().torch) == (autoseg.__version__, "1.0")
