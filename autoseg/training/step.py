@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -42,8 +42,6 @@ from autoseg.training.step_graph import build_step_graph
 from autoseg.training.teacher import Teacher
 
 logger = logging.getLogger(__name__)
-
-PLANES_PROBLEM: Final = "the slices across each axis have a network of their own"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +131,7 @@ def build_learner(
             objective,
             device,
             announce,
-            problem=find_scaling_problem(optimizer, scaler) or (PLANES_PROBLEM if plan.network.planes > 1 else None),
+            problem=find_scaling_problem(optimizer, scaler),
             is_rehearsed=execution.compiler is None,
         )
         if execution.is_captured

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from builders.graphs import TapeGraphs
 from builders.networks import build_small_network_plan
 from builders.plans import build_configuration, build_transforms
 from builders.threads import use_one_thread
@@ -27,10 +28,11 @@ from autoseg.run_folder import FoldFolder
 from autoseg.training.data.batch import Batch
 from autoseg.training.data.batches import list_batch_keys
 from autoseg.training.data.randomness import BatchKey, derive_seeds
-from autoseg.training.execution import TrainingExecution
 from autoseg.training.monitoring.events import EpochDone
+from autoseg.training.optimization import optimizer
 from autoseg.training.options import TrainingOptions
-from autoseg.training.step import PLANES_PROBLEM, build_learner, run_training_step, run_validation_step
+from autoseg.training.step import build_learner, run_training_step, run_validation_step
+from autoseg.training.step_graph import StepGraph
 from autoseg.training.teacher import Teacher
 from autoseg.training.trainer import train
 
@@ -202,15 +204,24 @@ def test_a_teacher_with_a_network_for_each_plane_needs_to_be_told_the_plane(own,
     assert teacher.find_problem(plan_planes(planes=own)) == (told if is_told else None)
 
 
-def test_steps_of_several_networks_are_not_captured_and_this_is_said(labels):
-    learner = build_learner(
-        plan_planes(),
-        labels,
-        device=CPU,
-        seed=0,
-        execution=TrainingExecution(memory_format=torch.contiguous_format, is_captured=True),
-    )
-    assert learner.graph.problem == PLANES_PROBLEM
+@pytest.mark.parametrize("failure", [None, RuntimeError("no room")])
+def test_steps_of_each_network_are_captured_by_themselves_and_are_those_that_would_have_been_run(
+    labels, monkeypatch, failure
+):
+    monkeypatch.setattr(optimizer, "is_on_gpu", lambda weights: True)
+    told, graphs = [], TapeGraphs()
+    plain, captured = (build_learner(plan_planes(), labels, device=CPU, seed=0) for _ in range(2))
+    captured = dataclasses.replace(captured, graph=StepGraph(backend=graphs, announce=told.append))
+    for step in range(15):
+        if step == 7:  # the first plane is captured, and no other will be
+            graphs.failure = failure
+        batch = dataclasses.replace(draw_batch(step), plane=step % 3)
+        assert run_training_step(captured, batch) == run_training_step(plain, batch)
+    assert all(map(torch.equal, captured.parameters, plain.parameters))
+    assert captured.graph.is_captured == (failure is None)
+    assert graphs.calls[:8] == ["warm up"] * 6 + ["capture", "replay"]
+    assert graphs.calls[8:] == (["capture", "replay"] * 2 + ["replay"] * 6 if failure is None else ["capture"])
+    assert len(told) == (failure is not None)
 
 
 def test_a_training_that_is_continued_is_that_which_was_not_interrupted(training_data, tmp_path):
