@@ -5,13 +5,14 @@ it was recorded with, and nothing of it may depend on a number that the CPU knew
 are drawn anew: PyTorch hands the state of the device's generator to every replay.
 
 PyTorch keeps the memory of a capture that fails until the process ends, and before version 2.13 a failure may leave its
-allocator as if a capture were still under way (pull requests 180395 and 190308). So `rehearse` looks for what prevents
-a capture while the work is run for the last time before one.
+allocator as if a capture were still under way (pull requests 180395 and 190308): it then frees no memory that several
+streams have used, and refuses to empty its cache. So `rehearse` looks for what prevents a capture while the work is run
+for the last time before one, and the allocator is told that a capture which failed is over.
 """
 
 import gc
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar, runtime_checkable
 
@@ -99,12 +100,15 @@ class CudaGraphs:
         graph, current = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self.device)
         beside = find_stream(self.device, CAPTURES)
         recording = torch.cuda.graph(graph, pool=self._find_pool(), stream=beside, capture_error_mode="thread_local")
-        try:
-            with torch.cuda.device(self.device), postpone_garbage_collection(), recording:
-                result = work()
-        except Exception:
-            torch.cuda.set_stream(current)  # PyTorch leaves the other one where ending the capture fails, too
-            raise
+        with torch.cuda.device(self.device), postpone_garbage_collection():
+            try:
+                with recording:
+                    result = work()
+            except Exception:
+                torch.cuda.set_stream(current)  # PyTorch leaves the other one where ending the capture fails, too
+                with suppress(AttributeError, RuntimeError):  # most often it is over
+                    torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), self._pool)
+                raise
         return CapturedWork(result=result, replay=graph.replay)
 
     def _find_pool(self) -> Any:

@@ -1,5 +1,5 @@
 import gc
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 
 import pytest
 import torch
@@ -104,3 +104,35 @@ def test_graphs_of_many_networks_are_captured_on_one_stream_that_nothing_else_us
     find_stream.cache_clear()
     assert len({id(stream) for stream in used}) == 1
     assert len(others - {id(used[0])}) == 3
+
+
+@pytest.mark.parametrize("is_over", [False, True])
+def test_the_allocator_is_told_that_a_capture_which_failed_is_over(monkeypatch, *, is_over):
+    """Before version 2.13 of PyTorch a capture that cannot be ended leaves it as if one were under way."""
+    told, streams = [], []
+
+    @contextmanager
+    def record(graph, *, pool, stream, capture_error_mode):
+        yield
+        msg = "operation failed due to a previous error during capture"
+        raise RuntimeError(msg)
+
+    def end(index, pool):
+        told.append((index, pool))
+        if is_over:
+            msg = "not currently recording to the pool"
+            raise RuntimeError(msg)
+
+    replaced = {"Stream": Stream, "CUDAGraph": object, "graph": record, "device": nullcontext}
+    replaced |= {"current_stream": lambda device: "current", "set_stream": streams.append}
+    replaced |= {"graph_pool_handle": lambda: "pool", "current_device": lambda: 1}
+    for name, value in replaced.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", end)
+    find_stream.cache_clear()
+    with pytest.raises(RuntimeError, match="a previous error during capture"):
+        CudaGraphs(device=torch.device("cuda", 1)).capture(lambda: VALUES)
+    find_stream.cache_clear()
+    assert told == [(1, "pool")]
+    assert streams == ["current"]
+    assert gc.isenabled()
