@@ -37,7 +37,7 @@ from autoseg.networks.families import build_network
 from autoseg.plan import ConfigurationPlan, Plan
 from autoseg.preprocessing.cache import list_cases
 from autoseg.run_folder import RunFolder
-from autoseg.runtime.device import describe_error, select_kernels
+from autoseg.runtime.device import collect_garbage, describe_error, select_kernels
 from autoseg.runtime.precision import DtypeName, find_dtype
 from autoseg.training.budget.execution_decision import list_variants
 from autoseg.training.data.batch_making import build_source
@@ -432,6 +432,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 print(f"\n{lasting} within {options.minutes:g} minutes: run it with --only {part}\n")
                 continue
             attempt(part, partial(PARTS[part], settings))
+            collect_garbage(device)  # networks of a part that failed, or were compiled
             print(f"\n({part}: {time.perf_counter() - begin:.0f} s)\n", flush=True)
 
 
