@@ -14,7 +14,7 @@ from autoseg.plan.document import ConfigurationPlan
 from autoseg.plan.network.diffusion_unet import DiffusionUNetPlan
 from autoseg.plan.objectives import ChannelRange, ImageDenoisingObjective
 from autoseg.runtime.distributed import BatchPart
-from autoseg.runtime.streams import copy_to_device
+from autoseg.runtime.streams import copy_to_device, fill_numbers
 from autoseg.training.data.batch import Batch
 from autoseg.training.losses.targets import build_output_masks, find_valid_voxels
 from autoseg.training.objectives.objective import NetworkCall, Objective
@@ -96,7 +96,7 @@ def restore_intensities(
 
 def place_channels(values: Sequence[float], like: Tensor) -> Tensor:
     """Returns one value a channel, in the shape in which it changes images."""
-    return torch.tensor(values, dtype=like.dtype, device=like.device).reshape(1, -1, *(1,) * (like.ndim - 2))
+    return fill_numbers(values, like.device, shape=(1, -1, *(1,) * (like.ndim - 2)), dtype=like.dtype)
 
 
 def _list_moments(channels: Sequence[ChannelRange]) -> tuple[list[float], list[float]]:

@@ -61,7 +61,7 @@ OBJECTIVE_FIELDS = {
         "last_step_fraction": 0.5,
         "image_dropout": 0.5,
     },
-    "image_denoising": {"channels": (RANGE, RANGE), "mask_dropout": 0.5},
+    "image_denoising": {"channels": (RANGE,) * 3, "mask_dropout": 0.5},
     "shape_prior": {
         "shape_prior_weight": 0.5,
         "autoencoder": build_small_network_plan("label_autoencoder", 2, input_channels=3),
@@ -190,6 +190,13 @@ def test_no_loss_term_waits(name, scheme):
 def test_no_further_objective_waits(name, scheme):
     plan = plan_with(build_small_network_plan("plain_unet", 2), name)
     assert find_waits(plan, {"labels": LABELS, "regions": REGIONS}[scheme]) == []
+
+
+def test_no_denoiser_of_images_waits():
+    small = build_small_network_plan("diffusion_unet", 2, estimate="image", sampler_steps=3)
+    denoiser = small.denoiser.model_copy(update={"input_channels": 6})  # three channels, and as many masks
+    network = small.model_copy(update={"input_channels": 3, "denoiser": denoiser})
+    assert find_waits(plan_with(network, "image_denoising"), PLAIN) == []
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
