@@ -470,6 +470,7 @@ def test_a_training_that_ends_stops_the_process_that_compiles(beside):
 def test_a_short_training_is_not_compiled_for(build, monkeypatch, length):
     told = []
     steps = Steps(monkeypatch, channels_last=1.0, plain=2.0, compiled=0.1)
+    monkeypatch.setattr(execution_choice, "has_fused_normalization", lambda: False)
     taken = choose_execution(build, make_batch(), announce=told.append, compiler=COMPILER, **length)
     assert taken.compiler is None
     assert steps.count == 2 * (execution_choice.WARMING_STEPS + execution_choice.MEASURED_STEPS)
