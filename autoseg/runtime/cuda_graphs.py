@@ -7,7 +7,7 @@ are drawn anew: PyTorch hands the state of the device's generator to every repla
 PyTorch keeps the memory of a capture that fails until the process ends, and before version 2.13 a failure may leave its
 allocator as if a capture were still under way (pull requests 180395 and 190308): it then frees no memory that several
 streams have used, and refuses to empty its cache. So `rehearse` looks for what prevents a capture while the work is run
-for the last time before one, and the allocator is told that a capture which failed is over.
+for the last time before one, and PyTorch is told that a capture which failed is over.
 """
 
 import gc
@@ -106,8 +106,7 @@ class CudaGraphs:
                     result = work()
             except Exception:
                 torch.cuda.set_stream(current)  # PyTorch leaves the other one where ending the capture fails, too
-                with suppress(AttributeError, RuntimeError):  # most often it is over
-                    torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), self._pool)
+                _forget_capture(torch.cuda.current_device(), self._pool)
                 raise
         return CapturedWork(result=result, replay=graph.replay)
 
@@ -115,6 +114,15 @@ class CudaGraphs:
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
         return self._pool
+
+
+def _forget_capture(index: int, pool: Any) -> None:
+    """Tells PyTorch's allocator and generator of a device that a capture which failed is over, where they do not know:
+    a generator that takes one to be under way refuses to draw."""
+    with suppress(AttributeError, RuntimeError):
+        torch._C._cuda_endAllocateToPool(index, pool)
+    generator = torch.cuda.default_generators[index]
+    generator.graphsafe_set_state(generator.clone_state())
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 import gc
 from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -112,9 +113,10 @@ def test_graphs_of_many_networks_are_captured_on_one_stream_that_nothing_else_us
 
 @without_cuda
 @pytest.mark.parametrize("is_over", [False, True])
-def test_the_allocator_is_told_that_a_capture_which_failed_is_over(monkeypatch, *, is_over):
-    """Before version 2.13 of PyTorch a capture that cannot be ended leaves it as if one were under way."""
-    told, streams = [], []
+def test_allocator_and_generator_are_told_that_a_capture_which_failed_is_over(monkeypatch, *, is_over):
+    """Before version 2.13 of PyTorch a capture that cannot be ended leaves them as if one were under way."""
+    told, streams, states = [], [], []
+    generator = SimpleNamespace(clone_state=lambda: "another state", graphsafe_set_state=states.append)
 
     @contextmanager
     def record(graph, *, pool, stream, capture_error_mode):
@@ -131,6 +133,7 @@ def test_the_allocator_is_told_that_a_capture_which_failed_is_over(monkeypatch, 
     replaced = {"Stream": Stream, "CUDAGraph": object, "graph": record, "device": nullcontext}
     replaced |= {"current_stream": lambda device: "current", "set_stream": streams.append}
     replaced |= {"graph_pool_handle": lambda: "pool", "current_device": lambda: 1}
+    replaced["default_generators"] = (None, generator)
     for name, value in replaced.items():
         monkeypatch.setattr(torch.cuda, name, value)
     monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", end)
@@ -139,5 +142,5 @@ def test_the_allocator_is_told_that_a_capture_which_failed_is_over(monkeypatch, 
         CudaGraphs(device=torch.device("cuda", 1)).capture(lambda: VALUES)
     find_stream.cache_clear()
     assert told == [(1, "pool")]
-    assert streams == ["current"]
+    assert (streams, states) == (["current"], ["another state"])
     assert gc.isenabled()
