@@ -29,6 +29,7 @@ from autoseg.plan.document import ConfigurationPlan, Plan
 from autoseg.plan.label_prior import find_label_autoencoder
 from autoseg.preprocessing.cache import CachedCase
 from autoseg.run_folder import RunFolder
+from autoseg.runtime.captured_network import PASSES_BEFORE, CapturedNetwork
 from autoseg.runtime.precision import find_dtype
 from autoseg.stages.training_cases import open_training_case, read_box, read_network_input
 from autoseg.volume_io import label_map_ending, write_label_map
@@ -194,13 +195,14 @@ def _build_untrained_autoencoders(configuration: ConfigurationPlan) -> tuple[nn.
 
 
 def _time_window(model: SegmentationModel) -> float:
-    """Measures the seconds for a patch in a second call; the first call selects kernels."""
+    """Measures the seconds for a patch in a second call, or a replayed one; the first calls select kernels."""
     configuration = model.configuration_plan
     patches = model.inference_batch_size or compute_inference_batch_size(configuration, model.device)
     shape = (patches, configuration.network.input_channels, *configuration.patch_voxels)
     seconds = 0.0
+    is_replayed = any(isinstance(module, CapturedNetwork) for module in model.networks[0].modules())
     with torch.inference_mode():
-        for _ in range(2):
+        for _ in range(PASSES_BEFORE + 2 if is_replayed else 2):
             start = time.perf_counter()
             model.networks[0](torch.zeros(shape, device=model.device))[0].sum().item()
             seconds = time.perf_counter() - start

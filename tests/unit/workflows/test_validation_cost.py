@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 from builders.geometries import build_geometry
+from builders.graphs import TapeGraphs
 from builders.labels import build_plain_labels
 from builders.networks import build_small_network_plan
 from builders.plans import build_configuration, build_plan
 
 from autoseg.inference.execution.choice import Setting, prepare_networks
+from autoseg.inference.model import SegmentationModel
 from autoseg.inference.options import ONE_IMAGE, PredictionOptions
 from autoseg.networks import build_network
 from autoseg.networks.parts.planes import list_planes
@@ -21,6 +23,7 @@ from autoseg.preprocessing.cache import open_case, write_case
 from autoseg.preprocessing.case import PreprocessedCase
 from autoseg.preprocessing.class_locations import ClassLocations
 from autoseg.run_folder import RunFolder
+from autoseg.runtime.captured_network import capture_networks
 from autoseg.workflows.evaluate import validation_cost
 from autoseg.workflows.evaluate.validation_cost import (
     ESTIMATE_MARGIN,
@@ -196,3 +199,18 @@ def test_the_plausibility_of_a_case_is_measured_where_there_will_be_an_autoencod
         case, options = open_case(tmp_path / "data", "a"), PredictionOptions()
         assert len(list(validation_cost._time_steps(model, case, "a", options, run=RunFolder(tmp_path)))) == 3
     assert [len(model.label_autoencoders) for model in measured] == ([] if weight == 0 else [1])
+
+
+def test_the_time_of_a_window_is_that_of_a_replayed_pass_where_passes_are_captured():
+    configuration, graphs = build_configuration((16, 16)), TapeGraphs()
+    captured = capture_networks([build_network(configuration.network).eval()], graphs, inference_batch_size=2)
+    model = SegmentationModel(
+        plan=build_plan({"3d_fullres": configuration}),
+        configuration="3d_fullres",
+        folds=("0",),
+        networks=captured,
+        device=torch.device("cpu"),
+        inference_batch_size=2,
+    )
+    assert validation_cost._time_window(model) > 0
+    assert graphs.calls == ["warm up"] * 2 + ["capture"] + ["replay"] * 2, "the last call is timed"
