@@ -119,11 +119,9 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, choices=range(2, 100), metavar="N", help="in each round, 2 or more")
     parser.add_argument("--iterations", type=int, help="in each epoch")
     parser.add_argument(
-        "--compile",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="on a GPU, both compile their networks before they train them",
+        "--compile", action="store_true", default=True, help="on a GPU, both compile their networks first (default)"
     )
+    parser.add_argument("--no-compile", dest="compile", action="store_false", help="neither does")
     parser.add_argument("--peer", type=Path, default=DEFAULT_PEER, help="where nnU-Net is installed")
     return parser.parse_args()
 

@@ -1,5 +1,6 @@
 """The program that measures a GPU runs, with tiny networks on the CPU."""
 
+import argparse
 import importlib
 import json
 import math
@@ -300,6 +301,15 @@ def test_both_compile_their_networks_or_neither_does(tmp_path, monkeypatch, comp
     (ours, _), (_, environment) = calls
     assert ours[1] == program
     assert environment.get("nnUNet_compile", "default") == ("default" if compiles else "false")
+
+
+@pytest.mark.parametrize(("flags", "compiles"), [((), True), (("--compile",), True), (("--no-compile",), False)])
+def test_the_options_of_the_steps_need_no_newer_argparse_than_a_package_may_put_before_python_s(
+    monkeypatch, flags, *, compiles
+):
+    monkeypatch.delattr(argparse, "BooleanOptionalAction")
+    monkeypatch.setattr(sys, "argv", ["training_step.py", *flags])
+    assert training_step.parse_options().compile == compiles
 
 
 def test_five_folds_are_trained_in_pieces(tmp_path, capsys):
