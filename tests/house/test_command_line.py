@@ -100,6 +100,10 @@ def test_a_second_value_of_an_option_that_takes_one_is_refused_and_not_taken_for
         assert (done.returncode, done.stdout) == (2, "")
         assert "--configuration" in done.stderr
         assert "it takes one value here, found 2; run the command once for each" in " ".join(done.stderr.split())
+        asked = [sys.executable, "-m", "autoseg", *words, *named, "--help"]
+        done = subprocess.run(asked, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "Usage: " in done.stdout
     several = ["select", "no_such_run", "--configuration", "2d", "--configuration", "3d_fullres"]
     done = subprocess.run([sys.executable, "-m", "autoseg", *several], capture_output=True, text=True)
     assert done.returncode == 1
