@@ -279,7 +279,7 @@ def predict_volume(
     """
     model = _open_loaded(run, configuration=configuration, folds=folds, device=device)
     taken = open_input_image(image, model, spacing_mm=spacing_mm, orientation=orientation)
-    return taken.convert_result(model.predict_volume(taken.array, taken.grid, options=options))
+    return taken.convert_result(objects.predict_classes(model, taken, options=options))
 
 
 @accept_urls("autoseg.predict_objects", {"run": "read", "image": "read"})

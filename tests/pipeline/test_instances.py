@@ -340,6 +340,8 @@ def test_objects_in_python_are_those_that_the_command_writes(run: Path, dataset:
             assert own.get_data_dtype() == written.get_data_dtype()
             assert np.array_equal(own.affine, written.affine)
         assert format_rows(found[2]) == (out / "objects.csv").read_text()
+    classes = autoseg.predict_volume(model, images / "case0_0000.nii.gz")
+    assert np.array_equal(np.asarray(classes.dataobj), np.asarray(nib.load(tmp_path / "0" / "case0.nii.gz").dataobj))
     with pytest.raises(PredictionError, match="expected one for each class, cell, found none"):
         autoseg.predict_objects(model, images / "case0_0000.nii.gz", rules=())
     plain = replace(model, plan=model.plan.model_copy(update={"instances": None}))

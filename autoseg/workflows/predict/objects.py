@@ -117,6 +117,22 @@ def predict_objects(
     return image.convert_result(classes), image.convert_result(shorten_numbers(numbers)), rows
 
 
+def predict_classes(
+    model: SegmentationModel, image: InputImage, *, options: PredictionOptions
+) -> Integer[np.ndarray, "z y x"]:
+    """Predicts the label map of an image as `autoseg predict` writes it; of objects, by the usual rules.
+
+    Raises:
+        PredictionError: The image does not fit the model.
+    """
+    targets = model.plan.instances
+    if targets is None:
+        return model.predict_volume(image.array, image.grid, options=options)
+    case = model.preprocess(image.array, image.grid)
+    parts = model.iterate_probabilities(model.predict_case(case, options=options), case.geometry)
+    return targets.labels.decode(build_core_maps(parts, image.grid.shape_voxels, targets).classes)
+
+
 def build_object_finder(
     plan: Plan, selection: Selection | None, out: Path, *, formats: Sequence[str]
 ) -> ObjectFinder | None:
