@@ -73,6 +73,7 @@ def open_input_image(
     """
     parts = list(image) if isinstance(image, list | tuple) else [image]
     kind = _find_kind(parts)
+    _check_unmasked(parts)
     if kind == "array":
         return _convert_arrays(parts, model, spacing_mm=spacing_mm, orientation=orientation)
     if spacing_mm is not None or orientation is not None:
@@ -108,6 +109,17 @@ def _name_kind(part: object) -> str:
     name = type(part).__name__ if package == "builtins" else f"{package}'s {type(part).__name__}"
     msg = f"expected {TAKEN}; found {name}: {advice}"
     raise PredictionError(msg)
+
+
+def _check_unmasked(parts: Sequence[Any]) -> None:
+    """Checks that no voxel of an array is masked, or of one in an image of nibabel: its number means nothing."""
+    count = sum(int(np.count_nonzero(np.ma.getmask(getattr(part, "dataobj", part)))) for part in parts)
+    if count:
+        msg = (
+            f"expected a number in every voxel, found {count} masked voxels in a masked array of numpy; fill them with "
+            f"what the training images hold there, for example array.filled(0)"
+        )
+        raise PredictionError(msg)
 
 
 def _open_files(parts: Sequence[Any], model: SegmentationModel) -> InputImage:

@@ -264,6 +264,23 @@ def test_what_is_nothing_of_the_kind_is_refused_in_words(make_run, image, words)
         autoseg.predict_volume(model, image)
 
 
+@pytest.mark.filterwarnings("ignore::autoseg.OrientationWarning")
+def test_masked_voxels_are_refused_as_what_is_below_the_mask_means_nothing(make_run):
+    _, model = make_run()
+    array = make_array()
+    masked = np.ma.MaskedArray(array, mask=array > 400)
+    number = rf"found {(array > 400).sum()} masked voxels .* array.filled\(0\)"
+    for given, spacing_mm in (
+        (masked, SPACING_MM),
+        ([masked], SPACING_MM),
+        (nib.Nifti1Image(masked.T, np.eye(4)), None),
+    ):
+        with pytest.raises(PredictionError, match=number):
+            autoseg.predict_volume(model, given, spacing_mm)
+    found = autoseg.predict_volume(model, np.ma.MaskedArray(array), SPACING_MM)  # nothing is masked
+    assert np.array_equal(found, autoseg.predict_volume(model, array, SPACING_MM))
+
+
 def test_a_folder_is_refused_with_what_to_do_about_series_and_folders_of_images(make_run, tmp_path):
     _, model = make_run()
     with pytest.raises(PredictionError, match=r"is a folder; autoseg.predict_images segments .*ImageSeriesReader"):
