@@ -24,6 +24,7 @@ MOST_ROW_BYTES: Final = 3 * 2**19
 """Most bytes of rows of cases, and of the details of these, in a page that would be too large: some thousand cases."""
 FEWEST_ROWS: Final = 100
 DIGEST_NAME: Final = "autoseg-content"
+DIGEST_MARK: Final = f'<meta name="{DIGEST_NAME}" content="'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,9 +202,17 @@ def dump_json(content: Any) -> Markup:
 
 def read_digest(path: Path) -> str:
     """Reads the digest of a page that was written earlier; empty if there is none."""
+    _, _, rest = _read_head(path).partition(DIGEST_MARK)
+    return rest.partition('"')[0]
+
+
+def is_page(path: Path) -> bool:
+    """Returns whether a file is a page that was written earlier, with a digest or without."""
+    return DIGEST_MARK in _read_head(path)
+
+
+def _read_head(path: Path) -> str:
     if not path.is_file():
         return ""
     with path.open(encoding="utf-8", errors="replace") as lines:
-        head = lines.read(2**12)
-    _, _, rest = head.partition(f'<meta name="{DIGEST_NAME}" content="')
-    return rest.partition('"')[0]
+        return lines.read(2**12)

@@ -12,7 +12,7 @@ from autoseg.file_endings import strip_ending
 from autoseg.geometry import Grid
 from autoseg.remote.mirror import find_location
 from autoseg.report.blocks import Facts, Gallery, Section
-from autoseg.report.page import MOST_VOLUME_BYTES, Page, ShownCase
+from autoseg.report.page import MOST_VOLUME_BYTES, Page, ShownCase, is_page
 from autoseg.report.pictures import draw_slices, find_colour
 from autoseg.report.volumes import ERRORS, CaseVolumes
 from autoseg.volume_io import LabelVolume, Volume, read_image, read_label_map
@@ -43,10 +43,13 @@ def write_view(image: Path, label_maps: Sequence[Path], out: Path, *, series: st
     Raises:
         VolumeError: A file cannot be read, or a label map has another shape than the image.
         PredictionError: A DICOM segmentation needs pydicom, which is not installed.
-        RunError: The page cannot be written, or would replace one of the files.
+        RunError: The page cannot be written, or would replace another file.
     """
     if out.exists() and any(path.exists() and path.samefile(out) for path in (image, *label_maps)):
         msg = f"{out} is one of the files that are to be shown, and the page would replace it; give another --out"
+        raise RunError(msg)
+    if out.is_file() and not is_page(out):
+        msg = f"{out} is no page of autoseg, and would be replaced; give another --out, or remove it"
         raise RunError(msg)
     return build_view(image, label_maps, series=series).write(out)
 

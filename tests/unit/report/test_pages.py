@@ -238,6 +238,12 @@ def test_a_page_never_replaces_a_file_that_it_shows(tmp_path):
     with pytest.raises(RunError, match=r"labels\.nii\.gz is one of the files that are to be shown"):
         write_view(paths[0], paths[1:], paths[1])
     assert paths[1].read_bytes() == before
+    notes, page = tmp_path / "notes.html", tmp_path / "case.html"
+    notes.write_text("<title>what I found</title>")
+    with pytest.raises(RunError, match=r"notes\.html is no page of autoseg, and would be replaced"):
+        write_view(paths[0], paths[1:], notes)
+    assert notes.read_text() == "<title>what I found</title>"
+    assert write_view(paths[0], (), page) < write_view(paths[0], paths[1:], page) == page.stat().st_size
 
 
 def test_an_image_can_be_viewed_alone(tmp_path):
