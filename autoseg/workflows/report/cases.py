@@ -24,7 +24,7 @@ from autoseg.report.blocks import DASH, Block, Cell, Gallery, Notes, Section, Ta
 from autoseg.report.page import MOST_PICTURE_BYTES, MOST_VOLUME_BYTES, ShownCase
 from autoseg.report.pictures import draw_slices
 from autoseg.report.volumes import ERRORS, CaseVolumes, find_errors
-from autoseg.volume_io import Volume, read_image, read_label_map
+from autoseg.volume_io import Volume, list_grid_differences, read_image, read_label_map
 from autoseg.workflows.cases.references import find_reference
 from autoseg.workflows.report.contents import RunContents
 from autoseg.workflows.report.scores import MOST_CLASS_COLUMNS
@@ -270,9 +270,16 @@ def join_image(
 ) -> CaseVolumes:
     """Joins label maps with an image, if it lies on their grid: with all colours of a picture, else one channel."""
     image = None
-    if volume is not None and volume.grid.shape_voxels == grid.shape_voxels:
+    if volume is not None and _is_on_grid(volume.grid, grid):
         image = volume.array if len(volume.array) == 3 and not volume.grid.is_oriented else volume.array[:1]
     return CaseVolumes(image=image, label_maps=label_maps, grid=grid)
+
+
+def _is_on_grid(found: Grid, grid: Grid) -> bool:
+    """Returns whether two grids are the same; of pictures, which have no place, only the shape is compared."""
+    if found.is_oriented and grid.is_oriented:
+        return not list_grid_differences(grid, found)
+    return found.shape_voxels == grid.shape_voxels
 
 
 def _find_images(contents: RunContents, case: str) -> list[Path]:

@@ -15,7 +15,7 @@ from autoseg.report.blocks import Facts, Gallery, Section
 from autoseg.report.page import MOST_VOLUME_BYTES, Page, ShownCase, is_page
 from autoseg.report.pictures import draw_slices, find_colour
 from autoseg.report.volumes import ERRORS, CaseVolumes
-from autoseg.volume_io import LabelVolume, Volume, read_image, read_label_map
+from autoseg.volume_io import LabelVolume, Volume, check_same_grid, read_image, read_label_map
 from autoseg.volume_io.dicom import (
     DicomSeries,
     find_series,
@@ -41,7 +41,7 @@ def write_view(image: Path, label_maps: Sequence[Path], out: Path, *, series: st
         series: UID, number or description of the DICOM series, where there are several in the folder.
 
     Raises:
-        VolumeError: A file cannot be read, or a label map has another shape than the image.
+        VolumeError: A file cannot be read, or a label map lies on another grid than the image.
         PredictionError: A DICOM segmentation needs pydicom, which is not installed.
         RunError: The page cannot be written, or would replace another file.
     """
@@ -66,6 +66,8 @@ def build_view(image: Path, label_maps: Sequence[Path], *, series: str | None = 
                 f"{labels.grid.describe()}; resample it onto the image"
             )
             raise VolumeError(msg)
+        if labels.grid.is_oriented and volume.grid.is_oriented:
+            check_same_grid(volume.grid, labels.grid, what=f"{path} (found) and the image {image} (expected)")
     values = sorted({int(value) for labels in stored.values() for value in np.unique(labels.array)} - {0})
     encoded = {name: np.searchsorted([0, *values], labels.array) for name, labels in stored.items()}
     is_picture = len(volume.array) == 3 and not volume.grid.is_oriented

@@ -8,7 +8,7 @@ from dataclasses import replace
 import nibabel as nib
 import numpy as np
 import pytest
-from builders.balls import make_case, save
+from builders.balls import AFFINE, make_case, save
 
 from autoseg.errors import RunError, VolumeError
 from autoseg.geometry import Grid, build_grid_from_affine
@@ -255,4 +255,11 @@ def test_label_maps_of_another_shape_are_refused(tmp_path):
     image, label_map = make_case(0)
     path = save(tmp_path / "labels.nii.gz", label_map[1:])
     with pytest.raises(VolumeError, match=r"labels.nii.gz: expected the grid of the image .* resample it"):
+        build_view(save(tmp_path / "case.nii.gz", image), [path])
+
+
+def test_label_maps_that_lie_elsewhere_are_refused_and_not_drawn_upon_the_image(tmp_path):
+    image, label_map = make_case(0)
+    path = save(tmp_path / "labels.nii.gz", label_map[::-1], AFFINE @ np.diag([-1, 1, 1, 1]))
+    with pytest.raises(VolumeError, match=r"labels.nii.gz \(found\) and the image .*case.nii.gz \(expected\)"):
         build_view(save(tmp_path / "case.nii.gz", image), [path])

@@ -190,6 +190,8 @@ def test_a_series_of_slices_in_a_folder_is_an_image_like_any_other(tmp_path: Pat
     volumes = build_volumes([folder], {"prediction": np.ones(grid.shape_voxels, np.uint8)}, grid)
     assert volumes.image is not None
     assert volumes.image.shape == (1, 3, 4, 5)
+    elsewhere = replace(grid, origin_mm=(0.0, 0.0, 0.0))
+    assert build_volumes([folder], volumes.label_maps, elsewhere).image is None
 
 
 def show_all(run: RunFolder, *, progress: Progress | None = None) -> Sequence[ShownCase]:
