@@ -83,6 +83,8 @@ def write(
             omit_empty_frames=bool(np.isin(label_map, [value for one in segments for value in one.values]).any()),
             series_description="Automatic segmentation",
         )
+        measures = document.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+        measures.SpacingBetweenSlices = measures.SliceThickness  # highdicom writes 1 mm for a single slice
         document.SpecificCharacterSet = UNICODE
         document.save_as(path)
 

@@ -147,6 +147,19 @@ def test_a_label_map_without_foreground_is_a_valid_result(tmp_path, pydicom, mod
         assert not any("ContourSequence" in region for region in document.ROIContourSequence)
 
 
+def test_the_segmentation_of_a_single_slice_is_as_thick_as_that(tmp_path, pydicom):
+    (path,) = write_series(tmp_path / "one", np.zeros((1, *SHAPE[1:]), np.int16)).iterdir()
+    source = pydicom.dcmread(path)
+    source.SliceThickness = 3.5
+    source.pop("SpacingBetweenSlices", None)
+    source.save_as(path)
+    stack = stack_slices(*find_series(tmp_path / "one").series)
+    segmentation.write(tmp_path / "a.seg.dcm", make_label_map()[4:5], stack, segments=SEGMENTS, made_by=MADE_BY)
+    shared = pydicom.dcmread(tmp_path / "a.seg.dcm").SharedFunctionalGroupsSequence[0]
+    measures = shared.PixelMeasuresSequence[0]
+    assert stack.grid.spacing_mm[0] == measures.SliceThickness == measures.SpacingBetweenSlices == 3.5
+
+
 @pytest.mark.parametrize("kind", ["oblique", "enhanced", "interleaved"])
 def test_a_structure_set_gives_back_voxels_and_volumes(tmp_path, pydicom, kind):
     stack, label_map = make_stack(tmp_path, kind=kind), make_label_map()
