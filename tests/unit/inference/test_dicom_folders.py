@@ -106,6 +106,16 @@ def test_chosen_series_are_predicted_and_finished_ones_kept(run, tmp_path):
         predict(run, tmp_path / "elsewhere", series=("liver",))
 
 
+def test_a_single_file_is_a_series_and_not_named_after_the_patient(run, tmp_path):
+    (file,) = write_series(tmp_path / PATIENT, VOXELS[:1]).iterdir()
+    for name in (f"{PATIENT}.dcm", PATIENT):  # with an ending and without
+        shutil.copy(file, tmp_path / PATIENT / name)
+        out, _, notes = predict(run, tmp_path / PATIENT / name, overwrite=True)
+        assert "series 1 'thorax' (CT, 1 slice) becomes" in notes
+        assert (out / f"{STUDY}.1.nii.gz").is_file()
+        assert all(PATIENT not in path.name and PATIENT.encode() not in path.read_bytes() for path in out.iterdir())
+
+
 def test_a_series_that_has_got_further_slices_is_predicted_once_more(run, tmp_path):
     folder = write_series(tmp_path / "scans", VOXELS)
     later = max(find_series(folder).series[0].slices, key=lambda header: header.position_mm[2]).path
