@@ -229,6 +229,9 @@ def _check_axes(array: NDArray[Any], model: SegmentationModel) -> None:
     if array.ndim not in (3, 4) or array.dtype.kind not in "fiub":
         msg = f"a volume is an array of numbers (channel, z, y, x) or (z, y, x), {found}; convert it"
         raise PredictionError(msg)
+    if array.size == 0:
+        msg = f"a volume has at least one voxel along every axis, {found}; give an image"
+        raise PredictionError(msg)
 
 
 def _ends_in_channels(shape: tuple[int, ...], channels: int, *, takes_pictures: bool) -> bool:

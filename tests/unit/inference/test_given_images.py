@@ -303,6 +303,7 @@ def test_a_file_that_is_no_image_is_refused(make_run, tmp_path):
         ((12, 11), r"found float64 of \(12, 11\); give the whole volume"),
         ((9, 12, 11, 3), r"whose last axis looks like channels; give np.moveaxis\(array, -1, 0\)$"),
         ((3, 9, 12, 11), r"takes 1 channel \(MR0\), found 3"),
+        ((0, 12, 11), r"at least one voxel along every axis, found float64 of \(0, 12, 11\); give an image"),
     ],
 )
 def test_arrays_of_another_shape_are_refused_by_a_model_of_volumes(make_run, shape, words):
