@@ -334,6 +334,14 @@ def test_a_narrow_volume_is_no_picture(make_run, trained):
     assert found.shape == (9, 12, 3)
 
 
+def test_folds_may_be_numbers_or_a_single_name(make_run):
+    run, _ = make_run()
+    for folds in ([0], range(1), "0", ("0", 0)):
+        assert autoseg.load_model(run, device="cpu", folds=folds).folds == ("0",)
+    with pytest.raises(PredictionError, match=r"found fold all: no checkpoint; trained are: 0"):
+        autoseg.load_model(run, device="cpu", folds="all")
+
+
 def test_a_slice_is_refused_by_a_model_of_volumes(make_run):
     _, model = make_run()
     image = nib.Nifti1Image(make_array(shape=(11, 12)), np.eye(4))
