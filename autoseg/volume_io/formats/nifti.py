@@ -253,6 +253,7 @@ def _build_nifti(array: Shaped[np.ndarray, "z y x"], grid: Grid, template: Any, 
     if template is None:
         return _place_nifti(kind(stored, None, dtype=array.dtype), grid, is_flat=is_flat)
     image = kind(stored, template.affine, kind.header_class.from_header(template.header), dtype=array.dtype)
+    image.header.extensions.clear()  # they tell of the image: its scanner, its patient, what programs did to it
     image.header.set_slope_inter(1, 0)
     image.header.set_intent("none")
     image.header["cal_min"] = image.header["cal_max"] = 0  # the window of the image would hide the labels

@@ -324,6 +324,7 @@ def test_the_model_may_have_channels_and_scaled_values(tmp_path):
     image.set_data_dtype(np.int16)
     image.header.set_intent("vector")
     image.header["cal_max"] = 400
+    image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"Quakenbush^Ottilie"))
     image.to_filename(tmp_path / "image.nii.gz")
     grid = read_grid(tmp_path / "image.nii.gz")
     labels = np.full(grid.shape_voxels, 7, np.uint8)
@@ -331,6 +332,8 @@ def test_the_model_may_have_channels_and_scaled_values(tmp_path):
     written = nib.load(tmp_path / "label.nii.gz")
     assert written.shape == (3, 4, 5)
     assert (int(written.header["intent_code"]), float(written.header["cal_max"])) == (0, 0.0)
+    assert len(nib.load(tmp_path / "image.nii.gz").header.extensions) == 1
+    assert len(written.header.extensions) == 0
     np.testing.assert_array_equal(read_label_map(tmp_path / "label.nii.gz").array, labels)
 
 
