@@ -8,10 +8,16 @@ from typing import Final
 
 from autoseg.dataset.label_entries import warn_of_region_order
 from autoseg.document import read_document
-from autoseg.errors import ExchangeError
+from autoseg.errors import ExchangeError, shorten_names
 from autoseg.exchange.archives import unpack_archive
 from autoseg.exchange.imported_run import convert_weights, import_fold, prepare_imported_run
-from autoseg.exchange.model_file import ModelRecord, is_model_file, read_model_record, unpack_model_file
+from autoseg.exchange.model_file import (
+    MEMBER_NAMES,
+    ModelRecord,
+    is_model_file,
+    read_model_record,
+    unpack_model_file,
+)
 from autoseg.exchange.nnunet_checkpoint import NnunetCheckpoint, read_nnunet_checkpoint
 from autoseg.exchange.nnunet_folders import (
     CHECKPOINT_KINDS,
@@ -38,6 +44,8 @@ from autoseg.run_folder import RunFolder, check_writable, write_folder_atomicall
 from autoseg.workflows.exchange.request import ExchangedModel, ImportRequest
 
 ARCHIVE_ENDING: Final = ".zip"
+MADE_NAMES: Final = frozenset((*MEMBER_NAMES, "models", "logs", "report.html"))
+"""Names in a run that came in a file, or was reported on: what they hold can be made again."""
 
 
 def import_model(
@@ -270,4 +278,13 @@ def _refuse_to_replace(run: RunFolder, *, overwrite: bool) -> None:
         raise ExchangeError(msg)
     if not overwrite:
         msg = f"{run.root} holds another model; choose a new folder for the run, or replace it with --overwrite"
+        raise ExchangeError(msg)
+    others = sorted(
+        path.name for path in run.root.iterdir() if path.name not in MADE_NAMES and not path.name.startswith(".")
+    )
+    if others:
+        msg = (
+            f"{run.root} holds files that did not come with its model, and would be removed with it: "
+            f"{shorten_names(others)}; move them away, or choose a new folder for the run"
+        )
         raise ExchangeError(msg)

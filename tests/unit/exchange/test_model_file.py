@@ -476,7 +476,13 @@ def test_an_imported_file_is_replaced_only_if_asked_and_other_folders_never(run:
     import_model(first, root, progress=TELLER)
     with pytest.raises(ExchangeError, match="holds another model"):
         import_model(second, root, progress=TELLER)
+    (root / "predictions").mkdir()
+    with pytest.raises(ExchangeError, match="did not come with its model, and would be removed with it: predictions;"):
+        import_model(second, root, ImportRequest(overwrite=True), progress=TELLER)
+    (root / "predictions").rmdir()
+    (root / "report.html").write_text("of the other model")
     import_model(second, root, ImportRequest(overwrite=True), progress=TELLER)
+    assert not (root / "report.html").exists()
     assert [path.name for path in (root / "models").iterdir()] == ["2d"]
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     for overwrite in (False, True):
