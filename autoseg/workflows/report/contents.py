@@ -138,7 +138,7 @@ def _list_files(folder: Path | None) -> list[tuple[str, int, int]]:
 def _list_documents(contents: RunContents) -> Iterator[Path]:
     run = contents.run
     yield from (run.dataset, run.fingerprint, run.plan, run.splits, run.selection, run.root / CALIBRATION_NAME)
-    for configuration, fold in contents.histories.keys() | contents.summaries.keys():
+    for configuration, fold in sorted(contents.histories.keys() | contents.summaries.keys()):
         folder = run.fold(configuration, fold)
         yield from (folder.training_log, folder.summary, folder.training_record)
 

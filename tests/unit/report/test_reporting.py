@@ -2,7 +2,10 @@
 
 import html
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -256,6 +259,19 @@ def test_names_are_text_whatever_they_are(tmp_path: Path) -> None:
     assert {label["name"] for label in read_data(text)["labels"]} == {HOSTILE_CLASS, "dark & light"}
     svgs = re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL)
     assert any("&lt;/script&gt;" in svg for svg in svgs)
+
+
+def test_a_report_is_the_same_in_every_process(tmp_path: Path) -> None:
+    root = build_scored_run(tmp_path).root
+    code = (
+        "import sys\nfrom pathlib import Path\n"
+        "from autoseg.workflows.report.contents import compute_digest, read_contents\n"
+        "print(compute_digest(read_contents(Path(sys.argv[1]))))\n"
+    )
+    seeds = ({"PYTHONHASHSEED": seed} for seed in "12")  # by which the folds of a set have another order
+    command = (sys.executable, "-c", code, root)
+    found = {subprocess.run(command, capture_output=True, env=os.environ | seed, check=True).stdout for seed in seeds}
+    assert len(found) == 1
 
 
 def test_it_is_written_again_only_when_something_changed(tmp_path: Path) -> None:
