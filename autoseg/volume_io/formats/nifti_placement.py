@@ -17,6 +17,7 @@ LOGGER = logging.getLogger(__name__)
 MILLIMETRES_PER_UNIT: Final = {1: 1000.0, 3: 0.001}  # xyzt_units: metre, micrometre; all else is taken as millimetre
 ZOOM_TOLERANCE_FRACTION: Final = 1e-3
 FORM_TOLERANCE: Final = 1e-3
+SHEAR_TOLERANCE: Final = 0.02  # cosine of the angle of two axes: volumes are off by its square, halved
 
 
 def build_grid(image: Any, path: Path | str) -> Grid:
@@ -43,6 +44,7 @@ def build_grid(image: Any, path: Path | str) -> Grid:
         raise VolumeError(msg) from error
     grid = _prefer_zooms(grid, [float(zoom) * scale for zoom in image.header.get_zooms()[:3]])
     _warn_of_unit(grid, scale, path)
+    _warn_of_shear(grid, path)
     if len(extents) == 2:
         return replace(grid, spacing_mm=make_planar_spacing(grid.spacing_mm[1], grid.spacing_mm[2]))
     return grid
@@ -87,6 +89,19 @@ def _warn_of_unit(grid: Grid, scale: float, path: Path | str) -> None:
             path,
             "metres" if scale > 1 else "micrometres",
             " x ".join(f"{length:g}" for length in grid.spacing_mm),
+        )
+
+
+def _warn_of_shear(grid: Grid, path: Path | str) -> None:
+    """Warns where axes are not at right angles, since distances and volumes follow from the spacing alone."""
+    axes = np.asarray(grid.direction)
+    cosine = float(np.abs(axes @ axes.T - np.eye(3)).max())
+    if cosine > SHEAR_TOLERANCE:
+        LOGGER.warning(
+            "%s: two axes meet at %.0f degrees, as with a tilted gantry; distances and volumes are computed as if all "
+            "were at right angles: resample it to upright slices first, for example with dcm2niix",
+            path,
+            np.degrees(np.arccos(min(cosine, 1.0))),
         )
 
 

@@ -1,5 +1,6 @@
 import gzip
 import logging
+import re
 import struct
 from pathlib import Path
 
@@ -299,10 +300,13 @@ def test_a_label_map_without_model_lies_on_its_grid(tmp_path):
     assert read_grid(tmp_path / "label.nii.gz").spacing_mm == grid.spacing_mm
 
 
-def test_a_sheared_grid_is_written_without_qform(tmp_path):
+def test_a_sheared_grid_is_written_without_qform_and_warned_of(tmp_path, caplog):
     affine = make_oblique_affine()
+    read_grid(save(tmp_path / "image.nii.gz", make_array(), affine))
+    assert not caplog.records
     affine[0, 2] += 0.9
     grid = read_grid(save(tmp_path / "image.nii.gz", make_array(), affine))
+    assert re.search(r"image\.nii\.gz: two axes meet at \d\d degrees, .* dcm2niix", caplog.text)
     write_label_map(tmp_path / "label.nii.gz", np.ones(grid.shape_voxels, np.uint8), grid=grid, like=None)
     image = nib.load(tmp_path / "label.nii.gz")
     np.testing.assert_allclose(image.affine, affine, rtol=1e-6, atol=1e-6)
