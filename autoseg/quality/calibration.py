@@ -168,6 +168,7 @@ def list_regressors(features: CaseFeatures, index: int) -> list[float] | None:
         *map(compute_log, image.extent_mm),
         *(value for channel in image.channels for value in _list_channel_regressors(channel)),
         *(0.0 if channel.scale is None else compute_log(channel.scale) for channel in image.channels),
+        *(value for channel in image.channels for value in channel.extremes or (0.0, 0.0)),
     ]
 
 

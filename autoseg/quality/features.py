@@ -58,6 +58,8 @@ class ChannelFeatures(Part):
         thumbnail: Means of 8 x 8 x 8 blocks, standardized; shows which part of the body lies where.
         scale: Standard deviation before normalization, which differs between scanners; None in features of earlier
             versions.
+        extremes: The lowest and the highest normalized intensity of the same voxels as the percentiles; None in
+            features of earlier versions.
     """
 
     percentiles: tuple[float, float, float, float, float]
@@ -66,6 +68,7 @@ class ChannelFeatures(Part):
     floor_fraction: float
     thumbnail: tuple[float, ...]
     scale: float | None = None
+    extremes: tuple[float, float] | None = None
 
 
 class ImageFeatures(Part):

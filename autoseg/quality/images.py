@@ -13,7 +13,7 @@ from autoseg.quality.features import ChannelFeatures, ImageFeatures, Triple
 
 PERCENTILES: Final = (1, 25, 50, 75, 99)
 MOST_SAMPLES: Final = 2**18
-"""Voxels of a channel that percentiles are computed of."""
+"""Voxels of a channel that percentiles and extremes are computed of."""
 MOST_PLANES: Final = 16
 """Planes across the first axis in which neighbours are compared."""
 BLOCKS: Final = 8
@@ -67,6 +67,7 @@ def _measure_channel(channel: Float32[np.ndarray, "z y x"], scale: float | None)
         floor_fraction=float((sample <= min(low, high) + SMALLEST).mean()),
         thumbnail=_draw_thumbnail(channel),
         scale=scale,
+        extremes=(float(sample.min()), float(sample.max())),
     )
 
 

@@ -1,4 +1,5 @@
-"""Ridge regression of a score between 0 and 1, with intervals by cross-conformal prediction.
+"""Ridge regression of a score between 0 and 1 on features and their products, with intervals by cross-conformal
+prediction.
 
 Scores are regressed as logits, so that estimates and intervals stay between 0 and 1 and are wide where scores are low.
 Residuals are those of cases whose block was left out of the fit; their conformal quantiles, one at either end, make the
@@ -18,7 +19,9 @@ from autoseg.document import Part
 FEWEST_CASES: Final = 20
 """With 19 cases or fewer, the extreme residuals do not bound an interval of 90 %."""
 COVERAGE: Final = 0.9
-PENALTIES: Final = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
+MOST_CASES: Final = 500
+"""Cases that are fitted; of more, as many at equal distances. A fit takes a time that grows with their cube."""
+PENALTIES: Final = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
 HUBER_DEVIATIONS: Final = 1.345  # the usual constant: 95 % efficient for normal residuals
 REWEIGHTINGS: Final = 5
 FROM_MAD: Final = 1.4826  # the standard deviation of a normal distribution whose median absolute deviation is 1
@@ -61,6 +64,8 @@ class Regression(Part):
         centres: Subtracted from the features.
         scales: Divide the centred features.
         weights: Weights of the standardized features.
+        product_weights: Weights of their products, squares included: of the first with itself and all others, of the
+            second with itself and those after it, and so on; empty, without products, in those of earlier versions.
         intercept: Logit of the score at the centres.
         low: Residual (in logits) at the lower end of the interval.
         high: Residual at the upper end.
@@ -69,17 +74,15 @@ class Regression(Part):
     centres: tuple[float, ...]
     scales: tuple[float, ...]
     weights: tuple[float, ...]
+    product_weights: tuple[float, ...] = ()
     intercept: float
     low: float
     high: float
 
     def estimate(self, features: Sequence[float]) -> Estimate:
         """Estimates the score of a case; features beyond those of the fit do not count."""
-        known = features[: len(self.weights)]
-        parts = zip(known, self.centres, self.scales, self.weights, strict=True)
-        logit = self.intercept + sum(
-            weight * min(max((value - centre) / scale, -LARGEST), LARGEST) for value, centre, scale, weight in parts
-        )
+        known = np.array(features[: len(self.weights)], np.float64)[None]
+        logit = float(_predict(self, known)[0])
         low, high = _to_score(logit + self.low), _to_score(logit + self.high)
         return Estimate(
             value=_to_score(logit),
@@ -96,7 +99,8 @@ class CalibratedScore(Part):
 
 
 LARGEST: Final = 4.0
-"""Standard deviations beyond which a feature counts no further: nothing is known of what lies there."""
+"""Standard deviations beyond which a feature counts no further, nor the product of two of them: nothing is known of
+what lies there."""
 
 
 def fit_regression(
@@ -212,45 +216,93 @@ def _predict_left_out(
 
 
 def _fit(features: Float64[np.ndarray, "case feature"], logits: Float64[np.ndarray, " case"]) -> Regression:
-    """Fits by Huber's loss, with the penalty whose leave-one-out errors are the smallest on average."""
+    """Fits by Huber's loss, with the penalty whose leave-one-out errors are the smallest on average.
+
+    The penalty of a product is that of a feature times their number, so that all products count about half as much as
+    all features.
+    """
+    chosen = np.linspace(0, len(logits) - 1, min(len(logits), MOST_CASES)).round().astype(int)
+    features, logits = features[chosen], logits[chosen]
     centres, scales = features.mean(0), np.maximum(features.std(0), SMALLEST)
-    standardized = np.clip((features - centres) / scales, -LARGEST, LARGEST)
+    standardized = _standardize(features, centres, scales)
+    count = features.shape[1]
+    terms = np.column_stack((standardized, _multiply(standardized) / math.sqrt(count)))
+    means = terms.mean(0)
+    terms -= means
+    likeness = terms @ terms.T
+    penalty = _choose_penalty(likeness, logits)
     case_weights = np.ones(len(logits))
     for _ in range(REWEIGHTINGS):
-        solutions = [_solve(standardized, logits, case_weights, penalty) for penalty in PENALTIES]
-        intercept, weights, _ = min(solutions, key=lambda solution: solution[2])
-        residuals = logits - intercept - standardized @ weights
+        intercept, strengths = _solve(likeness, logits, case_weights, penalty)
+        residuals = penalty * strengths / case_weights
         deviation = max(FROM_MAD * float(np.median(np.abs(residuals))), SMALLEST)
         case_weights = np.minimum(1.0, HUBER_DEVIATIONS * deviation / np.maximum(np.abs(residuals), SMALLEST))
+    weights = terms.T @ strengths
     return Regression(
         centres=tuple(centres.tolist()),
         scales=tuple(scales.tolist()),
-        weights=tuple(weights.tolist()),
-        intercept=float(intercept),
+        weights=tuple(weights[:count].tolist()),
+        product_weights=tuple((weights[count:] / math.sqrt(count)).tolist()),
+        intercept=float(intercept - weights @ means),
         low=0.0,
         high=0.0,
     )
 
 
+def _choose_penalty(likeness: Float64[np.ndarray, "case case"], logits: Float64[np.ndarray, " case"]) -> float:
+    """Chooses the penalty with the smallest mean absolute leave-one-out error, by one eigendecomposition."""
+    values, vectors = np.linalg.eigh(likeness)
+    centred = logits - logits.mean()
+    projected = vectors.T @ centred
+    errors = []
+    for penalty in PENALTIES:
+        shrunk = np.maximum(values, 0.0) / (np.maximum(values, 0.0) + penalty)
+        leverages = 1 / len(logits) + (vectors**2) @ shrunk
+        left_out = (centred - vectors @ (shrunk * projected)) / np.maximum(1 - leverages, SMALLEST)
+        errors.append(float(np.abs(left_out).mean()))
+    return PENALTIES[int(np.argmin(errors))]
+
+
 def _solve(
-    features: Float64[np.ndarray, "case feature"],
+    likeness: Float64[np.ndarray, "case case"],
     logits: Float64[np.ndarray, " case"],
     case_weights: Float64[np.ndarray, " case"],
     penalty: float,
-) -> tuple[float, Float64[np.ndarray, " feature"], float]:
-    """Solves weighted ridge regression; returns intercept, weights and the mean absolute leave-one-out error."""
-    design = np.column_stack((np.ones(len(features)), features))
-    shrink = np.diag([0.0, *([penalty] * features.shape[1])])
-    inverse = np.linalg.inv(design.T @ (case_weights[:, None] * design) + shrink)
-    solution = inverse @ (design.T @ (case_weights * logits))
-    leverages = case_weights * np.einsum("ij,jk,ik->i", design, inverse, design)
-    left_out = (logits - design @ solution) / np.maximum(1 - leverages, SMALLEST)
-    return float(solution[0]), solution[1:], float(np.abs(left_out).mean())
+) -> tuple[float, Float64[np.ndarray, " case"]]:
+    """Solves weighted ridge regression in its dual form; returns the intercept and the strength of each case.
+
+    The weights of the terms are the sum of the terms of all cases times their strengths (Saunders et al. 1998, with an
+    intercept, which is not penalized).
+    """
+    count = len(logits)
+    system = np.ones((count + 1, count + 1))
+    system[:count, :count] = likeness + np.diag(penalty / case_weights)
+    system[count, count] = 0.0
+    solution = np.linalg.solve(system, np.append(logits, 0.0))
+    return float(solution[count]), solution[:count]
 
 
 def _predict(fitted: Regression, features: Float64[np.ndarray, "case feature"]) -> Float64[np.ndarray, " case"]:
-    standardized = np.clip((features - np.array(fitted.centres)) / np.array(fitted.scales), -LARGEST, LARGEST)
+    standardized = _standardize(features, np.array(fitted.centres), np.array(fitted.scales))
     found: Float64[np.ndarray, " case"] = fitted.intercept + standardized @ np.array(fitted.weights)
+    if fitted.product_weights:
+        found += _multiply(standardized) @ np.array(fitted.product_weights)
+    return found
+
+
+def _standardize(
+    features: Float64[np.ndarray, "case feature"],
+    centres: Float64[np.ndarray, " feature"],
+    scales: Float64[np.ndarray, " feature"],
+) -> Float64[np.ndarray, "case feature"]:
+    found: Float64[np.ndarray, "case feature"] = np.clip((features - centres) / scales, -LARGEST, LARGEST)
+    return found
+
+
+def _multiply(standardized: Float64[np.ndarray, "case feature"]) -> Float64[np.ndarray, "case product"]:
+    first, second = np.triu_indices(standardized.shape[1])
+    products = standardized[:, first] * standardized[:, second]
+    found: Float64[np.ndarray, "case product"] = np.clip(products, -LARGEST, LARGEST)
     return found
 
 

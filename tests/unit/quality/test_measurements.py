@@ -145,6 +145,14 @@ def test_the_scale_before_normalization_is_that_of_the_channel_where_it_is_known
     assert [channel.scale for channel in measure_image(image, geometry).channels] == [None, None]
 
 
+def test_a_single_bright_voxel_is_the_highest_intensity_of_a_channel() -> None:
+    image = np.concatenate([make_image(), make_image()])
+    image[1, 3, 4, 5] = 30.0
+    first, second = (channel.extremes for channel in measure(image).channels)
+    assert first == (image[0].min(), image[0].max())
+    assert second == (first[0], 30.0)
+
+
 def test_constant_and_flat_images_are_measured() -> None:
     found = measure(np.zeros((1, 1, 5, 2), np.float32)).channels[0]
     assert (found.contrast, found.floor_fraction, set(found.thumbnail)) == (0.0, 1.0, {0.0})

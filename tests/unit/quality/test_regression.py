@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from autoseg.quality import regression
 from autoseg.quality.regression import (
     FEWEST_CASES,
     compute_rank_correlation,
@@ -57,6 +58,36 @@ def test_a_case_is_judged_by_the_cases_of_other_blocks_alone() -> None:
     assert [a == b for a, b, block in zip(before, after, blocks, strict=True) if block == 2] == [True] * 12
     quality = judge_fit(features, scores, blocks)
     assert (quality.cases, quality.rank_correlation > 0.7, quality.mean_error < 0.06) == (60, True, True)
+
+
+def test_scores_may_follow_the_product_of_two_features() -> None:
+    """Where a bright image is good from one scanner, and bad from another one."""
+    random = np.random.default_rng(0)
+    features = random.normal(size=(200, 10))
+    scores = 1 / (1 + np.exp(-(2 + features[:, 0] * features[:, 1] + 0.2 * random.normal(size=200))))
+    blocks = np.arange(200) % 5
+    assert judge_fit(features, scores, blocks).rank_correlation > 0.6
+    found = fit_regression(features, scores, blocks)
+    weights = dict(zip(zip(*np.triu_indices(10), strict=True), found.product_weights, strict=True))
+    assert max(weights, key=weights.__getitem__) == (0, 1)
+    rows = ([value, value, *features.mean(0)[2:].tolist()] for value in (2.6, 3.0))
+    near, far = (fitted_logit(found.model_copy(update={"weights": (0.0,) * 10}), row) for row in rows)
+    assert far == pytest.approx(near, abs=0.05)  # a product counts no further than a feature
+
+
+def fitted_logit(fitted, row):
+    value = fitted.estimate(row).value
+    return np.log(value / (1 - value))
+
+
+def test_of_many_cases_some_are_fitted_from_the_first_to_the_last(monkeypatch) -> None:
+    features, scores, blocks = simulate(60, noise=0.1)
+    whole = fit_regression(features[::2], scores[::2], blocks[::2])
+    monkeypatch.setattr(regression, "MOST_CASES", 30)
+    fitted = fit_regression(features, scores, blocks)
+    assert fitted.weights == pytest.approx(whole.weights, abs=0.1)
+    chosen = np.linspace(0, 59, 30).round().astype(int)
+    assert fitted.weights == fit_regression(features[chosen], scores[chosen], blocks[chosen]).weights
 
 
 def test_a_few_scores_of_0_do_not_bend_the_regression() -> None:
