@@ -266,6 +266,12 @@ class InstanceTargets(Part):
         steps = self.centre_steps
         return (1 / steps, 0.0, *(step / steps for step in range(2, 1 + steps))) if steps else ()
 
+    @property
+    def core_classes(self) -> tuple[int, ...]:
+        """Class of the core that each label of the network is, or is a step of; 0 for borders."""
+        classes, borders = tuple(range(1, 1 + self.class_count)), (0,) * self.class_count
+        return (*classes, *borders, *classes * (self.part_count - 2))
+
     @cached_property
     def target_labels(self) -> LabelScheme:
         """The labels of the network: a core has the file value of its class, other parts values that were not used."""

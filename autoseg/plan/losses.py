@@ -4,9 +4,10 @@ One more loss term is one more subclass of `LossTerm` and one more row of `LOSS_
 `autoseg.training.losses`); one more objective likewise (`autoseg.plan.objectives`).
 """
 
-from typing import Annotated, Final, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_serializer
 
 from autoseg.document import OneOf, Part
 from autoseg.labels import LabelScheme
@@ -177,12 +178,19 @@ class BorderWeightedCrossEntropyTerm(ClassWeightedTerm):
         border_sigma_mm: Decrease of that weight with the sum of the distances to the two nearest objects.
         objects: "components": an object is a connected component of a label. "instances": so it is, after background
             was drawn in preprocessing where objects of instancesTr touch.
+        object_classes: Class of the objects that each foreground label is a part of; 0 for one that lies between
+            objects, as their borders. Empty: every label has objects of its own.
     """
 
     name: Literal["border_weighted_cross_entropy"] = "border_weighted_cross_entropy"
     border_weight: NonNegative
     border_sigma_mm: Positive
     objects: Literal["components", "instances"] = "components"
+    object_classes: tuple[Annotated[int, Field(ge=0, le=2**15 - 1)], ...] = ()
+
+    @model_serializer(mode="wrap")
+    def _omit_empty(self, write: Callable[[Part], dict[str, Any]]) -> dict[str, Any]:
+        return {key: value for key, value in write(self).items() if key != "object_classes" or value}
 
     @property
     def needs_instances(self) -> bool:
@@ -193,6 +201,13 @@ class BorderWeightedCrossEntropyTerm(ClassWeightedTerm):
     def find_label_problems(cls, labels: LabelScheme) -> tuple[str, ...]:
         """Finds regions, whose objects have no common background."""
         return ("works with labels only, not with regions, which may overlap",) if labels.has_regions else ()
+
+    def find_problems(self, labels: LabelScheme) -> tuple[str, ...]:
+        """Compares the numbers of object classes and labels, too."""
+        problems, expected, found = super().find_problems(labels), len(labels.class_names), len(self.object_classes)
+        if problems or found in (0, expected):
+            return problems
+        return (f"object_classes must have {expected} values, one for each label, or none (got {found})",)
 
 
 class ExponentialLogarithmicTerm(ClassWeightedTerm):

@@ -25,7 +25,9 @@ INSTANCES_REASON: Final = (
     "instancesTr numbers the objects, so background is drawn where two of them touch, as in the paper, and each is an "
     "object of its own"
 )
-CORES_REASON: Final = "cores of objects never touch, so objects are connected components of a label"
+CORES_REASON: Final = (
+    "cores of objects never touch, so each is an object, and borders are what lies between two of them"
+)
 COMPONENTS_REASON: Final = (
     "no folder instancesTr numbers the objects of every case, so objects are connected components of a label"
 )
@@ -92,6 +94,7 @@ def choose_border_weighted_cross_entropy(fingerprint: Fingerprint, configuration
         border_weight=BORDER_WEIGHT,
         border_sigma_mm=sigma_mm,
         objects="instances" if reason == INSTANCES_REASON else "components",
+        object_classes=() if fingerprint.targets is None else fingerprint.targets.core_classes,
     )
     because = (
         f"background between two objects gets a weight of up to {BORDER_WEIGHT:g} that falls with a sigma of "

@@ -19,9 +19,11 @@ def compute_border_weighted_cross_entropy(
 ) -> Float[Tensor, ""]:
     """Computes the mean of -(w + w0 exp(-(d1 + d2) ** 2 / (2 sigma ** 2))) ln p over voxels.
 
-    w, p: weight and probability of the true class; d1, d2: distances from the two nearest objects, for background.
+    w, p: weight and probability of the true class; d1, d2: distances from the two nearest objects, outside of objects.
     """
-    sigma_mm = term.border_sigma_mm
-    between = find_map(target, f"borders {sigma_mm}", lambda: compute_border_exponentials(target, sigma_mm))
+    sigma_mm, classes = term.border_sigma_mm, term.object_classes
+    between = find_map(
+        target, f"borders {sigma_mm} {classes}", lambda: compute_border_exponentials(target, sigma_mm, classes)
+    )
     weights = find_voxel_weights(term, target) + term.border_weight * between
     return average_over_voxels(weights * compute_voxel_entropies(logits, target), target, part)

@@ -1,6 +1,6 @@
 """Maps of distances that loss terms make of label maps, on the CPU: signed distances, weights between objects."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import ceil
 from typing import Final
 
@@ -76,14 +76,23 @@ def _erode(mask: Bool[np.ndarray, "*space"]) -> Bool[np.ndarray, "*space"]:
     return eroded
 
 
-def compute_border_exponentials(target: Target, sigma_mm: float) -> Float32[np.ndarray, "batch 1 *space"]:
-    """Computes exp(-(d1 + d2) ** 2 / (2 sigma ** 2)) for background, and 0 for objects.
+def compute_border_exponentials(
+    target: Target, sigma_mm: float, object_classes: Sequence[int] = ()
+) -> Float32[np.ndarray, "batch 1 *space"]:
+    """Computes exp(-(d1 + d2) ** 2 / (2 sigma ** 2)) outside of objects, and 0 in them.
 
-    d1, d2: distances from the nearest and the second nearest object. An object is a component of one label.
+    d1, d2: distances from the nearest and the second nearest object. An object is a component of one class.
+
+    Args:
+        target: The labels.
+        sigma_mm: Sigma of the weights.
+        object_classes: Class of the objects of each foreground label, 0 for none; empty: every label is a class.
     """
     label_maps = target.label_map.cpu().numpy()
     if target.valid is not None:
         label_maps = np.where(target.valid[:, 0].cpu().numpy(), label_maps, np.int16(0))
+    if object_classes:
+        label_maps = np.array((0, *object_classes), np.int16)[label_maps]
     return np.stack([_compute_border_exponential(sample, target.spacing_mm, sigma_mm) for sample in label_maps])[
         :, None
     ]

@@ -44,6 +44,7 @@ def test_losses_that_make_no_sense_are_refused(losses, message):
 
 BOUNDARY = {"name": "boundary", "weight": 0.0, "final_weight": 0.5}
 WEIGHTED = {"name": "weighted_cross_entropy", "weight": 1.0, "background_weights": [0.5], "class_weights": [1.0, 2.0]}
+BORDERS = WEIGHTED | {"name": "border_weighted_cross_entropy", "border_weight": 10.0, "border_sigma_mm": 5.0}
 CENTRE_LINES = {"name": "cldice", "weight": 1.0, "batch_dice": True, "skeleton_iterations": 3}
 
 
@@ -65,9 +66,14 @@ REGIONS = build_labels({"one": (1, 2), "two": (2,)}, region_write_values=(1, 2))
         (WEIGHTED, REGIONS, r"weighted_cross_entropy background_weights must have 2 values .*one, two \(got 1\)"),
         (WEIGHTED | {"class_weights": [1.0]}, build_labels(LABELS), r"class_weights must have 2 values .*\(got 1\)"),
         (
-            WEIGHTED | {"name": "border_weighted_cross_entropy", "border_weight": 10.0, "border_sigma_mm": 5.0},
+            BORDERS,
             REGIONS,
             "border_weighted_cross_entropy works with labels only, not with regions, which may overlap",
+        ),
+        (
+            BORDERS | {"object_classes": [1]},
+            build_labels(LABELS),
+            r"object_classes must have 2 values, one for each label, or none \(got 1\)",
         ),
     ],
 )

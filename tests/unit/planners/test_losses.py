@@ -375,7 +375,8 @@ def test_border_weights_take_cores_as_objects_where_these_are_told_apart():
         }
     )
     planned = plan("border_weighted_cross_entropy", fingerprint)
-    assert {part.training.losses[0].objects for part in planned.configurations.values()} == {"components"}
+    terms = [part.training.losses[0] for part in planned.configurations.values()]
+    assert {(term.objects, term.object_classes) for term in terms} == {("components", (1, 0))}
     assert "cores of objects never touch" in find_reason(planned, "2d: loss")
     content = planned.model_dump()
     content["configurations"]["2d"]["training"]["losses"][0]["objects"] = "instances"

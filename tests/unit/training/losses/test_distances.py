@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from builders.labels import build_labels
+from builders.objects import CELLS, TWO_CLASSES
 from scipy.ndimage import distance_transform_edt, label
 
 from autoseg.training.losses.distances import compute_border_exponentials, compute_signed_distances_mm
@@ -67,6 +68,28 @@ def test_one_object_alone_adds_nothing():
     label_map = np.zeros((8, 8))
     label_map[2:4, 2:4] = 1
     assert not compute_border_exponentials(make_target(label_map, (1.0, 1.0)), 5.0).any()
+
+
+def test_the_core_and_the_border_of_one_object_are_not_two():
+    label_map = np.zeros((15, 15))
+    label_map[3:12, 3:12], label_map[5:10, 5:10] = 2, 1
+    target = build_target(
+        torch.as_tensor(label_map, dtype=torch.int16)[None], CELLS.target_labels, spacing_mm=(1.0, 1.0)
+    )
+    assert not compute_border_exponentials(target, 5.0, CELLS.core_classes).any()
+
+
+def test_borders_between_two_cores_count_whatever_the_step_of_the_core():
+    targets = TWO_CLASSES.model_copy(update={"centre_steps": 3})
+    label_map = np.zeros((3, 10))  # core and last step of a cell, borders, and the same of a gland
+    label_map[:, 1:9] = (7, 1, 3, 3, 4, 2, 8, 8)
+    target = build_target(
+        torch.as_tensor(label_map, dtype=torch.int16)[None], targets.target_labels, spacing_mm=(1.0, 1.0)
+    )
+    weights = compute_border_exponentials(target, 5.0, targets.core_classes)[0, 0, 1]
+    assert targets.core_classes == (1, 2, 0, 0, 1, 2, 1, 2)
+    assert weights[3:6] == pytest.approx([math.exp(-(4**2) / 50)] * 3, rel=1e-5)
+    assert not weights[[1, 2, 6, 7, 8]].any()
 
 
 def test_signed_distances_are_in_mm_along_every_axis():
