@@ -45,6 +45,7 @@ class ConvertedCase:
         was_there: Whether an earlier call had written everything; the figures are 0 then.
         object_count: Number of objects.
         crowd_count: Number of masks of several objects.
+        empty_count: Number of objects without a pixel.
         shared_pixels: Pixels that two objects claim.
         grey_pixels: Pixels of black and white pictures that are neither.
         mask_pixels: Pixels of black and white pictures.
@@ -56,6 +57,7 @@ class ConvertedCase:
     was_there: bool = False
     object_count: int = 0
     crowd_count: int = 0
+    empty_count: int = 0
     shared_pixels: int = 0
     grey_pixels: int = 0
     mask_pixels: int = 0
@@ -135,6 +137,7 @@ def convert_case(case: SourceCase, *, layout: Layout, root: Path, out: Path) -> 
         source=case,
         object_count=painting.object_count,
         crowd_count=painting.crowd_count,
+        empty_count=painting.empty_count,
         shared_pixels=painting.shared_pixels,
         grey_pixels=painting.grey_pixels,
         mask_pixels=painting.mask_pixels,

@@ -237,6 +237,11 @@ def _describe_masks(cases: Sequence[ConvertedCase]) -> list[str]:
         )
     if objects:
         notes.append(f"{objects} objects are numbered in {INSTANCES}")
+    if empty := sum(case.empty_count for case in cases):
+        notes.append(
+            f"warning: {empty} objects are left out, as they have no pixel: their masks or outlines are empty (in COCO "
+            f"a box alone), lie outside of the picture, or hold the centre of no pixel"
+        )
     if crowds:
         notes.append(
             f"warning: {crowds} masks hold several objects each (iscrowd) and have no number: --task instances would "

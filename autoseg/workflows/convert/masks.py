@@ -34,6 +34,7 @@ class Painting:
         like: File whose header describes the grid; the image if None.
         object_count: Number of objects painted.
         crowd_count: Number of masks of several objects.
+        empty_count: Number of objects without a pixel.
         grey_pixels: Pixels of black and white pictures that are neither.
         mask_pixels: Pixels of black and white pictures.
         shared_pixels: Pixels of objects that a later object covers.
@@ -46,6 +47,7 @@ class Painting:
     like: Path | None = None
     object_count: int = 0
     crowd_count: int = 0
+    empty_count: int = 0
     grey_pixels: int = 0
     mask_pixels: int = 0
     shared_pixels: int = 0
@@ -60,6 +62,7 @@ class Painting:
     def add_object(self, mask: Mask, label: int, *, box: Box = EVERYWHERE) -> None:
         """Paints one object inside a box over those before; nothing for an empty mask."""
         if not mask.any():
+            self.empty_count += 1
             return
         self.object_count += 1
         self.shared_pixels += int(np.count_nonzero(self.objects[box][mask]))

@@ -63,6 +63,19 @@ def test_a_crowd_has_its_label_and_no_number_and_is_told(tmp_path: Path) -> None
     assert "masks hold several objects each (iscrowd) and have no number" in notes
 
 
+def test_objects_without_a_pixel_are_told(tmp_path: Path) -> None:
+    source = build_tree("coco", tmp_path / "source")
+
+    def empty(content: dict[str, Any]) -> None:
+        first, second, *_ = content["annotations"]
+        first["segmentation"] = []  # a box alone, as detectors have it
+        second["segmentation"] = [[900, 900, 910, 900, 910, 910]]
+
+    change(source, empty)
+    report = convert_dataset(source, tmp_path / "out", layout="coco", workers=1, progress=SilentProgress())
+    assert "2 objects are left out, as they have no pixel" in " ".join(report.list_notes())
+
+
 def test_greys_have_one_channel(tmp_path: Path) -> None:
     source = build_tree("coco", tmp_path / "source")
     for path in source.rglob("*.jpg"):
