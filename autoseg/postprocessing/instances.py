@@ -215,3 +215,25 @@ def number_reference(
     rest = number_components(is_class & (own == 0))
     numbered: Int64[np.ndarray, "z y x"] = np.where(rest > 0, rest + own.max(initial=0), own)
     return numbered
+
+
+def number_scored_components(
+    is_predicted: Bool[np.ndarray, "z y x"],
+    is_scored: Bool[np.ndarray, "z y x"],
+    *,
+    numbers: Integer[np.ndarray, "z y x"],
+    is_class: Bool[np.ndarray, "z y x"],
+) -> Int32[np.ndarray, "z y x"]:
+    """Numbers the components of what is predicted of a class, in its scored voxels alone.
+
+    One that ignored voxels cut stays one, unless the reference has objects without numbers, which they cut, too.
+
+    Args:
+        is_predicted: The predicted class.
+        is_scored: Voxels that are not ignored.
+        numbers: Numbers of the objects of the reference.
+        is_class: The class in the reference.
+    """
+    if (is_class & (numbers == 0)).any():
+        return number_components(is_predicted & is_scored)
+    return np.where(is_scored, number_components(is_predicted), np.int32(0))

@@ -21,11 +21,10 @@ from autoseg.evaluation.instances import (
 )
 from autoseg.geometry import Grid
 from autoseg.labels import LabelScheme
-from autoseg.nonzero_region import number_components
 from autoseg.places.local import ThisComputer
 from autoseg.places.place import Place
 from autoseg.plan.document import Plan
-from autoseg.postprocessing.instances import number_reference
+from autoseg.postprocessing.instances import number_reference, number_scored_components
 from autoseg.processes.case_pool import list_problems, write_failure_log
 from autoseg.processes.progress import Progress
 from autoseg.run_folder import open_run, write_text
@@ -173,16 +172,18 @@ def _match_case(job: ObjectJob) -> OfSources:
     expected = _read_numbers(expected_path, grid, pair.reference, ignore_label=label_maps.labels.ignore_label)
     references = _number_classes(pair.reference, expected, label_maps.labels)
     is_scored = _find_scored(pair.reference, label_maps.labels)
-    predictions = [np.isin(pair.prediction, members) & is_scored for members in label_maps.labels.class_labels]
+    predictions = [np.isin(pair.prediction, members) for members in label_maps.labels.class_labels]
     found: dict[ObjectSource, tuple[Matches, ...]] = {}
     if predicted_path is not None:
         predicted = _read_numbers(predicted_path, grid, pair.prediction, ignore_label=None)
         found["instances"] = tuple(
-            match_objects(np.where(is_class, predicted, 0), reference)
+            match_objects(np.where(is_class & is_scored, predicted, 0), reference)
             for is_class, reference in zip(predictions, references, strict=True)
         )
     found["components"] = tuple(
-        match_objects(number_components(is_class), reference)
+        match_objects(
+            number_scored_components(is_class, is_scored, numbers=expected, is_class=reference > 0), reference
+        )
         for is_class, reference in zip(predictions, references, strict=True)
     )
     return found

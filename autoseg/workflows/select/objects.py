@@ -18,7 +18,6 @@ from autoseg.geometry import Grid
 from autoseg.inference.ensemble import Ensemble
 from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions
 from autoseg.labels import InstanceTargets
-from autoseg.nonzero_region import number_components
 from autoseg.postprocessing.application import compute_voxel_mm3, is_large_enough
 from autoseg.postprocessing.instances import (
     USUAL_THRESHOLD,
@@ -28,6 +27,7 @@ from autoseg.postprocessing.instances import (
     build_usual_rules,
     grow_by_rule,
     number_reference,
+    number_scored_components,
 )
 from autoseg.postprocessing.rules import SizeUnit, find_size_unit
 from autoseg.processes.progress import Progress
@@ -311,7 +311,10 @@ def match_case(
         grown=match_seeds("cores"),
         centred=match_seeds("centres") if targets.centre_steps else (),
         components=tuple(
-            match_objects(number_components((maps.classes == label) & is_scored), reference)
+            match_objects(
+                number_scored_components(maps.classes == label, is_scored, numbers=numbers, is_class=reference > 0),
+                reference,
+            )
             for label, reference in zip(labels, references, strict=True)
         ),
     )

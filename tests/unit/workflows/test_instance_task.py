@@ -180,6 +180,18 @@ def test_what_is_predicted_where_the_reference_is_ignored_counts_as_no_object() 
         assert matches.ious.tolist() == [1.0]
 
 
+@pytest.mark.parametrize("is_numbered", [True, False])
+def test_an_object_that_ignored_voxels_cut_is_one_component_where_it_is_one_object(is_numbered: bool) -> None:
+    numbers = draw_balls((1, 20, 20), {1: ((0, 9, 9), 7.0)})
+    grid = build_picture_grid(numbers.shape)
+    maps = answer_perfectly(numbers > 0, numbers, spacing_mm=grid.spacing_mm, targets=TWO_CLASSES)
+    is_ignored = np.isin(np.arange(20), (9, 10))
+    classes = np.where(is_ignored, TWO_CLASSES.labels.ignore_label, numbers > 0).astype(np.int16)
+    known = np.where(is_ignored, 0, numbers) * is_numbered
+    found = match_case(maps, classes, known, targets=TWO_CLASSES, grid=grid)
+    assert found.components[0].ious.tolist() == [1.0] * (1 if is_numbered else 2)
+
+
 def test_a_rule_keeps_objects_by_their_whole_size_as_in_prediction_though_part_of_them_is_ignored() -> None:
     numbers = draw_balls((1, 20, 40), {1: ((0, 9, 20), 6.0), 2: ((0, 9, 7), 4.0)})
     grid = build_picture_grid(numbers.shape)
