@@ -65,16 +65,19 @@ class Ensemble:
     def preprocess(
         self, array: Float32[np.ndarray, "channel z y x"], grid: Grid, *, warn: Callable[[str], None] = logger.warning
     ) -> tuple[StagedCase, ...]:
-        """Preprocesses a volume for each member; `warn` receives each warning about it.
+        """Preprocesses a volume for each member; `warn` receives each warning about it, also while it is predicted.
 
         Raises:
             PredictionError: The volume does not fit the models.
         """
-        warnings: dict[str, None] = {}  # every member has the same, once
-        cases = tuple(member.preprocess(array, grid, warn=warnings.setdefault) for member in self.members)
-        for warning in warnings:
-            warn(warning)
-        return cases
+        told: set[str] = set()
+
+        def warn_once(text: str) -> None:  # every member has the same
+            if text not in told:
+                told.add(text)
+                warn(text)
+
+        return tuple(member.preprocess(array, grid, warn=warn_once) for member in self.members)
 
     def predict_case(
         self,

@@ -113,7 +113,7 @@ class SegmentationModel:
         Args:
             array: Intensities.
             grid: Grid of the array.
-            warn: Receives each warning about the volume.
+            warn: Receives each warning about the volume, also those of stages, while it is predicted.
 
         Raises:
             PredictionError: Channels or shape do not fit, intensities are not finite or cannot be normalized, or the
@@ -124,7 +124,7 @@ class SegmentationModel:
             warn(warning)
         for stage in self.stages:
             check_grid(array, grid, self.plan, stage.configuration, largest_voxels=stage.largest_training_grid_voxels)
-        return preprocess_for_stages(array, grid, self.plan, self.configuration)
+        return preprocess_for_stages(array, grid, self.plan, self.configuration, warn=warn)
 
     def predict_case(
         self,

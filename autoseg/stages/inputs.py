@@ -1,6 +1,5 @@
 """The table of inputs from a previous stage, by their names in a plan."""
 
-import logging
 from typing import Final
 
 import numpy as np
@@ -15,8 +14,6 @@ from autoseg.stages.found_boxes import list_boxes
 from autoseg.stages.masks import MaskInput
 from autoseg.stages.previous_input import PreviousStageInput, StagePrediction
 from autoseg.stages.staged_case import StagedCase
-
-logger = logging.getLogger(__name__)
 
 PREVIOUS_STAGE_INPUTS: Final[dict[str, type[PreviousStageInput]]] = {
     "masks": MaskInput,
@@ -52,7 +49,7 @@ def apply_prediction(
     stage_map = previous.convert_for_prediction(prediction, case, resampling=resampling)
     fallback = previous.explain_fallback(stage_map)
     if fallback is not None:
-        logger.warning("%s: %s", configuration, fallback)
+        case.warn(f"{configuration}: {fallback}")
     box = previous.find_box(stage_map)
     if isinstance(previous, BoxInput):
         case.boxes[:] = list_boxes(prediction, box, case.geometry, plan=plan, configuration=configuration)

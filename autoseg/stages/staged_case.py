@@ -1,5 +1,7 @@
 """An image that is to be segmented, preprocessed for every stage that predicts."""
 
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -8,6 +10,8 @@ from jaxtyping import Bool, Float32
 from autoseg.document import Part
 from autoseg.nonzero_region import Box
 from autoseg.preprocessing.case import CaseGeometry, PreprocessedCase
+
+logger = logging.getLogger(__name__)
 
 
 class FoundBox(Part):
@@ -35,12 +39,14 @@ class StagedCase:
         previous: The same image for the previous stage; None for the first one.
         nonzero_mask: The nonzero region of the crop, before resampling; None for the first stage.
         boxes: Boxes that the previous stage found when it was predicted last, if this one predicts in a box.
+        warn: Receives what is odd about the prediction of the previous stage.
     """
 
     preprocessed: PreprocessedCase
     previous: "StagedCase | None" = None
     nonzero_mask: Bool[np.ndarray, "crop_z crop_y crop_x"] | None = None
     boxes: list[FoundBox] = field(default_factory=list)
+    warn: Callable[[str], None] = logger.warning
 
     @property
     def image(self) -> Float32[np.ndarray, "channel z y x"]:

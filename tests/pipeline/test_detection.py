@@ -2,7 +2,6 @@
 
 import csv
 import json
-import logging
 from pathlib import Path
 
 import nibabel as nib
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 from builders.balls import AFFINE, make_wide_case, save
 from builders.datasets import write_dataset
-from builders.progress import skip_drawing
+from builders.progress import Notes, skip_drawing
 
 import autoseg
 from autoseg.cli.choices import find_planner
@@ -75,8 +74,8 @@ def test_boxes_of_the_folds_that_held_the_cases_out_hold_the_objects(run: Path) 
         assert voxels < 0.7 * np.prod(case.label_map.shape)
 
 
-def test_the_model_file_predicts_as_the_run_and_an_image_without_objects_is_announced(
-    run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_the_model_file_predicts_as_the_run_and_an_image_without_objects_is_announced_by_name(
+    run: Path, tmp_path: Path
 ) -> None:
     image, label_map = make_wide_case(50)
     save(tmp_path / "images" / "ball_0000.nii.gz", image)
@@ -84,12 +83,15 @@ def test_the_model_file_predicts_as_the_run_and_an_image_without_objects_is_anno
     autoseg.export_model(run, tmp_path / "model.zip", ExportRequest(format="autoseg", configuration=DETECT))
     found = []
     for model, out in ((run, tmp_path / "own"), (tmp_path / "model.zip", tmp_path / "shared")):
-        with caplog.at_level(logging.WARNING):
-            autoseg.predict_images(model, tmp_path / "images", out)
+        notes = Notes()
+        autoseg.predict_images(model, tmp_path / "images", out, progress=notes)
+        (note,) = (line for line in notes.lines if "there is no box" in line)
+        assert f"{DETECT}: {DETECTOR} predicts no foreground" in note
+        assert "none" in note
+        assert "ball" not in note
         found.append(np.asarray(nib.load(out / "ball.nii.gz").dataobj))
     assert found[0].shape == label_map.shape
     assert np.array_equal(*found)
-    assert f"{DETECT}: {DETECTOR} predicts no foreground, so there is no box" in caplog.text
     assert (tmp_path / "own" / "boxes.csv").read_text() == (tmp_path / "shared" / "boxes.csv").read_text()
     rows = list(csv.DictReader((tmp_path / "own" / "boxes.csv").read_text().splitlines()))
     ball, (none,) = ([row for row in rows if row["case"] == name] for name in ("ball", "none"))
