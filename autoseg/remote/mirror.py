@@ -252,4 +252,4 @@ def _refuse_unlisted_folder(error: OSError) -> None:
 
 
 def _is_private(name: str) -> bool:
-    return name.startswith(".") and (name.endswith(".lock") or TEMPORARY_NAME.fullmatch(name) is not None)
+    return name.startswith(".") and (name.endswith((".lock", ".earlier")) or TEMPORARY_NAME.fullmatch(name) is not None)

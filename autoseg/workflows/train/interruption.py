@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from autoseg.errors import RunError, Stopped, TrainingError
-from autoseg.files.temporary_files import REPLACED_ENDING, name_temporary
+from autoseg.files.temporary_files import name_temporary
 from autoseg.run_folder import FoldFolder, remove_folder
 from autoseg.training.checkpoint import CheckpointDescription, read_description
 from autoseg.training.monitoring.history import read_last_record
@@ -106,30 +106,40 @@ def set_aside(folder: FoldFolder, *, is_restart: bool) -> Iterator[Callable[[], 
     """Context manager that sets the earlier training of a fold aside, if it is to begin again, and yields what removes
     it.
 
-    It comes back where the block fails before that is called, as where options are refused. An interruption removes it.
+    It comes back where the block fails or is interrupted before that is called, as where options are refused. After a
+    kill, the next call gives it back. The caller holds the lock of the fold.
 
     Raises:
         RunError: The folder cannot be moved or removed.
     """
-    if not is_restart:
-        yield lambda: None
-        return
-    aside = name_temporary(folder.root, REPLACED_ENDING)
-    discard = partial(remove_folder, aside)
-    try:
-        folder.root.rename(aside)
-    except FileNotFoundError:
-        yield discard
-        return
-    except OSError as error:
-        msg = f"cannot move {folder.root}: {error.strerror or error}; remove it yourself and repeat the command"
-        raise RunError(msg) from error
+    _give_back(folder)
+    if is_restart and folder.root.exists():
+        _move(folder.root, folder.set_aside)
+    discard = partial(_discard, folder)
     try:
         yield discard
-    except Exception:
-        if aside.exists():
-            remove_folder(folder.root)
-            aside.rename(folder.root)
-        raise
-    finally:
         discard()
+    finally:
+        _give_back(folder)
+
+
+def _give_back(folder: FoldFolder) -> None:
+    if folder.set_aside.exists():
+        remove_folder(folder.root)
+        _move(folder.set_aside, folder.root)
+
+
+def _discard(folder: FoldFolder) -> None:
+    """Removes an earlier training, first its name: what a kill leaves of it must not come back."""
+    if folder.set_aside.exists():
+        removed = name_temporary(folder.root)
+        _move(folder.set_aside, removed)
+        remove_folder(removed)
+
+
+def _move(path: Path, target: Path) -> None:
+    try:
+        path.rename(target)
+    except OSError as error:
+        msg = f"cannot move {path}: {error.strerror or error}; remove it yourself and repeat the command"
+        raise RunError(msg) from error

@@ -70,7 +70,8 @@ def test_changes_are_published_once(node: Node, place: Place) -> None:
 def test_locks_temporary_files_and_preprocessed_data_stay_local(node: Node, place: Place) -> None:
     session = node.begin()
     jobs = f".jobs-autoseg-{'0' * 32}/work.pickle"
-    for name in ("plan.json", ".prediction.jsonl", "preprocessed/2d/a.b2nd", "models/2d/.fold_0.lock", jobs):
+    aside = "models/2d/.fold_0.earlier/plan.json"
+    for name in ("plan.json", ".prediction.jsonl", "preprocessed/2d/a.b2nd", "models/2d/.fold_0.lock", aside, jobs):
         node.write(name, b"1")
     node.write(f".plan-autoseg-{'0' * 32}.json", b"half")
     session.push()

@@ -1,8 +1,11 @@
 """A fold that is trained anew loses its earlier training when the new one begins, not before."""
 
+import shutil
+
 import pytest
 
 from autoseg.errors import TrainingError
+from autoseg.run_folder import FoldFolder
 from autoseg.workflows.train.interruption import set_aside
 
 
@@ -31,24 +34,40 @@ def train(folder, *, begins, error=None):
             raise error
 
 
-def test_what_is_refused_leaves_the_earlier_training_as_it_was(folder):
-    with pytest.raises(TrainingError, match="refused"):
-        train(folder, begins=False, error=TrainingError("refused"))
+@pytest.mark.parametrize("error", [TrainingError("refused"), KeyboardInterrupt()])
+def test_what_is_refused_or_interrupted_leaves_the_earlier_training_as_it_was(folder, error):
+    with pytest.raises(type(error)):
+        train(folder, begins=False, error=error)
     assert folder.final_checkpoint.read_text() == "earlier"
     assert not folder.state.exists()
     assert list_names(folder) == ["fold_0"]
 
 
-@pytest.mark.parametrize(
-    ("begins", "error"),
-    [(True, TrainingError("diverged")), (True, KeyboardInterrupt()), (False, KeyboardInterrupt())],
-)
-def test_a_training_that_has_begun_or_is_interrupted_takes_its_place(folder, begins, error):
+@pytest.mark.parametrize("error", [TrainingError("diverged"), KeyboardInterrupt()])
+def test_a_training_that_has_begun_takes_its_place(folder, error):
     with pytest.raises(type(error)):
-        train(folder, begins=begins, error=error)
+        train(folder, begins=True, error=error)
     assert folder.state.read_text() == "new"
     assert not folder.final_checkpoint.exists()
     assert list_names(folder) == ["fold_0"]
+
+
+@pytest.mark.parametrize("begins", [False, True])
+@pytest.mark.parametrize("is_restart", [False, True])
+def test_after_a_kill_the_next_training_finds_the_earlier_one_unless_it_was_replaced(
+    tmp_path, folder, begins, is_restart
+):
+    killed = FoldFolder(tmp_path / "killed" / "fold_0")
+    with set_aside(folder, is_restart=True) as discard:
+        folder.root.mkdir(parents=True)
+        folder.state.write_text("new")
+        if begins:
+            discard()
+        shutil.copytree(folder.root.parent, killed.root.parent)  # what a kill at this moment leaves
+    with pytest.raises(KeyboardInterrupt), set_aside(killed, is_restart=is_restart):
+        raise KeyboardInterrupt
+    assert killed.final_checkpoint.exists() is not begins
+    assert killed.state.exists() is begins
 
 
 def test_without_an_earlier_training_there_is_nothing_to_set_aside(run):
