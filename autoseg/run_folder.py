@@ -105,11 +105,6 @@ class FoldFolder:
         """Lock of the training process; beside the folder, which may be removed meanwhile."""
         return self.root.with_name(f".{self.root.name}.lock")
 
-    @property
-    def set_aside(self) -> Path:
-        """The earlier training, from the command to begin again until the new one has begun."""
-        return self.root.with_name(f".{self.root.name}.earlier")
-
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:

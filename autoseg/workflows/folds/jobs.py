@@ -15,6 +15,7 @@ from autoseg.places.slurm.jobs import (
     read_task_states,
 )
 from autoseg.run_folder import ALL_CASES, RunFolder, open_run
+from autoseg.workflows.folds.state import find_restart_mark
 from autoseg.workflows.folds.status import FoldStatus, apply_task_state, read_run_status, read_statuses
 
 FOLD_OF_TASK: Final = ", fold "
@@ -35,7 +36,7 @@ def read_watched_status(run: RunFolder) -> tuple[tuple[FoldStatus, ...], tuple[s
     names = {name_task(status) for status in statuses}
     others = [(name, state) for name, state in states.items() if name not in names]
     notes = tuple(_describe(name, state) for name, state in [*others, *of_cases])
-    return tuple(_add_state(status, states) for status in statuses), notes
+    return tuple(_add_state(run, status, states) for status in statuses), notes
 
 
 def has_jobs(run: RunFolder) -> bool:
@@ -47,6 +48,8 @@ def cancel_run_jobs(
     run_root: Path, *, configurations: Sequence[str] = (), folds: Sequence[str] = ()
 ) -> tuple[str, ...]:
     """Cancels the jobs of a run that are queued or running; returns one line for each.
+
+    Trainings that a job was to begin again stay as they are, unless it has begun.
 
     Those of commands that wait for their cases are cancelled, too, unless jobs are named.
 
@@ -71,6 +74,9 @@ def cancel_run_jobs(
     jobs = [*cancel_jobs(folder, tasks=chosen)]
     for other in list_case_folders(run_root) if chosen is None else ():
         jobs += cancel_jobs(other)
+    for configuration, is_fold, fold in (job.task.partition(FOLD_OF_TASK) for job in jobs):
+        if is_fold:
+            find_restart_mark(RunFolder(run_root).fold(configuration, fold)).unlink(missing_ok=True)
     return tuple(f"{job.task}: job {job.job_id} is cancelled" for job in jobs)
 
 
@@ -97,15 +103,16 @@ def name_task(status: FoldStatus) -> str:
     return f"{status.configuration}{FOLD_OF_TASK}{status.fold}"
 
 
-def _add_state(status: FoldStatus, states: States) -> FoldStatus:
+def _add_state(run: RunFolder, status: FoldStatus, states: States) -> FoldStatus:
     state = states.get(name_task(status))
-    if state is None or (state.phase in FAILURES and _goes_on(status)):
+    if state is None or (state.phase in FAILURES and _goes_on(run, status)):
         return status  # whatever became of that job, the fold was trained later, or is being trained
     return apply_task_state(status, state)
 
 
-def _goes_on(status: FoldStatus) -> bool:
-    return status.is_running or status.state == "finished"
+def _goes_on(run: RunFolder, status: FoldStatus) -> bool:
+    is_to_restart = find_restart_mark(run.fold(status.configuration, status.fold)).exists()
+    return status.is_running or (status.state == "finished" and not is_to_restart)
 
 
 def _describe(name: str, state: TaskState) -> str:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final, Literal
 
 from autoseg.document import Document, read_document, write_document
@@ -53,6 +54,11 @@ def read_state(folder: FoldFolder) -> TrainingState | None:
         return read_document(folder.state, TrainingState)
     except DocumentError:
         return None
+
+
+def find_restart_mark(folder: FoldFolder) -> Path:
+    """Returns the file that marks a training that jobs are to begin again; it goes with it when they have begun."""
+    return folder.root / "restart_wanted"
 
 
 @dataclass(slots=True, kw_only=True)

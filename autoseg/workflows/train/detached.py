@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from math import prod
 from typing import Final
@@ -24,11 +25,11 @@ from autoseg.plan.training import TrainingPlan
 from autoseg.preprocessing.pipeline import compute_preprocessed_shape
 from autoseg.processes.fold_lock import lock_fold
 from autoseg.remote.cache_folder import is_in_cache
-from autoseg.run_folder import FoldFolder, RunFolder, remove_folder
+from autoseg.run_folder import FoldFolder, RunFolder, write_text
 from autoseg.training.checkpoint import read_description
 from autoseg.training.monitoring.history import read_last_record
 from autoseg.workflows.cases.image_memory import BYTES_PER_LOGIT, LOGITS_IN_MEMORY, MARGIN
-from autoseg.workflows.folds.state import read_state
+from autoseg.workflows.folds.state import find_restart_mark, read_state
 from autoseg.workflows.plan.planning import find_network_cost
 from autoseg.workflows.train.fold_options import MOST_WORKERS
 from autoseg.workflows.train.queue import TrainingQueue, build_task
@@ -226,20 +227,25 @@ def make_repeatable(run: RunFolder, unit: Unit, request: TrainingRequest) -> Tra
     return replace(limited, restart=False)
 
 
-def discard_trainings(run: RunFolder, queue: TrainingQueue, request: TrainingRequest) -> None:
-    """Discards the trainings that are to begin again, before their tasks are given to the place.
+def mark_restarts(run: RunFolder, queue: TrainingQueue, request: TrainingRequest) -> None:
+    """Marks the trainings that are to begin again, before their tasks are given to the place.
+
+    A task that begins one removes it with its mark, so that repeating the task continues.
 
     Raises:
-        TrainingError: A process trains one of them.
-        OptionError: The tasks cannot be submitted, so nothing was discarded.
+        TrainingError: A process trains one of them; none is marked.
+        OptionError: The tasks cannot be submitted; none is marked.
     """
-    if request.restart:
-        queue.place.describe_tasks(queue.list_tasks())
-    for unit in queue.tasks if request.restart else ():
-        if not unit.is_only_needed:
-            folder = run.fold(unit.configuration, unit.fold)
-            with lock_fold(folder, device=""):
-                remove_folder(folder.root)
+    if not request.restart:
+        return
+    queue.place.describe_tasks(queue.list_tasks())
+    folders = [run.fold(unit.configuration, unit.fold) for unit in queue.tasks if not unit.is_only_needed]
+    with ExitStack() as locks:
+        for folder in folders:
+            locks.enter_context(lock_fold(folder, device=""))
+        for folder in folders:
+            if folder.root.exists():
+                write_text(find_restart_mark(folder), "")
 
 
 def check_place(request: TrainingRequest, place: Place | None, devices: str | None) -> None:

@@ -13,7 +13,7 @@ from autoseg.run_folder import open_run
 from autoseg.training.monitoring.trackers import check_trackers
 from autoseg.workflows.evaluate.crossvalidation import collect_crossvalidation
 from autoseg.workflows.folds.status import FoldStatus
-from autoseg.workflows.train.detached import ForecastCpu, build_detached_queue, check_place, discard_trainings
+from autoseg.workflows.train.detached import ForecastCpu, build_detached_queue, check_place, mark_restarts
 from autoseg.workflows.train.device_groups import find_device_groups, is_main_process, is_one_process
 from autoseg.workflows.train.device_watch import DeviceWatch, describe_shared_devices
 from autoseg.workflows.train.job import TrainedFold, TrainingOutcome
@@ -122,7 +122,7 @@ def _train_detached(
 ) -> TrainingOutcome:
     root = queue.run.root
     check_trackers(request.log_to)
-    discard_trainings(queue.run, queue, request)
+    mark_restarts(queue.run, queue, request)
     progress.note(
         f"{len(queue.tasks)} of {len(queue.units)} folds to train as jobs, which continue without this command (Ctrl-C "
         f"ends it alone); their output goes to {queue.run.logs}"

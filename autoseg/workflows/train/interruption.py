@@ -10,7 +10,7 @@ from autoseg.files.temporary_files import name_temporary
 from autoseg.run_folder import FoldFolder, remove_folder
 from autoseg.training.checkpoint import CheckpointDescription, read_description
 from autoseg.training.monitoring.history import read_last_record
-from autoseg.workflows.folds.state import read_state
+from autoseg.workflows.folds.state import find_restart_mark, read_state
 from autoseg.workflows.train.request import TrainingRequest
 
 
@@ -109,12 +109,16 @@ def set_aside(folder: FoldFolder, *, is_restart: bool) -> Iterator[Callable[[], 
     It comes back where the block fails or is interrupted before that is called, as where options are refused. After a
     kill, the next call gives it back. The caller holds the lock of the fold.
 
+    Args:
+        folder: Folder of the training.
+        is_restart: Whether it is to begin again; it also is where it was marked for jobs.
+
     Raises:
         RunError: The folder cannot be moved or removed.
     """
     _give_back(folder)
-    if is_restart and folder.root.exists():
-        _move(folder.root, folder.set_aside)
+    if (is_restart and folder.root.exists()) or find_restart_mark(folder).exists():
+        _move(folder.root, _name_earlier(folder))
     discard = partial(_discard, folder)
     try:
         yield discard
@@ -123,17 +127,23 @@ def set_aside(folder: FoldFolder, *, is_restart: bool) -> Iterator[Callable[[], 
         _give_back(folder)
 
 
+def _name_earlier(folder: FoldFolder) -> Path:
+    return folder.root.with_name(f".{folder.root.name}.earlier")
+
+
 def _give_back(folder: FoldFolder) -> None:
-    if folder.set_aside.exists():
+    earlier = _name_earlier(folder)
+    if earlier.exists():
         remove_folder(folder.root)
-        _move(folder.set_aside, folder.root)
+        _move(earlier, folder.root)
 
 
 def _discard(folder: FoldFolder) -> None:
     """Removes an earlier training, first its name: what a kill leaves of it must not come back."""
-    if folder.set_aside.exists():
+    earlier = _name_earlier(folder)
+    if earlier.exists():
         removed = name_temporary(folder.root)
-        _move(folder.set_aside, removed)
+        _move(earlier, removed)
         remove_folder(removed)
 
 

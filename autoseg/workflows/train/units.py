@@ -13,6 +13,7 @@ from autoseg.processes.progress import Progress
 from autoseg.run_folder import ALL_CASES, FoldFolder, RunFolder, open_run
 from autoseg.training.options import Length
 from autoseg.workflows.cascade import list_stale_folds
+from autoseg.workflows.folds.state import find_restart_mark
 from autoseg.workflows.folds.status import FoldStatus, has_final_model, read_fold_status, read_validation
 from autoseg.workflows.plan.preprocessing import check_has_data, check_preprocessed
 from autoseg.workflows.train.request import TrainingRequest
@@ -99,7 +100,8 @@ def is_up_to_date(run: RunFolder, unit: Unit, request: TrainingRequest) -> bool:
     folder = run.fold(unit.configuration, unit.fold)
     is_special = request.length != Length() or request.restart or request.seed is not None
     is_special = is_special or request.initial_weights is not None or request.synthetic or request.teacher is not None
-    if (is_special and not unit.is_only_needed) or not has_final_model(folder):
+    is_special = (is_special and not unit.is_only_needed) or find_restart_mark(folder).exists()
+    if is_special or not has_final_model(folder):
         return False
     if unit.fold != ALL_CASES and not _is_validated(folder, unit, request):
         return False

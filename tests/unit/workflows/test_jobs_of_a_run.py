@@ -31,19 +31,20 @@ from autoseg.training.monitoring.history import write_training_log
 from autoseg.training.options import Length
 from autoseg.workflows.evaluate.evaluation import describe_evaluating
 from autoseg.workflows.folds.jobs import cancel_run_jobs, has_jobs, read_watched_status
-from autoseg.workflows.folds.state import keep_state, read_state
+from autoseg.workflows.folds.state import find_restart_mark, keep_state, read_state
 from autoseg.workflows.folds.status import FoldStatus, apply_task_state
 from autoseg.workflows.plan.planning import PlanRequest, describe_planning
 from autoseg.workflows.train import detached, dispatch
 from autoseg.workflows.train.detached import (
     build_detached_queue,
     check_place,
-    discard_trainings,
     estimate_resources,
     make_repeatable,
+    mark_restarts,
 )
+from autoseg.workflows.train.interruption import set_aside
 from autoseg.workflows.train.request import TrainingRequest
-from autoseg.workflows.train.units import Unit
+from autoseg.workflows.train.units import Unit, is_up_to_date
 
 CASES = {"0": ("a", "b"), "1": ("c", "d")}
 FIRST = [Unit(configuration="3d_lowres", fold=fold, cases=cases) for fold, cases in CASES.items()]
@@ -219,31 +220,50 @@ def test_a_repeated_command_neither_restarts_nor_extends_once_more(run, monkeypa
     assert repeatable.length == Length(epochs=12)
 
 
-def test_trainings_that_begin_again_are_discarded_before_their_jobs_are_submitted(measured):
+def test_trainings_that_begin_again_are_kept_until_their_jobs_have_begun_them(measured):
+    folder, needed = measured.fold("3d_lowres", "0"), replace(FIRST[1], is_only_needed=True)
     for unit in FIRST:
         finish_fold(measured, "3d_lowres", unit.fold)
     request = TrainingRequest(restart=True)
-    needed = replace(FIRST[1], is_only_needed=True)
     queue = build_queue(measured, [FIRST[0], needed], request)
     assert "--restart" not in queue.tasks[FIRST[0]].command
-    discard_trainings(measured, queue, request)
-    assert not measured.fold("3d_lowres", "0").root.exists()
-    assert measured.fold("3d_lowres", "1").root.exists()
-    with (
-        lock_fold(measured.fold("3d_lowres", "0"), device="cpu"),
-        pytest.raises(TrainingError, match="already"),
-    ):
-        discard_trainings(measured, queue, request)
+    mark_restarts(measured, queue, request)
+    assert list_restarts(measured) == ["fold_0"]
+    assert not is_up_to_date(measured, FIRST[0], TrainingRequest())  # also for a command that submits what is missing
+    with pytest.raises(KeyboardInterrupt), set_aside(folder, is_restart=False):
+        raise KeyboardInterrupt  # a job that is ended before it has begun, and queued again
+    assert folder.final_checkpoint.exists()
+    with set_aside(folder, is_restart=False) as discard:
+        write_text(folder.latest_checkpoint, "new")
+        discard()
+    with set_aside(folder, is_restart=False):
+        assert folder.latest_checkpoint.exists()  # the job that is queued again continues
+    assert not folder.final_checkpoint.exists()
+    assert list_restarts(measured) == []
 
 
-def test_nothing_is_discarded_for_jobs_that_cannot_be_submitted(measured):
+def list_restarts(run):
+    return sorted(path.parent.name for path in run.root.rglob("restart_wanted"))
+
+
+def test_no_training_is_to_begin_again_where_one_runs(measured):
+    for unit in FIRST:
+        finish_fold(measured, "3d_lowres", unit.fold)
+    request = TrainingRequest(restart=True)
+    queue = build_queue(measured, FIRST, request)
+    with lock_fold(measured.fold("3d_lowres", "1"), device="cpu"), pytest.raises(TrainingError, match="already"):
+        mark_restarts(measured, queue, request)
+    assert list_restarts(measured) == []
+
+
+def test_no_training_is_to_begin_again_by_jobs_that_cannot_be_submitted(measured):
     finish_fold(measured, "3d_lowres", "0")
     kinds = (GpuKind(gres="gpu:small:1", memory_gb=0.1),)
     write_document(measured.root / "slurm.json", SlurmSettings(gpus=kinds))
     request = TrainingRequest(restart=True)
     with pytest.raises(OptionError, match="the plan needs GPUs of"):
-        discard_trainings(measured, build_queue(measured, FIRST, request), request)
-    assert measured.fold("3d_lowres", "0").root.exists()
+        mark_restarts(measured, build_queue(measured, FIRST, request), request)
+    assert list_restarts(measured) == []
 
 
 def test_options_that_do_not_fit_the_place_are_refused(run):
@@ -390,6 +410,20 @@ def test_jobs_of_named_folds_are_cancelled(run, slurm):
         "3d_lowres, fold 0: job 5_2 is cancelled",
     )
     assert slurm.read("cancelled") == ["5_1", "5_0 5_2"]
+
+
+def test_a_job_that_was_to_begin_a_training_again_shows_its_failure_and_is_cancelled(run, slurm):
+    submit(run, "2d, fold 0")
+    finish_fold(run, "2d", "0", cases=("a", "b"))
+    folder, mark = run.fold("2d", "0"), find_mark(find_jobs_folder(run.root), "2d, fold 0")
+    write_text(find_restart_mark(folder), "")
+    write_document(mark, JobMark(job_id="5_0", phase="failed", node="n1", reason="the disk is full"))
+    assert "the disk is full" in [status.reason for status in read_watched_status(run)[0]]
+    mark.unlink()
+    slurm.show_queue("5_0|PENDING||Priority")
+    assert len(cancel_run_jobs(run.root)) == 1
+    assert not find_restart_mark(folder).exists()
+    assert folder.final_checkpoint.exists()
 
 
 def test_jobs_for_the_cases_of_a_command_are_shown_and_cancelled_while_it_waits(run, slurm):
