@@ -1,5 +1,6 @@
 """Runs with imported models: the plan, the weights, and the record of their origin."""
 
+from collections.abc import Sequence
 from typing import Final, Literal
 
 from torch import Tensor
@@ -10,10 +11,11 @@ from autoseg.errors import ExchangeError
 from autoseg.exchange.nnunet_checkpoint import NnunetCheckpoint
 from autoseg.exchange.nnunet_weights import convert_from_nnunet
 from autoseg.files.checksums import compute_sha256
+from autoseg.files.temporary_files import remove_leftovers
 from autoseg.inference.folds import find_trained_folds
 from autoseg.networks.weights import write_weights
 from autoseg.plan.document import Plan
-from autoseg.run_folder import FoldFolder, RunFolder, check_writable, make_folder, remove_folder
+from autoseg.run_folder import FoldFolder, RunFolder, check_writable, remove_folder
 
 COMMON_FIELDS: Final = ("dataset_name", "file_ending", "orientation", "axis_permutation", "labels", "channels")
 
@@ -34,8 +36,8 @@ class ImportRecord(Document):
     epochs: int
 
 
-def prepare_imported_run(run: RunFolder, plan: Plan, configuration: str, *, overwrite: bool) -> None:
-    """Writes the plan of a model into a run, beside those of models that were imported before.
+def check_importable(run: RunFolder, plan: Plan, configuration: str, *, overwrite: bool) -> None:
+    """Checks that a model can be imported beside those that a run holds.
 
     Args:
         run: A new run, or one with models of the same dataset.
@@ -48,18 +50,44 @@ def prepare_imported_run(run: RunFolder, plan: Plan, configuration: str, *, over
         RunError: It is a file, or may not be written.
     """
     check_writable(run.root)
+    remove_leftovers(run.root)
     if not run.plan.exists():
-        if run.root.exists() and any(run.root.iterdir()) and not overwrite:
+        if any(path.is_file() for path in run.root.rglob("*")) and not overwrite:
             msg = f"{run.root} holds other files; choose a new folder for the run, or add to them with --overwrite"
             raise ExchangeError(msg)
-        make_folder(run.root)
-        write_document(run.plan, plan)
         return
     earlier = read_document(run.plan, Plan)
     _check_common(run, earlier, plan)
-    if earlier.configurations.get(configuration) != plan.configurations[configuration]:
-        _discard_other_model(run, configuration, overwrite=overwrite)
-    write_document(run.plan, _merge(earlier, plan, configuration))
+    if _follows_other_plan(earlier, plan, configuration) and find_trained_folds(run, configuration) and not overwrite:
+        msg = (
+            f"{run.root} holds a model for {configuration} that followed another plan; import into a folder of its "
+            f"own, or replace the model with --overwrite"
+        )
+        raise ExchangeError(msg)
+
+
+def record_imported_model(
+    run: RunFolder, plan: Plan, configuration: str, *, folds: Sequence[str], replaces_model: bool
+) -> None:
+    """Writes the plan of a model into a run, beside those of models that were imported before, and removes the folds of
+    an earlier model that it replaces.
+
+    Args:
+        run: The run.
+        plan: The plan of the model.
+        configuration: The configuration of the model.
+        folds: Folds of the model.
+        replaces_model: Whether to remove other folds also where they followed the same plan.
+    """
+    earlier = read_document(run.plan, Plan) if run.plan.exists() else None
+    write_document(run.plan, plan if earlier is None else _merge(earlier, plan, configuration))
+    if replaces_model or (earlier is not None and _follows_other_plan(earlier, plan, configuration)):
+        for fold in set(find_trained_folds(run, configuration)) - set(folds):
+            remove_folder(run.fold(configuration, fold).root)
+
+
+def _follows_other_plan(earlier: Plan, plan: Plan, configuration: str) -> bool:
+    return earlier.configurations.get(configuration) != plan.configurations[configuration]
 
 
 def convert_weights(plan: Plan, checkpoint: NnunetCheckpoint) -> dict[str, Tensor]:
@@ -72,39 +100,41 @@ def convert_weights(plan: Plan, checkpoint: NnunetCheckpoint) -> dict[str, Tenso
     return convert_from_nnunet(checkpoint.weights, network, where=str(checkpoint.path))
 
 
-def import_fold(
-    training: FoldFolder, plan: Plan, checkpoint: NnunetCheckpoint, *, origin: str, overwrite: bool
-) -> bool:
-    """Writes the weights of a fold; returns False if they are there already.
-
-    Args:
-        training: The fold's folder in the run.
-        plan: The plan of the model.
-        checkpoint: The checkpoint that was read.
-        origin: The user's path of the checkpoint.
-        overwrite: Whether to replace other weights.
-
-    Raises:
-        ExchangeError: The weights belong to another network, or the run has other weights for the fold.
-    """
-    record = ImportRecord(
+def build_import_record(checkpoint: NnunetCheckpoint, origin: str) -> ImportRecord:
+    """Builds the record of a checkpoint that the user knows by another path."""
+    return ImportRecord(
         autoseg_version=autoseg.__version__,
         source=origin,
         source_sha256=compute_sha256(checkpoint.path),
         trainer=checkpoint.trainer,
         epochs=checkpoint.epochs,
     )
-    if training.final_checkpoint.exists() and not overwrite:
-        if _is_same(training, record):
-            return False
-        msg = f"{training.root} holds another model already; choose another run, or replace it with --overwrite"
-        raise ExchangeError(msg)
-    weights = convert_weights(plan, checkpoint)
-    training.final_checkpoint.unlink(missing_ok=True)  # or an interruption would leave it under another one's record
+
+
+def holds_fold(training: FoldFolder, record: ImportRecord, *, overwrite: bool) -> bool:
+    """Returns whether a run holds the weights of a fold already.
+
+    Args:
+        training: The fold's folder in the run.
+        record: Record of the checkpoint.
+        overwrite: Whether to replace whatever weights it holds.
+
+    Raises:
+        ExchangeError: The run has other weights for the fold.
+    """
+    if overwrite or not training.final_checkpoint.exists():
+        return False
+    if _is_same(training, record):
+        return True
+    msg = f"{training.root} holds another model already; choose another run, or replace it with --overwrite"
+    raise ExchangeError(msg)
+
+
+def write_imported_fold(training: FoldFolder, plan: Plan, weights: dict[str, Tensor], record: ImportRecord) -> None:
+    """Writes the weights of a fold into an empty folder, with its plan and its origin."""
     write_document(training.plan, plan)
     write_document(training.import_record, record)
     write_weights(training.final_checkpoint, weights)
-    return True
 
 
 def _check_common(run: RunFolder, earlier: Plan, plan: Plan) -> None:
@@ -121,18 +151,6 @@ def _check_common(run: RunFolder, earlier: Plan, plan: Plan) -> None:
             f"{plan.dataset_name}; import into a folder of its own"
         )
         raise ExchangeError(msg)
-
-
-def _discard_other_model(run: RunFolder, configuration: str, *, overwrite: bool) -> None:
-    if not find_trained_folds(run, configuration):
-        return
-    if not overwrite:
-        msg = (
-            f"{run.root} holds a model for {configuration} that followed another plan; import into a folder of its "
-            f"own, or replace the model with --overwrite"
-        )
-        raise ExchangeError(msg)
-    remove_folder(run.configuration_models(configuration))
 
 
 def _merge(earlier: Plan, plan: Plan, configuration: str) -> Plan:

@@ -1,7 +1,7 @@
 """Imports trained models into a run: models of nnU-Net, or one that autoseg exported to a file."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -10,7 +10,14 @@ from autoseg.dataset.label_entries import warn_of_region_order
 from autoseg.document import read_document
 from autoseg.errors import ExchangeError, shorten_names
 from autoseg.exchange.archives import unpack_archive
-from autoseg.exchange.imported_run import convert_weights, import_fold, prepare_imported_run
+from autoseg.exchange.imported_run import (
+    build_import_record,
+    check_importable,
+    convert_weights,
+    holds_fold,
+    record_imported_model,
+    write_imported_fold,
+)
 from autoseg.exchange.model_file import (
     MEMBER_NAMES,
     ModelRecord,
@@ -40,7 +47,7 @@ from autoseg.files.temporary_files import make_temporary_folder
 from autoseg.inference.folds import find_trained_folds
 from autoseg.plan.document import Plan
 from autoseg.processes.progress import Progress
-from autoseg.run_folder import RunFolder, check_writable, write_folder_atomically
+from autoseg.run_folder import FoldFolder, RunFolder, check_writable, write_folder_atomically
 from autoseg.workflows.exchange.request import ExchangedModel, ImportRequest
 
 ARCHIVE_ENDING: Final = ".zip"
@@ -177,29 +184,41 @@ def _import_with_previous_stages(job: _ImportJob, root: Path) -> Iterator[Exchan
     previous = plan.configurations[first.configuration].previous_configuration
     if previous is not None:
         yield from _import_previous_stage(job, root, previous)
-    prepare_imported_run(job.run, plan, first.configuration, overwrite=request.overwrite)
+    check_importable(job.run, plan, first.configuration, overwrite=request.overwrite)
     for warning in warn_of_region_order(plan.labels):
         job.progress.note(warning)
-    written = _add_folds(job, model, folds, first=first, plan=plan)
+    with ExitStack() as stack:  # all folds appear at the end, or none
+        written = _add_folds(job, model, folds, first=first, plan=plan, stack=stack)
+        replaces_model = request.overwrite and request.folds is None
+        record_imported_model(job.run, plan, first.configuration, folds=folds, replaces_model=replaces_model)
     folder = job.run.configuration_models(first.configuration)
     yield ExchangedModel(configuration=first.configuration, folds=folds, written=written, folder=folder)
 
 
 def _add_folds(
-    job: _ImportJob, model: NnunetModel, folds: Sequence[str], *, first: NnunetCheckpoint, plan: Plan
+    job: _ImportJob,
+    model: NnunetModel,
+    folds: Sequence[str],
+    *,
+    first: NnunetCheckpoint,
+    plan: Plan,
+    stack: ExitStack,
 ) -> tuple[str, ...]:
-    """Imports folds; returns those that the run did not hold."""
+    """Imports folds, which appear when the stack is closed; returns those that the run did not hold."""
     written = []
     for fold in folds:
         path = model.get_checkpoint(fold)
         checkpoint = first if fold == folds[0] else read_nnunet_checkpoint(path)
         _check_belongs(checkpoint, first)
         training = job.run.fold(first.configuration, fold)
-        origin = job.source.describe(path)
-        if import_fold(training, plan, checkpoint, origin=origin, overwrite=job.request.overwrite):
-            written.append(fold)
-        else:
+        record = build_import_record(checkpoint, job.source.describe(path))
+        if holds_fold(training, record, overwrite=job.request.overwrite):
             job.progress.note(f"{training.root}: imported before, kept")
+            continue
+        weights = convert_weights(plan, checkpoint)
+        folder = FoldFolder(stack.enter_context(write_folder_atomically(training.root)))
+        write_imported_fold(folder, plan, weights, record)
+        written.append(fold)
     return tuple(written)
 
 

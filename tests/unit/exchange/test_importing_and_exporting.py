@@ -29,8 +29,8 @@ from autoseg.cli.import_model import import_model as import_command
 from autoseg.cli.predict import predict
 from autoseg.document import read_document, write_document
 from autoseg.errors import ExchangeError, PredictionError, RunError
-from autoseg.exchange import imported_run
-from autoseg.exchange.imported_run import ImportRecord
+from autoseg.exchange.imported_run import ImportRecord, convert_weights
+from autoseg.files import temporary_files
 from autoseg.fingerprint import ChannelFingerprint, Fingerprint, ForegroundIntensities
 from autoseg.geometry import Grid
 from autoseg.inference.folds import find_folds
@@ -40,7 +40,7 @@ from autoseg.plan import IntensityWindow, Plan
 from autoseg.postprocessing.rules import FillHoles
 from autoseg.processes.progress import SilentProgress
 from autoseg.run_folder import RunFolder
-from autoseg.workflows.exchange import exporting
+from autoseg.workflows.exchange import exporting, importing
 from autoseg.workflows.exchange.exporting import export_model
 from autoseg.workflows.exchange.importing import import_model
 from autoseg.workflows.exchange.request import ExportRequest, ImportRequest
@@ -606,27 +606,61 @@ def test_an_export_that_fails_leaves_the_earlier_one(
     assert [path.name for path in out.iterdir()] == [model.folder.name]
 
 
-def test_an_import_that_is_stopped_while_it_replaces_weights_is_not_taken_for_finished(
-    source: Path, tmp_path: Path, *, monkeypatch: pytest.MonkeyPatch
+def read_files(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_an_import_that_fails_at_a_later_fold_leaves_nothing(source: Path, tmp_path: Path) -> None:
+    (source / "fold_1" / "checkpoint_final.pth").write_bytes(b"damaged")
+    with pytest.raises(ExchangeError, match="fold_1"):
+        import_model(source, tmp_path / "runs" / "x.autoseg", progress=TELLER)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("failing", ["convert_weights", "write_imported_fold", "record_imported_model"])
+def test_an_import_that_fails_leaves_the_earlier_model(
+    source: Path, tmp_path: Path, *, failing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "x.autoseg"
     import_model(source, run, progress=TELLER)
-    other = write_foreign_model(tmp_path / "others", folds=("1", "0"))
+    before = read_files(run)
+    plans = build_foreign_plans({"3d_fullres": build_foreign_configuration(spacing=[3.0, 1.0, 1.0])})
+    other = write_foreign_model(tmp_path / "others", folds=("1", "2"), plans=plans)
+    calls = iter((1, 2, 3) if failing == "convert_weights" else (3,))  # it is checked once more before
 
-    def stop(*arguments: object) -> None:
+    def stop(*arguments: Any, **options: Any) -> Any:
+        if next(calls) < 3:
+            return convert_weights(*arguments, **options)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(imported_run, "write_weights", stop)
+        patch.setattr(importing, failing, stop)
         with pytest.raises(KeyboardInterrupt):
             import_model(other, run, ImportRequest(overwrite=True), progress=TELLER)
-    import_model(other, run, ImportRequest(folds=("0",)), progress=TELLER)
-    import_model(other, tmp_path / "again.autoseg", progress=TELLER)
-    found, expected = (
-        read_weights(RunFolder(root).fold("3d_fullres", "0").final_checkpoint)
-        for root in (run, tmp_path / "again.autoseg")
-    )
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert read_files(run) == before
+
+
+def test_an_import_that_was_killed_can_be_repeated(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "x.autoseg"
+    with monkeypatch.context() as patch:
+        patch.setattr(temporary_files, "_read_start", lambda pid: 1)  # another process than this one
+        left = temporary_files.name_temporary(RunFolder(run).fold("3d_fullres", "0").root)
+    left.mkdir(parents=True)
+    (left / "plan.json").write_text("{}")
+    import_model(source, run, progress=TELLER)
+    assert not left.exists()
+
+
+def test_a_model_that_is_replaced_leaves_none_of_its_folds(source: Path, tmp_path: Path) -> None:
+    run = tmp_path / "x.autoseg"
+    import_model(source, run, progress=TELLER)
+    other = write_foreign_model(tmp_path / "others", folds=("2", "3"))
+    import_model(other, run, ImportRequest(overwrite=True), progress=TELLER)
+    assert load_model(run, device="cpu").folds == ("2", "3")
+    import_model(source, run, ImportRequest(overwrite=True, folds=("1",)), progress=TELLER)  # a part of it
+    assert load_model(run, device="cpu").folds == ("1", "2", "3")
 
 
 def test_a_run_without_models_is_not_exported(source: Path, tmp_path: Path) -> None:
