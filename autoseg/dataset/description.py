@@ -154,7 +154,7 @@ def _parse_channel_names(content: dict[str, Any], findings: Findings, *, is_excu
             )
         return None
     names = content[key]
-    is_valid = isinstance(names, dict) and names and all(isinstance(name, str) and name for name in names.values())
+    is_valid = isinstance(names, dict) and names and all(_is_channel_name(name) for name in names.values())
     if not is_valid or sorted(names) != sorted(str(index) for index in range(len(names))):
         findings.problems.append(
             f'{DESCRIPTION_NAME}: {key} must map "0", "1", ... to names, for example {{"0": "CT"}}, found {names!r:.80}'
@@ -165,7 +165,12 @@ def _parse_channel_names(content: dict[str, Any], findings: Findings, *, is_excu
             f"{DESCRIPTION_NAME}: {key} are not in ascending order; as in nnU-Net, the first name listed belongs to "
             f"the files _0000, whatever its number says"
         )
-    return tuple(names.values())
+    return tuple(str(name) for name in names.values())
+
+
+def _is_channel_name(name: Any) -> bool:
+    """Whether it is a text, or an integer, which nnU-Net 2.0 takes for a name without a meaning."""
+    return bool(name) if isinstance(name, str) else isinstance(name, int) and not isinstance(name, bool)
 
 
 def _parse_file_ending(ending: Any, findings: Findings) -> str | None:

@@ -88,6 +88,12 @@ def test_legacy_modality_names_the_channels(tmp_path):
     assert read_dataset(root).channel_names == ("MR",)
 
 
+def test_channels_may_have_numbers_as_names(tmp_path):
+    files = [f"imagesTr/{case}_000{channel}.nii.gz" for case in "ab" for channel in (0, 1)]
+    root = make(tmp_path, change(channel_names={"0": 0, "1": 1}), (*files, *LABEL_FILES))
+    assert read_dataset(root).channel_names == ("0", "1")
+
+
 def test_the_order_of_channel_names_is_that_of_the_file(tmp_path):
     files = [f"imagesTr/{case}_{channel:04d}.nii.gz" for case in "ab" for channel in (0, 1)]
     root = make(tmp_path, change(channel_names={"1": "T2", "0": "T1"}), (*files, *LABEL_FILES))
@@ -271,7 +277,9 @@ def test_a_byte_order_mark_does_no_harm(tmp_path):
         ({"file_ending": ".nigz"}, "(did you mean '.nii.gz'?)"),
         ({"file_ending": ".doc"}, "file_ending '.doc' cannot be read"),
         ({"file_ending": 3}, "file_ending 3 cannot be read"),
-        ({"channel_names": {"0": 7}}, "channel_names must map"),
+        ({"channel_names": {"0": 7.5}}, "channel_names must map"),
+        ({"channel_names": {"0": True}}, "channel_names must map"),
+        ({"channel_names": {"0": ""}}, "channel_names must map"),
         ({"channel_names": {"1": "CT"}}, "channel_names must map"),
         ({"channel_names": {}}, "channel_names must map"),
         (
