@@ -1,6 +1,7 @@
 """Scores of held-out cases for `benchmarks.variants`, of classes, after clicks and of objects, and their table."""
 
 import json
+import math
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -96,7 +97,8 @@ def format_table(rows: list[Row]) -> Iterator[str]:
 def format_row(row: Row, plain: Row) -> Iterator[str]:
     """Yields the cells of a row."""
     yield from (row["run"], row["configuration"], str(row["iterations"]), f"{row['pace']:.3f}")
-    yield from (f"{row['cpu_minutes']:.1f}", f"{row['image_seconds']:.2f}")
+    image_seconds = "" if math.isnan(row["image_seconds"]) else f"{row['image_seconds']:.2f}"
+    yield from (f"{row['cpu_minutes']:.1f}", image_seconds)
     for score, values in row["scores"].items():
         cases = sorted(values)
         after = np.array([values[case] for case in cases], dtype=float)

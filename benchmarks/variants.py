@@ -25,6 +25,7 @@ fails or is refused is named below the table, and the others go on.
 
 import argparse
 import json
+import math
 import os
 import resource
 import shutil
@@ -322,7 +323,8 @@ class Training:
         return ["--configuration", configuration, "--fold", fold]
 
     def _time_prediction(self, name: str) -> float:
-        """Returns the CPU seconds of predicting a held-out image, without those of starting the command.
+        """Returns the CPU seconds of predicting a held-out image, without those of starting the command; NaN where a
+        single one is held out, which does not tell them apart.
 
         Of a data set with objects, all held-out images are predicted.
         """
@@ -330,7 +332,7 @@ class Training:
         summary = json.loads(self.run.fold(name, FOLD).summary.read_text(encoding="utf-8"))
         cases, seconds = summary["metric_per_case"], []
         cases = cases if self.instances.is_dir() else cases[: 1 + IMAGES]
-        for count in (1, len(cases)):
+        for count in sorted({1, len(cases)}):
             for folder in (images, out):
                 shutil.rmtree(folder, ignore_errors=True)
             images.mkdir()
@@ -339,7 +341,7 @@ class Training:
                     shutil.copy(path, images)
             chosen = self._choose(name, FOLD)
             seconds.append(self._call("predict", str(self.run.root), str(images), str(out), *chosen))
-        return max(0.0, seconds[1] - seconds[0]) / max(1, len(cases) - 1)
+        return max(0.0, seconds[1] - seconds[0]) / (len(cases) - 1) if len(cases) > 1 else math.nan
 
     def _call(self, *arguments: str) -> float:
         """Runs a command, and returns its CPU seconds.

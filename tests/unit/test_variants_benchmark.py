@@ -83,6 +83,7 @@ def test_a_fold_that_was_trained_before_an_interruption_is_not_trained_again(tra
     plain.spent.write_text('{"2d, fold 0": 90.0}')
     *_, row = compare([plain])
     assert row.split("|")[5].strip() == "1.5"
+    assert row.split("|")[6].strip() == ""  # one held-out image does not tell its time from that of the command
     assert "train" not in (tmp_path / "calls.txt").read_text()
 
 
