@@ -86,8 +86,8 @@ class LabelScheme(Part):
                 f"found {len(self.region_write_values)}"
             )
             raise ValueError(msg)
-        if any(self.ignore_value in entry.values for entry in self.classes):
-            msg = f"ignore_value must be a value that no class has, found {self.ignore_value}"
+        if self.ignore_value == 0 or any(self.ignore_value in entry.values for entry in self.classes):
+            msg = f"ignore_value must be a value that no class has, nor background (0), found {self.ignore_value}"
             raise ValueError(msg)
         unknown = set(self.region_write_values or ()) - set(self.file_values)
         if unknown:

@@ -113,6 +113,7 @@ def test_schemes_are_equal_whatever_was_computed_from_them():
         ({"region_write_values": (1, 2)}, "one value for each of the 3 classes, found 2"),
         ({"region_write_values": (1, 2, 8)}, r"must name values of the classes, found \[8\]"),
         ({"ignore_value": 3}, "ignore_value must be a value that no class has"),
+        ({"ignore_value": 0}, "ignore_value must be a value that no class has"),
         ({"classes": ()}, "at least 1 item"),
         ({"classes": ({"name": "a", "values": ()},)}, "at least 1 item"),
     ],
