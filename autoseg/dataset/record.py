@@ -1,6 +1,7 @@
 """The record of the dataset in a run: enough to find the images again, and nothing of their content."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -19,7 +20,7 @@ from autoseg.dataset.cases import (
 from autoseg.dataset.folder_cases import attach_instances, list_object_files
 from autoseg.dicom_files import is_series_folder
 from autoseg.document import MOST_RESULT_BYTES, CasePart, Document, Packed, pack_parts
-from autoseg.errors import DatasetError, Problem
+from autoseg.errors import DatasetError, Problem, shorten_names
 from autoseg.labels import ClassTerms, InstanceTargets, LabelScheme
 from autoseg.remote.address import is_url
 from autoseg.remote.mirror import find_location
@@ -98,7 +99,7 @@ def record_dataset(dataset: Dataset) -> DatasetRecord:
 
 
 def restore_dataset(record: DatasetRecord) -> Dataset:
-    """Finds the files of a recorded dataset again.
+    """Finds the files of a recorded dataset again; a note names cases whose files have changed since.
 
     Raises:
         DatasetError: The folder or some files no longer exist.
@@ -132,7 +133,21 @@ def restore_dataset(record: DatasetRecord) -> Dataset:
     )
     if record.targets is not None:
         dataset = learn_targets(dataset, record.targets)
+    dataset = replace(dataset, notes=_note_changes(record, dataset.cases))
     return allow_geometry_fixes(dataset) if record.fix_geometry else dataset
+
+
+def _note_changes(record: DatasetRecord, cases: Sequence[Case]) -> tuple[str, ...]:
+    changed = [
+        case.name for planned, case in zip(record.cases, cases, strict=True) if _stamp_all(case) != planned.stamps
+    ]
+    if not changed:
+        return ()
+    return (
+        f"warning: files of {len(changed)} cases ({shorten_names(changed)}) have another size or time than when they "
+        f"were planned; if their content is another one, the plan, and arrays and references that are there already, "
+        f"are still those of the earlier one: plan again with autoseg plan ... --overwrite, or in another --run",
+    )
 
 
 def find_source(record: DatasetRecord) -> Path:
@@ -149,7 +164,7 @@ def _record_case(case: Case, root: Path) -> RecordedCase:
         name=case.name,
         images=tuple(_shorten(path, root) for path in case.image_paths),
         label=None if case.label_path is None else _shorten(case.label_path, root),
-        stamps=tuple(_stamp(path) for path in _list_files(case)),
+        stamps=_stamp_all(case),
     )
 
 
@@ -159,9 +174,9 @@ def _list_files(case: Case) -> list[Path]:
     return [path for path in (*case.image_paths, case.label_path, *objects) if path is not None]
 
 
-def _stamp(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_size, status.st_mtime_ns
+def _stamp_all(case: Case) -> tuple[tuple[int, int], ...]:
+    found = [path.stat() for path in _list_files(case)]
+    return tuple((status.st_size, status.st_mtime_ns) for status in found)
 
 
 def _shorten(path: Path, root: Path) -> str:

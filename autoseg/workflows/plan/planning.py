@@ -248,6 +248,8 @@ def preprocess_run(
         CasesFailedError: Some cases failed.
     """
     planned = _open_planned(run_root, configurations)
+    for note in planned.dataset.notes:
+        progress.note(note)
     return preprocess_dataset(
         planned.dataset,
         planned.run,

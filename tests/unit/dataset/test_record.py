@@ -74,6 +74,13 @@ def test_a_dataset_that_has_gone_is_an_error_that_says_what_to_do(dataset):
         restore_dataset(record)
 
 
+def test_files_that_have_changed_since_are_named(dataset):
+    record = record_dataset(dataset)
+    (dataset.root / "labelsTr" / "b.png").write_bytes(b"corrected")
+    (note,) = restore_dataset(record).notes
+    assert note.startswith("warning: files of 1 cases (b) have another size or time than when they were planned")
+
+
 def test_a_moved_dataset_is_found_at_its_new_place(dataset, tmp_path):
     record = record_dataset(dataset)
     moved = dataset.root.rename(tmp_path / "moved")

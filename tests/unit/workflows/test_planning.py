@@ -5,13 +5,16 @@ import sys
 from dataclasses import dataclass, field
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from builders import hosts
+from builders.datasets import write_dataset
 from builders.hosts import GPU
+from builders.progress import Notes
 
-from autoseg.dataset import DatasetRecord
-from autoseg.document import read_document
+from autoseg.dataset import DatasetRecord, read_dataset, record_dataset
+from autoseg.document import read_document, write_document
 from autoseg.fingerprint import DeviceThroughput, Fingerprint, Machine, TimedSteps
 from autoseg.networks import throughput
 from autoseg.networks.cost import measure_cost
@@ -30,6 +33,7 @@ from autoseg.workflows.plan.planning import (
     find_present_name,
     measure_device,
     plan_dataset,
+    preprocess_run,
 )
 from planners.refinement import add_refinement
 
@@ -101,6 +105,17 @@ def test_networks_with_a_closed_form_are_counted_without_torch(configuration):
     )
     code = "import sys; sys.modules['torch'] = None; import autoseg.unet_cost, autoseg.workflows.plan.planning"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_preprocessing_tells_of_files_that_have_changed_since_they_were_planned(run, tmp_path, monkeypatch):
+    image = np.zeros((4, 4, 4), np.uint8)
+    root = write_dataset(tmp_path / "data", [(case, (image, image)) for case in "ab"], labels={"x": 1})
+    write_document(run.dataset, record_dataset(read_dataset(root)))
+    monkeypatch.setattr(planning, "preprocess_dataset", lambda *arguments, **options: 0)
+    (root / "labelsTr" / "b.nii.gz").touch()
+    notes = Notes()
+    preprocess_run(run.root, configurations=(), workers=1, progress=notes)
+    assert "(b) have another size or time" in notes.text
 
 
 @pytest.mark.parametrize(
