@@ -1,16 +1,19 @@
 """Keeps planning from writing into folders that are no runs, and from orphaning trained models."""
 
 from autoseg.errors import RunError
+from autoseg.places.slurm.settings import FILE_NAME as SETTINGS_NAME
 from autoseg.run_folder import RunFolder
 
 
 def refuse_foreign_folder(run: RunFolder) -> None:
-    """Refuses a folder without a plan that holds anything but what a planning that was interrupted leaves.
+    """Refuses a folder without a plan that holds anything but settings for its jobs, and what a planning that was
+    interrupted leaves.
 
     Raises:
         RunError: It does.
     """
-    known = {run.dataset.name, run.fingerprint.name, run.logs.name, run.references.name, run.splits.name}
+    left = (run.dataset, run.fingerprint, run.logs, run.references, run.splits)
+    known = {SETTINGS_NAME, *(path.name for path in left)}
     names = {path.name for path in run.root.iterdir() if not path.name.startswith(".")}
     foreign = sorted(names - known)
     if foreign:

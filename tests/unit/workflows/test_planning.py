@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -15,6 +16,7 @@ from builders.progress import Notes
 
 from autoseg.dataset import DatasetRecord, read_dataset, record_dataset
 from autoseg.document import read_document, write_document
+from autoseg.errors import RunError
 from autoseg.fingerprint import DeviceThroughput, Fingerprint, Machine, TimedSteps
 from autoseg.networks import throughput
 from autoseg.networks.cost import measure_cost
@@ -35,6 +37,7 @@ from autoseg.workflows.plan.planning import (
     plan_dataset,
     preprocess_run,
 )
+from autoseg.workflows.plan.run_protection import refuse_foreign_folder
 from planners.refinement import add_refinement
 
 HOST = DeviceThroughput(
@@ -116,6 +119,13 @@ def test_preprocessing_tells_of_files_that_have_changed_since_they_were_planned(
     notes = Notes()
     preprocess_run(run.root, configurations=(), workers=1, progress=notes)
     assert "(b) have another size or time" in notes.text
+
+
+def test_a_new_run_may_hold_settings_for_jobs_and_nothing_else(tmp_path):
+    for name in ("slurm.json", "splits.json", "notes.txt"):
+        (tmp_path / name).touch()
+        with pytest.raises(RunError, match="notes") if name == "notes.txt" else nullcontext():
+            refuse_foreign_folder(RunFolder(tmp_path))
 
 
 @pytest.mark.parametrize(
