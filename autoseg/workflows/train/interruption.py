@@ -1,5 +1,6 @@
 """Keeps a training until another one begins, and describes, from its files, how to continue an interrupted one."""
 
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -139,12 +140,15 @@ def _give_back(folder: FoldFolder) -> None:
 
 
 def _discard(folder: FoldFolder) -> None:
-    """Removes an earlier training, first its name: what a kill leaves of it must not come back."""
+    """Removes an earlier training, first its name: what a kill leaves of it, or cannot be removed, does not come back.
+
+    Later commands remove that.
+    """
     earlier = _name_earlier(folder)
     if earlier.exists():
         removed = name_temporary(folder.root)
         _move(earlier, removed)
-        remove_folder(removed)
+        shutil.rmtree(removed, ignore_errors=True)
 
 
 def _move(path: Path, target: Path) -> None:

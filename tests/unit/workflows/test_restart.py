@@ -70,6 +70,14 @@ def test_after_a_kill_the_next_training_finds_the_earlier_one_unless_it_was_repl
     assert killed.state.exists() is begins
 
 
+def test_an_earlier_training_that_cannot_be_removed_does_not_end_the_new_one(tmp_path, folder):
+    elsewhere = folder.root.rename(tmp_path / "other disk")
+    folder.root.symlink_to(elsewhere)
+    train(folder, begins=False)
+    assert folder.state.read_text() == "new"
+    assert not folder.root.is_symlink()
+
+
 def test_without_an_earlier_training_there_is_nothing_to_set_aside(run):
     folder = run.fold("3d_lowres", "1")
     train(folder, begins=True)
