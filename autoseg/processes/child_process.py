@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from autoseg.processes.parent_watch import WATCHES_INPUT
-from autoseg.run_folder import make_folder
+from autoseg.run_folder import make_folder, translate_write_errors
 
 SECONDS_TO_STOP: Final = 15.0  # where there is nothing left to save
 SECONDS_BETWEEN_LOOKS: Final = 0.1
@@ -100,7 +100,9 @@ def start_child(
         RunError: The log cannot be written.
     """
     make_folder(log.parent)
-    with log.open("ab" if is_continued else "wb") as output:
+    with translate_write_errors(log):
+        opened = log.open("ab" if is_continued else "wb")
+    with opened as output:
         process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,

@@ -2,7 +2,9 @@
 
 import pytest
 
-from autoseg.processes.child_process import find_reason
+from autoseg.errors import RunError
+from autoseg.processes.child_process import find_reason, start_child
+from autoseg.run_folder import make_folder
 
 END_OF_TORCHRUN = """\
 Traceback (most recent call last):
@@ -43,3 +45,8 @@ def test_a_process_of_torchrun_that_was_killed_is_the_reason(tmp_path):
     ended = END_OF_TORCHRUN.format(code=-15, told="Signal 15 (SIGTERM) received by PID 5021")  # by torchrun itself
     log.write_text(f"{ERROR}{ended}")
     assert find_reason(log).startswith("2 cases failed")
+
+
+def test_a_log_that_cannot_be_written_is_named(tmp_path):
+    with pytest.raises(RunError, match=r"cannot write .*log: Is a directory; free space"):
+        start_child(["true"], log=make_folder(tmp_path / "log"), environment={})
