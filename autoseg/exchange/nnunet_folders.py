@@ -99,6 +99,12 @@ def open_nnunet_model(root: Path, kind: CheckpointKind) -> NnunetModel:
     return NnunetModel(root=root, kind=kind, folds=folds)
 
 
+def list_folds_without(model: NnunetModel) -> tuple[str, ...]:
+    """Lists the folders of folds that lack the kind of checkpoint that is used, as where training has not ended."""
+    folders = sorted(path.name for path in model.root.glob(f"{FOLD_PREFIX}*") if path.is_dir())
+    return tuple(name for name in folders if name.removeprefix(FOLD_PREFIX) not in model.folds)
+
+
 def guess_configuration(root: Path) -> str | None:
     """Returns the configuration in the name of a model folder; None if it was renamed (checkpoints name it as well)."""
     parts = root.resolve().name.split(SEPARATOR)

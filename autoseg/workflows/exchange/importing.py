@@ -37,6 +37,7 @@ from autoseg.exchange.nnunet_folders import (
     find_sibling,
     get_checkpoint_name,
     guess_configuration,
+    list_folds_without,
     list_missing_parts,
     open_nnunet_model,
     select_folds,
@@ -174,6 +175,9 @@ def _import_with_previous_stages(job: _ImportJob, root: Path) -> Iterator[Exchan
     request = job.request
     model = open_nnunet_model(root, request.checkpoint)
     folds = select_folds(model, request.folds)
+    if request.folds is None and (unfinished := list_folds_without(model)):
+        name = get_checkpoint_name(model.kind)
+        job.progress.note(f"warning: {root}: {', '.join(unfinished)} left out, without {name}")
     first = read_nnunet_checkpoint(model.get_checkpoint(folds[0]))
     if request.configuration not in (None, first.configuration):
         msg = f"{root} is a model for {first.configuration}, not for {request.configuration}"

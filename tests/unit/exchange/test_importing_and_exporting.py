@@ -198,6 +198,14 @@ def test_the_best_checkpoint_can_be_taken(tmp_path: Path) -> None:
     assert load_model(tmp_path / "x.autoseg", device="cpu").folds == ("0",)
 
 
+def test_folds_that_have_not_ended_are_left_out_with_a_warning(source: Path, tmp_path: Path) -> None:
+    (source / "fold_1" / "checkpoint_final.pth").rename(source / "fold_1" / "checkpoint_latest.pth")
+    notes = Notes()
+    (model,) = import_model(source, tmp_path / "x.autoseg", progress=notes)
+    assert model.folds == ("0", "all")
+    assert f"warning: {source}: fold_1 left out, without checkpoint_final.pth" in notes.lines
+
+
 def test_single_folds_can_be_taken_and_missing_ones_are_named(source: Path, tmp_path: Path) -> None:
     (model,) = import_model(source, tmp_path / "x.autoseg", ImportRequest(folds=("1",)), progress=TELLER)
     assert model.folds == ("1",)
