@@ -39,7 +39,7 @@ from autoseg.processes.case_pool import (
 from autoseg.processes.fold_lock import find_trainings
 from autoseg.processes.fork_server import LIBRARIES, prepare_worker_context
 from autoseg.processes.progress import Progress
-from autoseg.run_folder import ALL_CASES, RunFolder, check_writable, remove_folder
+from autoseg.run_folder import ALL_CASES, RunFolder, check_writable, remove_folder, translate_write_errors
 from autoseg.runtime.host_memory import find_available_ram
 from autoseg.workflows.cases.reading import read_instances, read_labelled_case
 from autoseg.workflows.plan.class_losses import KEPT, ClassLoss, compare_counts, format_spacing, warn_of_losses
@@ -116,6 +116,8 @@ def preprocess_dataset(
     for name in outdated:
         _refuse_to_remove_what_is_read(run, plan, name)
     for name in outdated:
+        with translate_write_errors(run.recipe(name)):  # which goes first, so that no other process adds to the folder
+            run.recipe(name).unlink(missing_ok=True)
         remove_folder(run.preprocessed(name))
         write_document(run.recipe(name), extract_recipe(plan, name))
     waiting = (case for case in dataset.cases if _list_missing(case, run, configurations))
@@ -293,11 +295,18 @@ def preprocess_case(case: Case, *, plan: Plan, run: RunFolder, configurations: S
 def _write_configurations(
     case: Case, prepared: PreparedCase, names: Sequence[str], *, plan: Plan, run: RunFolder
 ) -> tuple[ClassLoss, ...]:
-    """Resamples once for all configurations that need the same arrays; returns what that lost."""
+    """Resamples once for all configurations that need the same arrays; returns what that lost.
+
+    Raises:
+        RunError: Another process replaces the arrays, by another plan.
+    """
     first = preprocess_prepared_case(prepared, plan, names[0])
     assert first.label_map is not None, "a training case keeps its labels"
     locations = find_class_locations(first.label_map, plan.labels)
     for name in names:
+        if not is_recipe_followed(run, plan, name):
+            msg = f"plan.json was changed while this case was preprocessed for {name}; repeat autoseg preprocess"
+            raise RunError(msg)
         is_first = name == names[0]
         write_case(
             run.preprocessed(name),

@@ -14,7 +14,8 @@ from autoseg.plan import Plan
 from autoseg.processes import fold_lock
 from autoseg.processes.fold_lock import find_holder, lock_fold, wait_for_lock
 from autoseg.processes.progress import SilentProgress
-from autoseg.run_folder import FoldFolder
+from autoseg.run_folder import FoldFolder, remove_folder
+from autoseg.workflows.plan import preprocessing
 from autoseg.workflows.plan.preprocessing import extract_recipe, is_recipe_followed, preprocess_dataset
 
 HOLD = """
@@ -136,7 +137,7 @@ def test_under_a_lock_the_files_are_seen_that_another_computer_has_just_written(
         assert record.exists()
 
 
-def test_arrays_that_a_training_reads_are_not_replaced_by_those_of_another_plan(dataset, run):
+def test_arrays_that_a_training_reads_are_not_replaced_by_those_of_another_plan(dataset, run, monkeypatch):
     plan = read_document(run.plan, Plan)
     coarser = plan.configurations["2d"].model_copy(update={"spacing_mm": (2.0, 2.0)})
     edited = plan.model_copy(update={"configurations": {**plan.configurations, "2d": coarser}})
@@ -165,6 +166,12 @@ def test_arrays_that_a_training_reads_are_not_replaced_by_those_of_another_plan(
         with pytest.raises(RunError, match=expected):
             preprocess()
         assert array.exists()
+
+    def remove(folder):
+        assert not run.recipe("2d").exists()  # so that a process that preprocesses by the earlier plan adds no case
+        remove_folder(folder)
+
+    monkeypatch.setattr(preprocessing, "remove_folder", remove)
     preprocess()
     assert not array.exists()
     assert is_recipe_followed(run, edited, "2d")

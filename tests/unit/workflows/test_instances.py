@@ -1,6 +1,7 @@
 """Label maps of numbered objects: which are found, checked, and used for training."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -13,10 +14,10 @@ from builders.plans import build_preprocessing_plan
 from autoseg.dataset import read_dataset, record_dataset, restore_dataset
 from autoseg.dataset.cases import INSTANCES
 from autoseg.document import write_document
-from autoseg.errors import DatasetError
+from autoseg.errors import DatasetError, RunError
 from autoseg.plan import Plan
 from autoseg.plan.losses import BorderWeightedCrossEntropyTerm
-from autoseg.preprocessing.cache import open_case
+from autoseg.preprocessing.cache import list_cases, open_case
 from autoseg.processes.progress import SilentProgress
 from autoseg.run_folder import RunFolder
 from autoseg.workflows.cases.reading import read_instances, read_labelled_case
@@ -120,6 +121,9 @@ def test_only_the_border_weights_read_them_and_preprocess_with_borders_which_are
         found[name] = open_case(run.preprocessed("2d"), "a").label_map[:]
         for other in plans:
             assert is_recipe_followed(run, plans[other], "2d") == (other == name)
+    with pytest.raises(RunError, match=r"plan\.json was changed while this case was preprocessed for 2d; repeat"):
+        preprocess_case(replace(case, name="b"), plan=plans["usual"], run=run, configurations=["2d"])
+    assert list_cases(run.preprocessed("2d")) == ("a",)
     lost = found["usual"] != found["bordered"]
     assert (found["usual"] > 0).sum() == 64
     assert lost.sum() == 16
