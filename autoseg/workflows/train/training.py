@@ -229,8 +229,8 @@ def train_fold(
         progress.note(describe_forecast(first))
         check_forecast(job, first, fold_time, checkpoint)
     on_begin()
-    remove_folder(job.folder.validation)
     record_training(job, options)
+    remove_folder(job.folder.validation)
     schedule = first.schedule if isinstance(first, Forecast) else first
     total = partial(_count_iterations, job, schedule, checkpoint, state_writer) if isinstance(schedule, Schedule) else 0
     iterations = _note_events(itertools.chain([schedule], events), job, state_writer=state_writer, progress=progress)

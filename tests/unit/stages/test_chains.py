@@ -117,6 +117,15 @@ def test_a_fold_that_cannot_be_trained_anew_keeps_what_was_trained(run):
     assert {path.name for path in folder.root.parent.iterdir()} == {"fold_0", ".fold_0.lock"}
 
 
+def test_a_fold_whose_record_is_damaged_keeps_its_validation(run):
+    start(run, FIRST, folds=("0",))
+    folder = run.fold(FIRST, "0")
+    folder.training_record.write_text("{")
+    with pytest.raises(DocumentError, match=r"training\.json"):
+        start(run, FIRST, folds=("0",), length=Length(more_epochs=1))
+    assert folder.summary.is_file()
+
+
 def test_a_stage_is_not_trained_on_one_that_learnt_from_an_earlier_stage(chain):
     start(chain, FIRST, folds=("1",), restart=True, length=Length(epochs=2))
     with pytest.raises(
