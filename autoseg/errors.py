@@ -9,9 +9,13 @@ common to the names (`labelsTr/*.nii.gz`) and the range of the numbers.
 """
 
 import itertools
+import os
 import re
+import shlex
+import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final
 
 MOST_NAMES: Final = 3
@@ -105,6 +109,11 @@ def shorten_names(names: Sequence[str]) -> str:
     """Returns the first names, and the number of further ones."""
     more = len(names) - MOST_NAMES_IN_A_LINE
     return ", ".join(names[:MOST_NAMES_IN_A_LINE]) + (f" and {more} more" if more > 0 else "")
+
+
+def quote_path(path: Path) -> str:
+    """Quotes a path in a command that a message proposes, so that a shell takes it for one word."""
+    return subprocess.list2cmdline([str(path)]) if os.name == "nt" else shlex.quote(str(path))
 
 
 def group_problems(problems: Iterable[Problem]) -> tuple[Problem, ...]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from autoseg.errors import RunError
+from autoseg.errors import RunError, quote_path
 from autoseg.files.temporary_files import REPLACED_ENDING, name_temporary, remove_leftovers, remove_leftovers_once
 
 WORKING_FOLDER: Final = -100  # AT_FDCWD and RENAME_EXCHANGE of Linux
@@ -207,16 +207,17 @@ def open_run(root: Path) -> RunFolder:
         RunError: It is missing or holds no plan.
     """
     run = RunFolder(root)
+    name = quote_path(root)
     if root.is_file():
         msg = (
-            f"{root} is a file, expected a run folder; of a model in one file make one with: autoseg import {root} RUN"
+            f"{root} is a file, expected a run folder; of a model in one file make one with: autoseg import {name} RUN"
         )
         raise RunError(msg)
     if not root.is_dir():
-        msg = f"no run folder at {root}; make one with: autoseg plan DATASET --run {root}"
+        msg = f"no run folder at {root}; make one with: autoseg plan DATASET --run {name}"
         raise RunError(msg)
     if not run.plan.is_file():
-        msg = f"{root} holds no plan.json, so it is no run folder; make one with: autoseg plan DATASET --run {root}"
+        msg = f"{root} holds no plan.json, so it is no run folder; make one with: autoseg plan DATASET --run {name}"
         raise RunError(msg)
     remove_leftovers(root)
     return run

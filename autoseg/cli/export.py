@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from autoseg.cli.terminal.completion import complete_configuration, complete_fold
+from autoseg.errors import quote_path
 
 
 def export(
@@ -48,4 +49,6 @@ def export(
                 f"next: nnUNetv2_predict_from_modelfolder -m {model.folder} -f {' '.join(model.folds)} -i IN -o OUT"
             )
     if format == "autoseg":
-        console.note(f"{output}: {output.stat().st_size / 1e6:.1f} MB\nnext: autoseg predict {output} IMAGES OUT")
+        console.note(
+            f"{output}: {output.stat().st_size / 1e6:.1f} MB\nnext: autoseg predict {quote_path(output)} IMAGES OUT"
+        )

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from autoseg.cli.terminal.completion import complete_configuration, complete_fold
+from autoseg.errors import quote_path
 
 
 def import_model(
@@ -51,4 +52,4 @@ def import_model(
     for model in work(source, run, request, progress=console):
         if model.written:
             console.note(f"imported {model.describe()}")
-    console.note(f"next: autoseg predict {run} IMAGES OUT")
+    console.note(f"next: autoseg predict {quote_path(run)} IMAGES OUT")

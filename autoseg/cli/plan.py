@@ -25,7 +25,7 @@ from autoseg.cli.terminal.options import (
     list_given_options,
     parse_duration,
 )
-from autoseg.errors import PlanError
+from autoseg.errors import PlanError, quote_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -286,6 +286,6 @@ def show_forecast(
         measure_cost=find_network_cost,
     )
     print_forecast(console, forecast, run, options=join(options))
-    before = "" if request.preprocess else f"autoseg preprocess {run}, then "
+    before = "" if request.preprocess else f"autoseg preprocess {quote_path(run)}, then "
     console.note(f"next: {before}{suggest_next(forecast, run)}")
-    console.note(f"to see it: autoseg report {run}")
+    console.note(f"to see it: autoseg report {quote_path(run)}")

@@ -7,6 +7,7 @@ import typer
 
 from autoseg.cli.terminal.completion import complete_configuration, complete_device, complete_fold
 from autoseg.cli.terminal.options import DryRun, On, SlurmSetting
+from autoseg.errors import quote_path
 
 
 def select(
@@ -72,4 +73,4 @@ def select(
         else:
             selection = select_in_job(run, request, place, autoseg=context.obj, progress=console)
     print_selection(console, selection)
-    console.note(f"written: {run / 'selection.json'}\nnext: autoseg predict {run} IMAGES OUT")
+    console.note(f"written: {run / 'selection.json'}\nnext: autoseg predict {quote_path(run)} IMAGES OUT")

@@ -18,7 +18,7 @@ from autoseg.dataset.files import find_endings
 from autoseg.dataset.folder_cases import IMAGES, attach_instances, find_folder_cases, list_folder
 from autoseg.dataset.label_entries import check_region_order
 from autoseg.dataset.listed_cases import find_listed_cases
-from autoseg.errors import DatasetError, Problem, group_problems, has_unnamed_cases
+from autoseg.errors import DatasetError, Problem, group_problems, has_unnamed_cases, quote_path
 
 LEAST_CASES: Final = 2
 
@@ -33,7 +33,11 @@ def read_dataset(root: Path) -> Dataset:
     dataset, problems = _list_cases(root)
     if dataset is None or problems:
         count = len(problems)
-        listed = f"; autoseg check {root} --all lists them" if has_unnamed_cases(group_problems(problems)) else ""
+        listed = (
+            f"; autoseg check {quote_path(root)} --all lists them"
+            if has_unnamed_cases(group_problems(problems))
+            else ""
+        )
         heading = f"{root} cannot be used as a dataset ({count} {'problem' if count == 1 else 'problems'}{listed}):"
         raise DatasetError(heading, problems)
     return dataset

@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 from autoseg.dataset.cases import Findings
 from autoseg.dataset.description import read_dataset_json
-from autoseg.errors import DatasetError, ExchangeError, Problem, describe_folds
+from autoseg.errors import DatasetError, ExchangeError, Problem, describe_folds, quote_path
 from autoseg.labels import LabelScheme
 
 PLANS_NAME: Final = "plans.json"
@@ -165,6 +165,8 @@ def _describe_missing(root: Path, kind: CheckpointKind) -> str:
     there = sorted(f"{file.parent.name}/{file.name}" for file in root.glob(f"{FOLD_PREFIX}*/checkpoint_*.pth"))
     kinds = sorted({file.rpartition("checkpoint_")[2].removesuffix(".pth") for file in there})
     advice = (
-        f"take another with: autoseg import {root} RUN --checkpoint {kinds[0]}" if kinds else "copy the folds there"
+        f"take another with: autoseg import {quote_path(root)} RUN --checkpoint {kinds[0]}"
+        if kinds
+        else "copy the folds there"
     )
     return f"{root} has no {get_checkpoint_name(kind)} in any fold, found {', '.join(there) or 'none'}; {advice}"

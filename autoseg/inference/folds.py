@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from autoseg.document import read_document
-from autoseg.errors import PredictionError
+from autoseg.errors import PredictionError, quote_path
 from autoseg.plan.document import PREFERRED_CONFIGURATIONS, Plan
 from autoseg.run_folder import ALL_CASES, FoldFolder, RunFolder
 
@@ -107,7 +107,7 @@ def _advise(run: RunFolder, configuration: str, fold: str) -> str:
         return "this model came in one file, which holds no more: ask for a file that does"
     if run.plan.exists() and is_imported_run(run, read_document(run.plan, Plan)):
         return (
-            f"import it from nnU-Net's folder: autoseg import SOURCE {run.root} --configuration {configuration} "
-            f"--fold {fold}"
+            f"import it from nnU-Net's folder: autoseg import SOURCE {quote_path(run.root)} --configuration "
+            f"{configuration} --fold {fold}"
         )
-    return f"train with: autoseg train {run.root} --configuration {configuration} --fold {fold}"
+    return f"train with: autoseg train {quote_path(run.root)} --configuration {configuration} --fold {fold}"

@@ -9,7 +9,7 @@ import numpy as np
 
 from autoseg.dataset.folds import Splits
 from autoseg.document import read_document, write_document
-from autoseg.errors import TrainingError, describe_folds
+from autoseg.errors import TrainingError, describe_folds, quote_path
 from autoseg.evaluation.crossvalidation import FEWEST_CASES
 from autoseg.inference.held_out import load_held_out_model
 from autoseg.inference.model import check_stages_compatible, read_common_plan
@@ -116,8 +116,8 @@ def _prepare_previous(link: StageLink, folds: Collection[str], *, device: str, p
     if stale:
         msg = (
             f"{link.configuration} was trained on predictions of {link.previous}, which was trained again since "
-            f"({describe_folds(stale)}): train it again with: autoseg train {link.run.root} --configuration "
-            f"{link.configuration} --restart"
+            f"({describe_folds(stale)}): train it again with: autoseg train {quote_path(link.run.root)} "
+            f"--configuration {link.configuration} --restart"
         )
         raise TrainingError(msg)
 

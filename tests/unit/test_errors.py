@@ -1,5 +1,6 @@
 import inspect
 import pickle
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,7 @@ from autoseg.errors import (
     UndeclaredValues,
     describe_folds,
     merge_by_fold,
+    quote_path,
 )
 
 PROBLEMS = (
@@ -56,3 +58,12 @@ def test_errors_survive_the_way_out_of_a_worker_process(kind):
 
 def test_failed_cases_are_no_dataset_error():
     assert not issubclass(CasesFailedError, DatasetError)
+
+
+@pytest.mark.parametrize(("system", "quoted"), [("posix", "'my run'"), ("nt", '"my run"')])
+def test_a_path_with_a_space_is_one_word_of_a_command(monkeypatch, system, quoted):
+    path, other = Path("my run"), Path("abdomen.autoseg")
+    monkeypatch.setattr(errors.os, "name", system)
+    found, plain = quote_path(path), quote_path(other)
+    monkeypatch.undo()
+    assert (found, plain) == (quoted, "abdomen.autoseg")

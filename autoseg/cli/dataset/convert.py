@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from autoseg.cli.terminal.completion import complete_layout
+from autoseg.errors import quote_path
 
 
 def convert(
@@ -29,4 +30,4 @@ def convert(
     console = open_console(plain_width=UNLIMITED_WIDTH)
     report = convert_dataset(source, out, layout=layout, overwrite=overwrite, workers=workers, progress=console)
     print_conversion(console, report)
-    console.note(f"\nwritten: {out / 'dataset.json'}\nnext: autoseg check {out}")
+    console.note(f"\nwritten: {out / 'dataset.json'}\nnext: autoseg check {quote_path(out)}")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from autoseg.errors import OptionError
+from autoseg.errors import OptionError, quote_path
 
 
 def init(
@@ -35,4 +35,4 @@ def init(
     request = InitRequest(patterns=patterns, overwrite=overwrite, workers=workers)
     report = init_dataset(folder, request, progress=console)
     print_init(console, report)
-    console.note(f"\nwritten: {report.dataset / 'dataset.json'}\nnext: autoseg check {folder}")
+    console.note(f"\nwritten: {report.dataset / 'dataset.json'}\nnext: autoseg check {quote_path(folder)}")

@@ -4,6 +4,8 @@ import math
 import textwrap
 from typing import TYPE_CHECKING, Final
 
+from autoseg.errors import quote_path
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -68,7 +70,7 @@ def suggest_next(forecast: "RunForecast", run: "Path") -> str:
     """Suggests the next command: a single fold if all of them take hours or an unknown time."""
     total = forecast.total_seconds
     is_short = total is not None and total <= LONG_TRAINING_SECONDS
-    return f"autoseg train {run}" + ("" if is_short else " --fold 0")
+    return f"autoseg train {quote_path(run)}" + ("" if is_short else " --fold 0")
 
 
 def format_about(seconds: float | int | None) -> str:
@@ -181,5 +183,5 @@ def list_help(forecast: "RunForecast", run: "Path", options: str = "") -> list[s
         f"This plan is for a GPU: on this CPU one fold takes {format_about(longest)}. What helps:",
         f"  - a plan for this CPU: autoseg plan DATASET --planner timed --budget 30m --run ANOTHER_FOLDER{same}",
         f"  - a computer with a GPU: copy {run} there",
-        f"  - training that ends in time, however far it gets: autoseg train {run} --budget {hours}h",
+        f"  - training that ends in time, however far it gets: autoseg train {quote_path(run)} --budget {hours}h",
     ]

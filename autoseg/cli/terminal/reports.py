@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from autoseg.errors import quote_path
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -90,7 +92,7 @@ def print_check(console: "Console", report: "CheckReport", *, every_case: bool =
     for correction in report.diagnosis.corrections:
         console.note(f"{correction.describe()}\n")
     if has_unnamed_cases(report.diagnosis.problems) and not every_case:
-        console.note(f"every case with its problems: autoseg check {report.dataset} --all\n")
+        console.note(f"every case with its problems: autoseg check {quote_path(report.dataset)} --all\n")
     if report.classes:
         failed = len({name for entry in report.problems for name in entry.cases})
         print_classes(console, report.classes, title=f"Classes in the {report.cases - failed} cases without problems")

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
-from autoseg.errors import merge_by_fold
+from autoseg.errors import merge_by_fold, quote_path
 from autoseg.processes.progress import format_duration
 
 if TYPE_CHECKING:
@@ -55,9 +55,9 @@ def print_training_outcome(console: "Console", outcome: "TrainingOutcome", run: 
     if outcome.crossvalidation is not None:
         print_crossvalidation(console, outcome.crossvalidation)
         console.note(f"written: {run / 'crossvalidation.json'}, {run / 'crossvalidation.csv'}")
-    console.note(f"to see it: autoseg report {run}")
+    console.note(f"to see it: autoseg report {quote_path(run)}")
     if not outcome.failures:
-        console.note(f"next: autoseg predict {run} IMAGES OUT")
+        console.note(f"next: autoseg predict {quote_path(run)} IMAGES OUT")
 
 
 def build_table(statuses: "Sequence[FoldStatus]") -> "Table":

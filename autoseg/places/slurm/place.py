@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from autoseg.errors import OptionError, WorkerError, shorten_names
+from autoseg.errors import OptionError, WorkerError, quote_path, shorten_names
 from autoseg.places.case_worker import describe_caller, find_present_folder
 from autoseg.places.place import Job, Result, States, Task
 from autoseg.places.slurm.case_jobs import (
@@ -226,7 +226,7 @@ def _check_commands(jobs: Iterable[JobRecord], tasks: Sequence[Task], run_root: 
             msg = (
                 f"{job.task}: job {job.job_id} was submitted with other options, by `{shlex.join(job.command)}`, and "
                 f"not by `{shlex.join(expected[job.task])}`; wait until it has ended, or end it with "
-                f"`autoseg cancel {run_root}`, and repeat the command"
+                f"`autoseg cancel {quote_path(run_root)}`, and repeat the command"
             )
             raise WorkerError(msg)
 

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from autoseg.dataset import Case
-from autoseg.errors import RunError
+from autoseg.errors import RunError, quote_path
 from autoseg.file_endings import HEADER_OF_VOXELS, WRITABLE_ENDINGS, find_ending
 from autoseg.remote.local_files import use_local
 from autoseg.run_folder import RunFolder, write_atomically
@@ -92,5 +92,6 @@ def find_reference(run: RunFolder, case_name: str) -> Path:
         path = run.references / f"{case_name}{ending}"
         if path.is_file():
             return path
-    msg = f"{run.references} holds no label map of case {case_name!r}; repeat: autoseg plan DATASET --run {run.root}"
+    repeated = f"autoseg plan DATASET --run {quote_path(run.root)}"
+    msg = f"{run.references} holds no label map of case {case_name!r}; repeat: {repeated}"
     raise RunError(msg)

@@ -15,7 +15,7 @@ from autoseg.dataset.folder_cases import IMAGES, LABELS
 from autoseg.dataset.layouts.layout import GroupTable
 from autoseg.dataset.layouts.matching import LayoutMatch, SourceCase, list_tree
 from autoseg.document import Document, read_document, write_document
-from autoseg.errors import DatasetError, Problem, RunError, VolumeError, shorten_names
+from autoseg.errors import DatasetError, Problem, RunError, VolumeError, quote_path, shorten_names
 from autoseg.processes.case_pool import compute_worker_count, list_problems, run_over_cases
 from autoseg.processes.progress import Progress
 from autoseg.remote.mirror import find_location
@@ -176,7 +176,8 @@ def _prepare(out: Path, record: ConversionRecord, *, overwrite: bool) -> None:
     if earlier.is_file() and overwrite:
         _remove_earlier(out)
     elif (out / DESCRIPTION_NAME).exists():
-        msg = f"{out / DESCRIPTION_NAME} exists already; `autoseg check {out}` checks it, --overwrite replaces it"
+        check = f"`autoseg check {quote_path(out)}`"
+        msg = f"{out / DESCRIPTION_NAME} exists already; {check} checks it, --overwrite replaces it"
         raise RunError(msg)
     elif earlier.is_file() and read_document(earlier, ConversionRecord) != record:
         msg = (

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from autoseg.dataset.folds import Fold
 from autoseg.document import Document, Part, read_document
-from autoseg.errors import RunError
+from autoseg.errors import RunError, quote_path
 from autoseg.plan.augmentation import Transforms
 from autoseg.plan.decisions import Reason
 from autoseg.plan.document import ConfigurationPlan, Plan
@@ -120,7 +120,7 @@ def find_synthetic_cases(
         RunError: There are none, they were made from other cases or for another plan, or one is missing.
     """
     folder = SynthesisFolder(run.synthetic(configuration, fold))
-    command = f"autoseg synthesize {run.root} --configuration {configuration} --fold {fold}"
+    command = f"autoseg synthesize {quote_path(run.root)} --configuration {configuration} --fold {fold}"
     if not folder.record.is_file():
         msg = f"{configuration}, fold {fold} has no synthetic cases in {folder.root}; make them with: {command}"
         raise RunError(msg)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from autoseg.errors import quote_path
 from autoseg.processes.progress import format_duration
 from autoseg.workflows.folds.status import FoldStatus
 
@@ -22,16 +23,18 @@ def advise_on_unfinished(run_root: Path, statuses: Sequence[FoldStatus]) -> str:
     running = [status for status in statuses if status.is_running]
     if running:
         waited = "; ".join(f"{status.configuration}, fold {status.fold}" for status in running)
-        return f"wait until this is finished: {waited} (autoseg status {run_root} --watch shows how far it is)"
+        return (
+            f"wait until this is finished: {waited} (autoseg status {quote_path(run_root)} --watch shows how far it is)"
+        )
     started = [status for status in statuses if status.state != "waiting"]
     if started:
         names = dict.fromkeys(status.configuration for status in started)
         return "continue with: " + " ; ".join(
-            f"autoseg train {run_root} --configuration {name} "
+            f"autoseg train {quote_path(run_root)} --configuration {name} "
             + " ".join(f"--fold {status.fold}" for status in started if status.configuration == name)
             for name in names
         )
-    return f"train with: autoseg train {run_root} --configuration {statuses[0].configuration}"
+    return f"train with: autoseg train {quote_path(run_root)} --configuration {statuses[0].configuration}"
 
 
 def _describe_state(status: FoldStatus) -> str:

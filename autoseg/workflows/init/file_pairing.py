@@ -10,7 +10,7 @@ from autoseg.dataset.drafting.glob_roles import assign_roles
 from autoseg.dataset.drafting.image_tree import list_image_tree
 from autoseg.dataset.drafting.name_parts import NameParts, parse_path
 from autoseg.dataset.drafting.pairing import Pairing, describe_pattern, pair_by_name
-from autoseg.errors import DatasetError, Problem
+from autoseg.errors import DatasetError, Problem, quote_path
 
 MOST_PATTERNS: Final = 6
 
@@ -63,7 +63,7 @@ def refuse_uncertain(root: Path, problems: Sequence[str], files: Sequence[NamePa
     lines += [f"found {_list_patterns(images)} as images, and {_list_patterns(labels)} as label maps"]
     example = (_get_example(images, "images/*.nii.gz"), _get_example(labels, "labels/*.nii.gz"))
     lines += [
-        f"name them, with * for what both names of a case have in common: autoseg init {root} "
+        f"name them, with * for what both names of a case have in common: autoseg init {quote_path(root)} "
         f"--images '{example[0]}' --labels '{example[1]}'"
     ]
     refuse(root, lines)

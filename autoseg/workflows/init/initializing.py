@@ -11,7 +11,7 @@ from autoseg.dataset.cases import DESCRIPTION_NAME, GROUPS_NAME, SPLITS_NAME
 from autoseg.dataset.drafting.draft import Draft, DraftCase, draft_cases, name_channels, suggest_group_pattern
 from autoseg.dataset.drafting.image_tree import JOINED_FOLDER, find_reading_problem
 from autoseg.dataset.files import find_endings
-from autoseg.errors import RunError, VolumeError, shorten_names
+from autoseg.errors import RunError, VolumeError, quote_path, shorten_names
 from autoseg.file_endings import PICTURE_ENDINGS, TIFF_ENDINGS, find_ending
 from autoseg.processes.progress import Progress
 from autoseg.run_folder import check_writable, write_text
@@ -159,7 +159,7 @@ def _check_folder(folder: Path, *, overwrite: bool) -> Path:
 
 def _check_absent(path: Path, *, overwrite: bool) -> None:
     if path.exists() and not overwrite:
-        msg = f"{path} exists already; `autoseg check {path.parent}` checks it, --overwrite replaces it"
+        msg = f"{path} exists already; `autoseg check {quote_path(path.parent)}` checks it, --overwrite replaces it"
         raise RunError(msg)
 
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from autoseg.dataset import Case, Dataset
 from autoseg.document import ComputedMapping
-from autoseg.errors import DatasetError, Problem, has_unnamed_cases
+from autoseg.errors import DatasetError, Problem, has_unnamed_cases, quote_path
 from autoseg.fingerprint import CaseFingerprint, Fingerprint
 from autoseg.geometry import FloatTriple, Grid, find_distance_unit
 from autoseg.labels import LabelScheme
@@ -176,7 +176,7 @@ def _report(dataset: Dataset, failures: Sequence[Failure], run: RunFolder, measu
     diagnosis = diagnose(dataset, list_problems(failures), measured)
     problems = [*diagnosis.problems, *(Problem(text=entry.describe()) for entry in diagnosis.corrections)]
     if has_unnamed_cases(diagnosis.problems):
-        problems.append(Problem(text=f"every case with its problems: autoseg check {dataset.root} --all"))
+        problems.append(Problem(text=f"every case with its problems: autoseg check {quote_path(dataset.root)} --all"))
     problems += write_failure_log(run.logs / "measuring.log", failures, lists_cases=False)
     heading = f"{dataset.name}: {len(failures)} of {len(dataset.cases)} cases cannot be used; nothing was written:"
     raise DatasetError(heading, problems)

@@ -9,7 +9,7 @@ from typing import Final, Literal
 
 from autoseg.dataset import Case, Dataset, pack_cases
 from autoseg.document import Document, FieldsCodec, NamedItems, PackedMapping, read_document, write_document
-from autoseg.errors import CasesFailedError, DocumentError, PlanError, RunError
+from autoseg.errors import CasesFailedError, DocumentError, PlanError, RunError, quote_path
 from autoseg.files.network_drives import refresh_folder
 from autoseg.fingerprint import CaseFingerprint, Fingerprint
 from autoseg.inference.folds import is_imported_run
@@ -161,7 +161,7 @@ def _refuse_to_remove_what_is_read(run: RunFolder, plan: Plan, configuration: st
     for fold, holder in (item for place in places for item in find_trainings(place).items()):
         is_training = fold.parent in map(run.configuration_models, readers)
         does = f"trains {fold} with" if is_training else f"makes the synthetic cases in {fold} from"
-        seen = f" (autoseg status {run.root})" if is_training else ""
+        seen = f" (autoseg status {quote_path(run.root)})" if is_training else ""
         msg = (
             f"plan.json was changed after {run.preprocessed(configuration)} was made, and process {holder.pid} on "
             f"{holder.host} {does} what would be replaced; wait until it has ended or stop it{seen}, or put the plan "
@@ -237,7 +237,7 @@ def check_preprocessed(run: RunFolder, plan: Plan, configuration: str, case_name
     Raises:
         RunError: Arrays are missing or outdated; the message names the command that writes them.
     """
-    remedy = f"run: autoseg preprocess {run.root} --configuration {configuration}"
+    remedy = f"run: autoseg preprocess {quote_path(run.root)} --configuration {configuration}"
     folder = run.preprocessed(configuration)
     refresh_folder(folder)
     missing = [name for name in case_names if not is_case_written(folder, name)]

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from autoseg.document import read_document
-from autoseg.errors import OptionError, Stopped, WorkerError
+from autoseg.errors import OptionError, Stopped, WorkerError, quote_path
 from autoseg.places.place import Place, States, Task
 from autoseg.plan.document import Plan
 from autoseg.processes.progress import Progress
@@ -44,7 +44,7 @@ def select_in_job(
                 state = states.get(task.name)
                 told = _tell(states, task, told, progress)
     except KeyboardInterrupt as interruption:
-        msg = f"the job continues: `autoseg status {run_root}` shows it, and its output goes to {task.log}"
+        msg = f"the job continues: `autoseg status {quote_path(run_root)}` shows it, and its output goes to {task.log}"
         raise Stopped(msg) from interruption
     if state is None or state.phase != "finished":
         msg = f"the job that selects models did not finish ({told or 'it is not known'}); its output is in {task.log}"

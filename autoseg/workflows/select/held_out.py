@@ -8,7 +8,7 @@ import numpy as np
 
 from autoseg.dataset.folds import Splits, select_fold
 from autoseg.document import read_document
-from autoseg.errors import SelectionError, describe_folds, merge_by_fold
+from autoseg.errors import SelectionError, describe_folds, merge_by_fold, quote_path
 from autoseg.evaluation.crossvalidation import Score, Table
 from autoseg.evaluation.summary import EvaluationSummary, MetricValues
 from autoseg.file_endings import label_map_ending
@@ -266,8 +266,8 @@ def _check_predictions(run: RunFolder, plan: Plan, splits: Splits, *, configurat
     if stale:
         msg = (
             f"{configuration} was trained on predictions of {previous}, which was trained again since (fold "
-            f"{', '.join(stale)}): train it again with: autoseg train {run.root} --configuration {configuration} "
-            f"--restart, or name other configurations with --configuration"
+            f"{', '.join(stale)}): train it again with: autoseg train {quote_path(run.root)} --configuration "
+            f"{configuration} --restart, or name other configurations with --configuration"
         )
         raise SelectionError(msg)
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autoseg.document import read_document
-from autoseg.errors import SelectionError, describe_folds
+from autoseg.errors import SelectionError, describe_folds, quote_path
 from autoseg.inference.ensemble import Ensemble, MemberChoice
 from autoseg.inference.folds import find_folds, find_trained_folds
 from autoseg.inference.model import SegmentationModel
@@ -138,7 +138,7 @@ def _check_rules(run: RunFolder, selection: Selection) -> None:
         if not values <= known:
             msg = (
                 f"{run.selection}: the rule to {rule.describe()} is about the label values {sorted(values - known)}, "
-                f"but {run.plan.name} has {sorted(known)}; choose anew with: autoseg select {run.root}"
+                f"but {run.plan.name} has {sorted(known)}; choose anew with: autoseg select {quote_path(run.root)}"
             )
             raise SelectionError(msg)
 
@@ -146,7 +146,8 @@ def _check_rules(run: RunFolder, selection: Selection) -> None:
 def _describe_change(run: RunFolder, member: Member, change: str) -> str:
     return (
         f"{run.selection} chose {member.configuration} ({describe_folds(member.folds)}), which {change} since; choose "
-        f"anew with: autoseg select {run.root}, or predict without it: --configuration {member.configuration}"
+        f"anew with: autoseg select {quote_path(run.root)}, or predict without it: --configuration "
+        f"{member.configuration}"
     )
 
 
@@ -165,5 +166,5 @@ def _note_new_folds(run: RunFolder, selection: Selection, progress: Progress) ->
         if new:
             progress.note(
                 f"{member.configuration}: the selection was made without {describe_folds(new)}, so that is not used; "
-                f"choose anew with: autoseg select {run.root}"
+                f"choose anew with: autoseg select {quote_path(run.root)}"
             )

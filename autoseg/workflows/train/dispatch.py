@@ -5,7 +5,7 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from autoseg.errors import Stopped
+from autoseg.errors import Stopped, quote_path
 from autoseg.places.place import Place
 from autoseg.processes.progress import Progress, format_duration
 from autoseg.processes.signals import StopRequest
@@ -134,7 +134,8 @@ def _train_detached(
         with stop.handle_signals(), closing(queue.run_all()) as snapshots:
             show_statuses(snapshots)
     except KeyboardInterrupt as interruption:
-        msg = f"the jobs continue: `autoseg status {root}` shows them, `autoseg cancel {root}` ends them"
+        name = quote_path(root)
+        msg = f"the jobs continue: `autoseg status {name}` shows them, `autoseg cancel {name}` ends them"
         raise Stopped(msg) from interruption
     return TrainingOutcome(
         is_main_process=True,

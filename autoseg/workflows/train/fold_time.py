@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
-from autoseg.errors import TrainingError
+from autoseg.errors import TrainingError, quote_path
 from autoseg.processes.progress import Progress, format_duration
 from autoseg.run_folder import ALL_CASES
 from autoseg.training.budget.pace import Budget, Forecast, count_iterations, estimate_epoch_seconds
@@ -124,8 +124,8 @@ def _measure_and_fit(job: FoldJob, limit_seconds: float, *, validation_seconds: 
 
 
 def _advise_whole(job: FoldJob) -> str:
-    command = f"autoseg train {job.run.root} --configuration {job.configuration} --fold {job.fold}"
-    return f"a whole one is made by autoseg select {job.run.root}, or afterwards by {command} --budget TIME"
+    command = f"autoseg train {quote_path(job.run.root)} --configuration {job.configuration} --fold {job.fold}"
+    return f"a whole one is made by autoseg select {quote_path(job.run.root)}, or afterwards by {command} --budget TIME"
 
 
 def check_forecast(

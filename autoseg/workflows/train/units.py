@@ -7,7 +7,7 @@ from pathlib import Path
 from autoseg.dataset.folds import Splits, select_fold
 from autoseg.dataset.label_entries import warn_of_region_order
 from autoseg.document import read_document
-from autoseg.errors import DocumentError, PlanError, TrainingError
+from autoseg.errors import DocumentError, PlanError, TrainingError, quote_path
 from autoseg.plan.document import Plan
 from autoseg.processes.progress import Progress
 from autoseg.run_folder import ALL_CASES, FoldFolder, RunFolder, open_run
@@ -184,7 +184,7 @@ def _find_trainable(run: RunFolder, plan: Plan, splits: Splits, progress: Progre
 def _find_problem(run: RunFolder, plan: Plan, splits: Splits, name: str) -> str | None:
     data = plan.configurations[name].data_of
     if not run.preprocessed(data).is_dir():
-        return f"it is not preprocessed (autoseg preprocess {run.root} --configuration {data})"
+        return f"it is not preprocessed (autoseg preprocess {quote_path(run.root)} --configuration {data})"
     _check_preprocessed(run, plan, name, splits)
     return None
 

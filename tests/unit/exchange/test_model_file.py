@@ -510,9 +510,9 @@ def test_models_of_nnunet_are_not_added_to_a_run_that_came_in_one_file(tmp_path:
 
 
 def test_an_export_replaces_a_file_only_if_asked(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    output = tmp_path / "new" / "m.zip"
+    output = tmp_path / "a new folder" / "m.zip"
     export(run, format="autoseg", output=output)
-    assert f"next: autoseg predict {output} IMAGES OUT" in capsys.readouterr().out
+    assert f"next: autoseg predict '{output}' IMAGES OUT" in capsys.readouterr().out  # a shell takes it for one word
     assert stat.S_IMODE(output.stat().st_mode) & 0o444 == 0o444
     before = output.read_bytes()
     export(run, format="autoseg", output=output)  # the repetition of one that was killed at its end
