@@ -310,9 +310,9 @@ def measure_volume(settings: GpuSettings) -> None:
     """Predicts one random volume of 300 x 512 x 512 voxels without mirroring, by a model that was loaded for one image
     and has predicted before.
     """
-    plan = plan_shape("128", is_tiny=settings.is_tiny)
-    setting = Setting(configuration=plan, device=settings.device, dtype=settings.dtype)
     extent = (24, 24, 24) if settings.is_tiny else (300, 512, 512)
+    plan = plan_shape("128", is_tiny=settings.is_tiny).model_copy(update={"median_shape_voxels": extent})
+    setting = Setting(configuration=plan, device=settings.device, dtype=settings.dtype)
     prepared = prepare(plan, setting, "auto")
     times = [time_volume(plan, prepared, settings.device, extent=extent) for _ in range(3)]
     told = f"first {times[0]:.2f} s, then {times[1]:.2f} s"
@@ -389,7 +389,8 @@ def measure_dice(settings: GpuSettings) -> None:
     plan = ["-m", "autoseg", "plan", str(settings.dataset), "--run", str(run), "--planner", "timed", "--budget", budget]
     settings.run(plan)
     begin = time.perf_counter()
-    print(settings.run(["-m", "autoseg", "train", str(run), "--fold", "0", "--device", settings.device.type])[-2000:])
+    command = ["train", str(run), "--fold", "0", "--device", settings.device.type, "--restart"]  # also with --work
+    print(settings.run(["-m", "autoseg", *command])[-2000:])
     print_row(["Dice of fold 0", f"budget {budget}", f"{time.perf_counter() - begin:.0f} s", ""])
 
 

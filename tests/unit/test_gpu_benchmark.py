@@ -17,6 +17,8 @@ from torch.autograd import DeviceType
 sys.path.append(str(Path(__file__).parents[2]))
 
 import autoseg.__main__
+from autoseg.inference.execution.choice import count_patches
+from autoseg.inference.options import ONE_IMAGE
 from autoseg.run_folder import RunFolder
 from autoseg.training import execution_choice
 from autoseg.training.compiling_beside import CompilingBeside
@@ -249,6 +251,20 @@ def test_parts_that_run_commands_say_what_is_missing_and_do_not_stop_the_next(ca
     assert "--no-compile" in commands[1]
     modules = [command[1] for command in commands]
     assert modules == ["autoseg", "benchmarks.training_step", "autoseg", "autoseg"]
+    assert "--restart" in commands[-1]  # a fold of an earlier call with --work is trained again
+
+
+def test_a_volume_is_predicted_in_the_way_that_its_many_windows_suggest(monkeypatch, tmp_path):
+    found = []
+
+    def prepare(plan, setting, choice):
+        found.append((choice, count_patches(ONE_IMAGE, setting.configuration, folds=1)))
+        raise RuntimeError
+
+    monkeypatch.setattr(gpu, "prepare", prepare)
+    with pytest.raises(RuntimeError):
+        gpu.measure_volume(build_settings(tmp_path))
+    assert found == [("auto", 4 * 7 * 7)]
 
 
 def build_settings(tmp_path, **changes):

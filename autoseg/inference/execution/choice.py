@@ -208,7 +208,8 @@ class _Trials:
     def choose(self, patches: int) -> Execution:
         """Chooses the shortest total time for a number of patches, and logs the choice where there was one."""
         eager = self._find("eager", torch.__version__)
-        assert eager is not None, "eager PyTorch needs nothing else"
+        if eager is None:
+            return "eager"  # as where memory is short, for which prediction takes fewer patches at once
         expected_seconds = eager.estimate_seconds(patches)
         records = [eager]
         seconds = TRIAL_SECONDS.get(self.setting.device.type, {})
@@ -272,7 +273,8 @@ class _Trials:
         try:
             record = self._try(execution, made_by)
         except Exception as error:  # as above
-            logger.warning("%s does not work here and is not used: %s", execution, describe_failure(error))
+            told = "cannot be timed" if execution == "eager" else "does not work here and is not used"
+            logger.warning("%s %s: %s", execution, told, describe_failure(error))
             return None
         if not record.is_exact_enough:
             logger.warning("%s differs by %.3g standard deviations and is not used", execution, record.difference)

@@ -203,6 +203,17 @@ def test_every_way_to_run_a_network_gets_it_with_fused_modules(prepare, install)
 
 
 @pytest.mark.usefixtures("clock")
+def test_networks_that_have_no_room_for_a_trial_run_as_they_are(prepare, build, caplog, monkeypatch):
+    def fail(network, patches):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(execution_choice, "list_available", lambda setting: {"openvino": "1"})
+    monkeypatch.setattr(execution_choice, "_start", fail)
+    assert prepare([build()], "auto", images=100_000).execution == "eager"
+    assert "eager cannot be timed: " in caplog.text
+
+
+@pytest.mark.usefixtures("clock")
 def test_what_computes_something_else_is_reported_and_not_taken(prepare, build, caplog, install):
     install({"openvino": "1"}, lambda execution, network: build(5))
     assert prepare([build()], "auto", images=100_000).execution == "eager"
