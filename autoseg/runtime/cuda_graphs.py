@@ -121,8 +121,9 @@ def _forget_capture(index: int, pool: Any) -> None:
     a generator that takes one to be under way refuses to draw."""
     with suppress(AttributeError, RuntimeError):
         torch._C._cuda_endAllocateToPool(index, pool)
-    generator = torch.cuda.default_generators[index]
-    generator.graphsafe_set_state(generator.clone_state())
+    with suppress(AttributeError, RuntimeError):  # or the reason of the failure would be lost
+        generator = torch.cuda.default_generators[index]
+        generator.graphsafe_set_state(generator.clone_state())
 
 
 @contextmanager
