@@ -1,6 +1,6 @@
 """Makes what a configuration is trained on of its previous stage: out-of-fold predictions of all cases."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Final, TypeVar
@@ -12,7 +12,7 @@ from autoseg.document import read_document, write_document
 from autoseg.errors import TrainingError, describe_folds, quote_path
 from autoseg.evaluation.crossvalidation import FEWEST_CASES
 from autoseg.inference.held_out import load_held_out_model
-from autoseg.inference.model import check_stages_compatible, read_common_plan
+from autoseg.inference.model import SegmentationModel, check_stages_compatible, read_common_plan
 from autoseg.nonzero_region import compute_bounding_box
 from autoseg.plan.decisions import Decision, Reason
 from autoseg.plan.document import Plan
@@ -97,6 +97,23 @@ def list_stale_folds(
         return ()
     earlier = list_stale_folds(run, plan, splits, configuration=link.previous, folds=tuple(link.folds))
     return tuple(folds) if earlier else _list_stale(link, folds)
+
+
+def warn_of_stale_stages(run: RunFolder, models: Iterable[SegmentationModel]) -> Iterator[str]:
+    """Yields a warning for each model that was trained on predictions of a stage which was trained again since."""
+    splits = read_document(run.splits, Splits) if run.splits.exists() else None  # models without data have none
+    for model in models:
+        previous = model.configuration_plan.previous_configuration
+        stale: tuple[str, ...] = ()
+        if splits is not None and previous is not None:
+            with suppress(TrainingError):  # a damaged checkpoint is named where it is used
+                stale = list_stale_folds(run, model.plan, splits, configuration=model.configuration, folds=model.folds)
+        if stale:
+            yield (
+                f"warning: {model.configuration} was trained on predictions of {previous}, which was trained again "
+                f"since ({describe_folds(stale)}), and may predict worse with it; train it again with: autoseg train "
+                f"{quote_path(run.root)} --configuration {model.configuration} --restart"
+            )
 
 
 def _list_stale(link: StageLink, folds: Collection[str]) -> tuple[str, ...]:

@@ -188,6 +188,12 @@ def test_a_second_stage_that_learnt_from_an_earlier_first_stage_is_told_and_may_
     selected = run_autoseg("select", run, "--configuration", CASCADE, "--device", "cpu")
     assert selected.code == 1
     assert f"{CASCADE} was trained on predictions of {FIRST}, which was trained again since (fold 0)" in selected.err
+    save(tmp_path / "images" / "new_0000.nii.gz", make_large_case(50)[0])
+    for source, is_stale in ((cascade_run, False), (run, True)):
+        options = ("--configuration", CASCADE, "--device", "cpu")
+        predicted = run_autoseg("predict", source, tmp_path / "images", tmp_path / f"stale_{is_stale}", *options)
+        assert predicted.code == 0, predicted.err
+        assert ("again since (fold 0), and may predict worse with it" in " ".join(predicted.out.split())) is is_stale
 
     folds = ("--fold", "0", "--fold", "1")
     trained = run_autoseg("train", run, *folds, *TRAIN)

@@ -26,6 +26,7 @@ from autoseg.runtime.precision import Precision
 from autoseg.runtime.provenance import read_versions
 from autoseg.volume_io import PROBABILITIES_ENDING
 from autoseg.volume_io.dicom import DicomFormat
+from autoseg.workflows.cascade import warn_of_stale_stages
 from autoseg.workflows.cases.loop import check_failures, collect_failures
 from autoseg.workflows.predict.attention_maps import MAPS_FOLDER, build_recorder, check_attention_maps
 from autoseg.workflows.predict.boxes import merge_boxes, remove_old_boxes
@@ -194,7 +195,7 @@ def _predict_images(
     way, weights = _choose_way(run, choice, found, request=request, load=load, progress=progress)
     model = way.model
     progress.note(model.describe())
-    for warning in warn_of_region_order(model.plan.labels):
+    for warning in (*warn_of_region_order(model.plan.labels), *warn_of_stale_stages(run, model.members)):
         progress.note(warning)
     cases = found.cases
     outputs = {path: found.describe(case) for case in cases for path in _find_outputs(case, out, found, request)}
