@@ -12,8 +12,16 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from autoseg.document import Document, OneOf, Part, Upgrade
-from autoseg.errors import PlanError
-from autoseg.geometry import Border, Borders, DistanceUnit, IntTriple, add_slice_axis, list_plane_order
+from autoseg.errors import PlanError, VolumeError
+from autoseg.geometry import (
+    Border,
+    Borders,
+    DistanceUnit,
+    IntTriple,
+    add_slice_axis,
+    compute_reorientation,
+    list_plane_order,
+)
 from autoseg.labels import InstanceTargets, LabelScheme
 from autoseg.plan.augmentation import find_content_problems, find_problems
 from autoseg.plan.decisions import Reason
@@ -265,6 +273,12 @@ class Plan(Document):
         if sorted(self.axis_permutation) != [0, 1, 2]:
             msg = f"axis_permutation must hold 0, 1 and 2 once each (got {self.axis_permutation})"
             raise ValueError(msg)
+        if self.orientation is not None:
+            try:
+                compute_reorientation(self.orientation, self.orientation)
+            except VolumeError as error:
+                msg = f"orientation must have one letter of each of R L, A P and S I (got {self.orientation!r})"
+                raise ValueError(msg) from error
         if self.instances is not None and self.labels != self.instances.target_labels:
             msg = "labels must be core and border of each class in instances.labels; plan again with --task instances"
             raise ValueError(msg)
