@@ -20,7 +20,7 @@ from autoseg.processes.fold_lock import find_holder
 from autoseg.run_folder import RunFolder
 from autoseg.training.monitoring.history import read_last_record
 from autoseg.workflows.folds.jobs import read_watched_status
-from autoseg.workflows.folds.state import read_state
+from autoseg.workflows.folds.state import find_restart_mark, read_state
 from autoseg.workflows.synthetic import write_synthetic_dataset
 from cluster.slurm import Cluster, find_reason_to_skip, run, start_cluster, wait_until
 from planners.rules.cascade import CASCADE, FULL_RESOLUTION, LOW_RESOLUTION, choose_cascade
@@ -223,3 +223,26 @@ def test_a_job_is_cancelled_and_says_so(planned: Path, tmp_path: Path) -> None:
     wait_until(lambda: find_task(run_folder).phase == "stopped", seconds=SECONDS_TO_WAIT, what="it is stopped")
     assert "was cancelled" in run_autoseg("status", run_folder.root).out
     assert run_autoseg("cancel", run_folder.root).out == f"no job of {run_folder.root} is queued or running\n"
+
+
+def test_a_training_that_begins_again_is_kept_until_its_job_begins_it(
+    cluster: Cluster, planned: Path, tmp_path: Path
+) -> None:
+    run_folder = make_run(planned, tmp_path, epochs=1, iterations=4)
+    done = run_autoseg("train", run_folder.root, *FOLD_0, "--device", "cpu", "--seed", 1, "--workers", 0)
+    assert done.code == 0, done.err
+    folder = run_folder.fold(FULL_RESOLUTION, "0")
+    first, mark = read_arrays(folder.final_checkpoint), find_restart_mark(folder)
+    with cluster.pause():
+        submit(run_folder, *FOLD_0, "--restart", "--seed", "2")
+        assert mark.exists()
+        assert run_autoseg("cancel", run_folder.root).code == 0
+        assert not mark.exists()
+        submit(run_folder, *FOLD_0, "--restart", "--seed", "2")
+        assert mark.exists()
+        kept = read_arrays(folder.final_checkpoint)
+    assert all(np.array_equal(first[name], array) for name, array in kept.items())
+    wait_for(cluster, lambda: find_task(run_folder).phase == "finished", what="it is trained again")
+    second = read_arrays(folder.final_checkpoint)
+    assert not all(np.array_equal(first[name], array) for name, array in second.items())
+    assert not mark.exists()

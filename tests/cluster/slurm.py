@@ -138,6 +138,15 @@ class Cluster:
             if reason == "BeginTime":
                 subprocess.run(["scontrol", "update", f"JobId={job_id}", "StartTime=now"], timeout=30, check=False)
 
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """Begins no job in the block."""
+        run("scontrol", "update", "PartitionName=main", "State=DOWN")
+        try:
+            yield
+        finally:
+            run("scontrol", "update", "PartitionName=main", "State=UP")
+
     def end_soon(self, job_id: str) -> None:
         """Shortens the time limit of a running job, so that one or two minutes are left to it."""
         elapsed = run("squeue", "--noheader", f"--jobs={job_id}", "--format=%M").strip()
