@@ -13,7 +13,8 @@ from safetensors import safe_open
 from autoseg.files.temporary_files import TEMPORARY_FOLDER, TEMPORARY_NAME
 
 CLOCK_FILES: Final = ("training_log.jsonl", "progress.png", "state.json", "tensorboard", "logs", ".lock")
-CLOCK_WORDS: Final = ("seconds", "time", "pid")
+CLOCK_WORDS: Final = ("seconds", "time", "pid", "weights_sha256")
+"""The last is the digest of a checkpoint, which records times and is compared itself."""
 
 
 def find_differences(expected: Path, found: Path) -> list[str]:

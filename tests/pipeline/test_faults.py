@@ -39,7 +39,9 @@ def test_a_killed_command_gives_the_same_when_it_is_repeated_and_leaves_nothing(
 def test_a_difference_a_leftover_and_an_orphan_are_found(tmp_path: Path) -> None:
     for name in ("expected", "found"):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "same.json").write_text(f'{{"seconds": {len(name)}, "x": 1}}')
+        (tmp_path / name / "same.json").write_text(
+            f'{{"seconds": {len(name)}, "weights_sha256": "{name}", "x": 1}}'  # of files that hold times
+        )
     (tmp_path / "expected" / "a").touch()
     (tmp_path / "found" / "b").touch()
     for name in ("expected", "found"):
