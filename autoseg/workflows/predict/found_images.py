@@ -13,7 +13,7 @@ from jaxtyping import Float32, Integer
 from autoseg.dataset import Case, find_images
 from autoseg.dataset.files import CHANNEL_NAME, get_stem, list_names, select_ending
 from autoseg.dataset.terms import read_terms
-from autoseg.dicom_files import explain_dicom, is_dicom
+from autoseg.dicom_files import explain_dicom
 from autoseg.document import read_document
 from autoseg.errors import OptionError, PredictionError, Problem, VolumeError, group_problems
 from autoseg.exchange.model_file import find_terms
@@ -260,13 +260,14 @@ def _find_terms(run: RunFolder, plan: Plan, path: Path | None) -> dict[str, Clas
 
 
 def _holds_series(place: Path, ending: str, *, channel_count: int) -> bool:
-    """Whether a folder holds DICOM, and no file like those of the training; or a file is DICOM, and those were not.
+    """Whether a folder holds DICOM, and no file like those of the training; or a file is a series, and those no DICOM.
 
     Where those were DICOM, it is enough that any series has several files; but names with the number of a channel, such
     as `case_0000.dcm`, are those of images: of files, or of folders with slices.
     """
     if not place.is_dir():
-        return place.is_file() and channel_count == 1 and ending not in DICOM_ENDINGS and is_dicom(place)
+        may_be = place.is_file() and channel_count == 1 and ending not in DICOM_ENDINGS
+        return may_be and bool(find_series(place).series)
     images = select_ending(list_names(place), ending)
     if not images:
         return explain_dicom(place) != ""

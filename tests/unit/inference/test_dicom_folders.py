@@ -116,6 +116,13 @@ def test_a_single_file_is_a_series_and_not_named_after_the_patient(run, tmp_path
         assert all(PATIENT not in path.name and PATIENT.encode() not in path.read_bytes() for path in out.iterdir())
 
 
+def test_a_single_file_that_is_no_slice_of_a_volume_is_an_image_like_any_other(run, tmp_path):
+    scout = lambda index, tags: tags.update({"0008|0008": "ORIGINAL\\PRIMARY\\LOCALIZER"})  # noqa: E731 - as above
+    (file,) = write_series(tmp_path / "scans", VOXELS[:1], change=scout).iterdir()
+    out, _, _ = predict(run, file)
+    assert read_label_map(out / f"{file.stem}.nii.gz").grid.shape_voxels == (1, *VOXELS.shape[1:])
+
+
 def test_a_series_that_has_got_further_slices_is_predicted_once_more(run, tmp_path):
     folder = write_series(tmp_path / "scans", VOXELS)
     later = max(find_series(folder).series[0].slices, key=lambda header: header.position_mm[2]).path
