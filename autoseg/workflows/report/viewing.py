@@ -1,6 +1,7 @@
 """Writes a page with the viewer for any image and label maps."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import Final
 
@@ -26,6 +27,7 @@ from autoseg.volume_io.dicom import (
     select_series,
     stack_slices,
 )
+from autoseg.volume_io.formats.volumes import is_planar
 
 PIXELS: Final = 320
 TAKEN_NAMES: Final = ("image", ERRORS)  # of layers that a page shows in a way of their own
@@ -66,8 +68,7 @@ def build_view(image: Path, label_maps: Sequence[Path], *, series: str | None = 
                 f"{labels.grid.describe()}; resample it onto the image"
             )
             raise VolumeError(msg)
-        if labels.grid.is_oriented and volume.grid.is_oriented:
-            check_same_grid(volume.grid, labels.grid, what=f"{path} (found) and the image {image} (expected)")
+        _check_place(labels.grid, volume.grid, what=f"{path} (found) and the image {image} (expected)")
     values = sorted({int(value) for labels in stored.values() for value in np.unique(labels.array)} - {0})
     encoded = {name: np.searchsorted([0, *values], labels.array) for name, labels in stored.items()}
     is_picture = len(volume.array) == 3 and not volume.grid.is_oriented
@@ -89,6 +90,16 @@ def build_view(image: Path, label_maps: Sequence[Path], *, series: str | None = 
         label_names=list(map(str, values)),
         colours=[find_colour(label) for label in range(1, len(values) + 1)],
     )
+
+
+def _check_place(labels: Grid, image: Grid, *, what: str) -> None:
+    """Checks that a label map lies where the image does; a single slice in plane alone, as files of one may leave out
+    how thick it is.
+    """
+    if image.shape_voxels[0] == 1 and not is_planar(image) and not is_planar(labels):
+        labels = replace(labels, spacing_mm=(image.spacing_mm[0], *labels.spacing_mm[1:]))
+    if labels.is_oriented and image.is_oriented:
+        check_same_grid(image, labels, what=what)
 
 
 def _open_image(image: Path, wanted: str | None) -> tuple[str, str, Volume]:

@@ -1,6 +1,7 @@
 """The viewer of any image takes series of DICOM, and the segmentations that were made of them."""
 
 import gzip
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from builders.dicom_series import PATIENT, STUDY, UPRIGHT, place_slices, write_enhanced, write_series
 
 from autoseg.errors import VolumeError
-from autoseg.volume_io import write_label_map
+from autoseg.volume_io import read_grid, write_label_map
 from autoseg.volume_io.dicom import (
     Code,
     Segment,
@@ -65,6 +66,23 @@ def test_a_folder_of_dicom_is_shown_with_its_label_map_and_segmentation_alike(tm
     assert f"<h1>{STUDY}.1</h1>" in text
     assert "thorax" in text
     assert "quakenbush" not in text.lower()
+
+
+def test_a_label_map_of_a_single_slice_fits_however_thick_it_is(tmp_path):
+    pydicom = pytest.importorskip("pydicom", reason=WHY)
+    (path,) = write_series(tmp_path / "case", VOXELS[:1]).iterdir()
+    document = pydicom.dcmread(path)
+    document.pop("SpacingBetweenSlices", None)  # ITK may have written it, and would read it
+    document.SliceThickness = 3.5
+    document.save_as(path)
+    grid = read_grid(path)  # of the file alone, as a model that was trained on such files predicts it
+    assert (grid.spacing_mm[0], open_stack(path.parent).grid.spacing_mm[0]) == (1.0, 3.5)
+    write_label_map(tmp_path / "a.nii.gz", make_label_map()[2:3], grid=grid, like=path)
+    np.testing.assert_array_equal(np.unique(show(build_view(path, [tmp_path / "a.nii.gz"]), "a")), [0, 1, 2])
+    moved = replace(grid, origin_mm=(0.0, 0.0, 0.0))
+    write_label_map(tmp_path / "b.nii.gz", make_label_map()[2:3], grid=moved, like=None)
+    with pytest.raises(VolumeError, match="the grids differ in origin"):
+        build_view(path, [tmp_path / "b.nii.gz"])
 
 
 def test_one_of_several_series_is_chosen(tmp_path):
