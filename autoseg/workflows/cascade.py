@@ -9,7 +9,7 @@ import numpy as np
 
 from autoseg.dataset.folds import Splits
 from autoseg.document import read_document, write_document
-from autoseg.errors import TrainingError, describe_folds, quote_path
+from autoseg.errors import AutosegError, TrainingError, describe_folds, quote_path
 from autoseg.evaluation.crossvalidation import FEWEST_CASES
 from autoseg.inference.held_out import load_held_out_model
 from autoseg.inference.model import SegmentationModel, check_stages_compatible, read_common_plan
@@ -101,12 +101,12 @@ def list_stale_folds(
 
 def warn_of_stale_stages(run: RunFolder, models: Iterable[SegmentationModel]) -> Iterator[str]:
     """Yields a warning for each model that was trained on predictions of a stage which was trained again since."""
-    splits = read_document(run.splits, Splits) if run.splits.exists() else None  # models without data have none
     for model in models:
         previous = model.configuration_plan.previous_configuration
         stale: tuple[str, ...] = ()
-        if splits is not None and previous is not None:
-            with suppress(TrainingError):  # a damaged checkpoint is named where it is used
+        if previous is not None and run.splits.exists():  # models without data have none
+            with suppress(AutosegError):  # what is damaged is named where it is used
+                splits = read_document(run.splits, Splits)
                 stale = list_stale_folds(run, model.plan, splits, configuration=model.configuration, folds=model.folds)
         if stale:
             yield (

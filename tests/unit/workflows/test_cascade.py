@@ -1,6 +1,7 @@
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ from autoseg.stages.masks import MaskInput
 from autoseg.stages.out_of_fold import StageLink, find_holders
 from autoseg.stages.training_cases import open_training_case, read_network_input
 from autoseg.workflows import cascade
-from autoseg.workflows.cascade import find_link, list_stale_folds, prepare_stage_input
+from autoseg.workflows.cascade import find_link, list_stale_folds, prepare_stage_input, warn_of_stale_stages
 from autoseg.workflows.evaluate.validation import validate_fold
 from autoseg.workflows.plan.preprocessing import check_preprocessed, extract_recipe
 from autoseg.workflows.select.model_choice import hash_ensemble, list_weights
@@ -227,6 +228,12 @@ def test_folds_and_cases_that_a_network_drive_shows_late_are_not_missed(run, pla
     show_late(monkeypatch, {run.fold("3d_lowres", "1").final_checkpoint: None, record: None})
     assert find_link(run, plan, CASCADE, SPLITS).list_untrained_folds() == ()
     check_preprocessed(run, plan, "3d_lowres", CASES)
+
+
+def test_folds_that_cannot_be_read_do_not_keep_a_model_from_predicting(run):
+    model = load_model(run, configuration="3d_lowres", device="cpu", execution="eager")
+    run.splits.write_text("{")
+    assert list(warn_of_stale_stages(run, [model, replace(model, configuration=CASCADE)])) == []
 
 
 def test_every_command_hashes_a_checkpoint_once_for_all_questions(run, plan, monkeypatch):
