@@ -119,9 +119,8 @@ class CudaGraphs:
 def _forget_capture(index: int, pool: Any) -> None:
     """Tells PyTorch's allocator and generator of a device that a capture which failed is over, where they do not know:
     a generator that takes one to be under way refuses to draw."""
-    with suppress(AttributeError, RuntimeError):
+    with suppress(AttributeError, RuntimeError):  # most often both know; graphs of before then keep their generator
         torch._C._cuda_endAllocateToPool(index, pool)
-    with suppress(AttributeError, RuntimeError):  # or the reason of the failure would be lost
         generator = torch.cuda.default_generators[index]
         generator.graphsafe_set_state(generator.clone_state())
 
