@@ -57,8 +57,11 @@ def read_state(folder: FoldFolder) -> TrainingState | None:
 
 
 def find_restart_mark(folder: FoldFolder) -> Path:
-    """Returns the file that marks a training that jobs are to begin again; it goes with it when they have begun."""
-    return folder.root / "restart_wanted"
+    """Returns the file that marks a training that jobs are to begin again, until they have begun it.
+
+    It lies beside the folder, which may be set aside or given back meanwhile.
+    """
+    return folder.root.with_name(f".{folder.root.name}.restart")
 
 
 @dataclass(slots=True, kw_only=True)

@@ -230,7 +230,7 @@ def make_repeatable(run: RunFolder, unit: Unit, request: TrainingRequest) -> Tra
 def mark_restarts(run: RunFolder, queue: TrainingQueue, request: TrainingRequest) -> None:
     """Marks the trainings that are to begin again, before their tasks are given to the place.
 
-    A task that begins one removes it with its mark, so that repeating the task continues.
+    A task that begins one removes its mark, so that repeating the task continues.
 
     Raises:
         TrainingError: A process trains one of them; none is marked.
@@ -244,8 +244,7 @@ def mark_restarts(run: RunFolder, queue: TrainingQueue, request: TrainingRequest
         for folder in folders:
             locks.enter_context(lock_fold(folder, device=""))
         for folder in folders:
-            if folder.root.exists():
-                write_text(find_restart_mark(folder), "")
+            write_text(find_restart_mark(folder), "")
 
 
 def check_place(request: TrainingRequest, place: Place | None, devices: str | None) -> None:

@@ -118,7 +118,7 @@ def set_aside(folder: FoldFolder, *, is_restart: bool) -> Iterator[Callable[[], 
         RunError: The folder cannot be moved or removed.
     """
     _give_back(folder)
-    if (is_restart and folder.root.exists()) or find_restart_mark(folder).exists():
+    if (is_restart or find_restart_mark(folder).exists()) and folder.root.exists():
         _move(folder.root, _name_earlier(folder))
     discard = partial(_discard, folder)
     try:
@@ -140,7 +140,8 @@ def _give_back(folder: FoldFolder) -> None:
 
 
 def _discard(folder: FoldFolder) -> None:
-    """Removes an earlier training, first its name: what a kill leaves of it, or cannot be removed, does not come back.
+    """Removes an earlier training, first its name: what a kill leaves of it, or cannot be removed, does not come back;
+    then the mark that asked for that.
 
     Later commands remove that.
     """
@@ -149,6 +150,7 @@ def _discard(folder: FoldFolder) -> None:
         removed = name_temporary(folder.root)
         _move(earlier, removed)
         shutil.rmtree(removed, ignore_errors=True)
+    find_restart_mark(folder).unlink(missing_ok=True)
 
 
 def _move(path: Path, target: Path) -> None:

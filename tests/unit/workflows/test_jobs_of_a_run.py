@@ -228,7 +228,7 @@ def test_trainings_that_begin_again_are_kept_until_their_jobs_have_begun_them(me
     queue = build_queue(measured, [FIRST[0], needed], request)
     assert "--restart" not in queue.tasks[FIRST[0]].command
     mark_restarts(measured, queue, request)
-    assert list_restarts(measured) == ["fold_0"]
+    assert list_restarts(measured) == [".fold_0.restart"]
     assert not is_up_to_date(measured, FIRST[0], TrainingRequest())  # also for a command that submits what is missing
     with pytest.raises(KeyboardInterrupt), set_aside(folder, is_restart=False):
         raise KeyboardInterrupt  # a job that is ended before it has begun, and queued again
@@ -242,8 +242,22 @@ def test_trainings_that_begin_again_are_kept_until_their_jobs_have_begun_them(me
     assert list_restarts(measured) == []
 
 
+def test_a_training_that_an_earlier_restart_set_aside_begins_again_by_a_job(measured):
+    folder = measured.fold("3d_lowres", "0")
+    finish_fold(measured, "3d_lowres", "0")
+    folder.root.rename(folder.root.with_name(".fold_0.earlier"))  # what is left where a restart is killed
+    write_text(folder.state, "new")
+    request = TrainingRequest(restart=True)
+    mark_restarts(measured, build_queue(measured, FIRST[:1], request), request)
+    with pytest.raises(KeyboardInterrupt), set_aside(folder, is_restart=False):
+        assert not folder.root.exists()
+        raise KeyboardInterrupt
+    assert folder.final_checkpoint.exists()
+    assert list_restarts(measured) == [".fold_0.restart"]
+
+
 def list_restarts(run):
-    return sorted(path.parent.name for path in run.root.rglob("restart_wanted"))
+    return sorted(path.name for path in run.root.rglob(".fold_*.restart"))
 
 
 def test_no_training_is_to_begin_again_where_one_runs(measured):
@@ -424,6 +438,20 @@ def test_a_job_that_was_to_begin_a_training_again_shows_its_failure_and_is_cance
     assert len(cancel_run_jobs(run.root)) == 1
     assert not find_restart_mark(folder).exists()
     assert folder.final_checkpoint.exists()
+
+
+def test_a_job_that_is_cancelled_while_it_prepares_to_begin_a_training_again_leaves_that_as_it_was(run, slurm):
+    submit(run, "2d, fold 0")
+    finish_fold(run, "2d", "0", cases=("a", "b"))
+    folder = run.fold("2d", "0")
+    write_text(find_restart_mark(folder), "")
+    slurm.show_queue("5_0|RUNNING|n1|None")
+    with pytest.raises(KeyboardInterrupt), set_aside(folder, is_restart=False):
+        assert not folder.root.exists()
+        assert len(cancel_run_jobs(run.root)) == 1
+        raise KeyboardInterrupt
+    assert folder.final_checkpoint.exists()
+    assert list_restarts(run) == []
 
 
 def test_jobs_for_the_cases_of_a_command_are_shown_and_cancelled_while_it_waits(run, slurm):
