@@ -100,12 +100,16 @@ def list_stale_folds(
 
 
 def warn_of_stale_stages(run: RunFolder, models: Iterable[SegmentationModel]) -> Iterator[str]:
-    """Yields a warning for each model that was trained on predictions of a stage which was trained again since."""
+    """Yields a warning for each model that was trained on predictions of a stage which was trained again since.
+
+    None where that cannot be found out, as models without data have no folds, and what is damaged is named where it is
+    used.
+    """
     for model in models:
         previous = model.configuration_plan.previous_configuration
         stale: tuple[str, ...] = ()
-        if previous is not None and run.splits.exists():  # models without data have none
-            with suppress(AutosegError):  # what is damaged is named where it is used
+        if previous is not None:
+            with suppress(AutosegError):
                 splits = read_document(run.splits, Splits)
                 stale = list_stale_folds(run, model.plan, splits, configuration=model.configuration, folds=model.folds)
         if stale:

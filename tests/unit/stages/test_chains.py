@@ -14,6 +14,7 @@ from autoseg.processes.progress import SilentProgress
 from autoseg.stages.preparation import preprocess_for_stages
 from autoseg.stages.stored_maps import read_source
 from autoseg.training.options import Length
+from autoseg.workflows.cascade import warn_of_stale_stages
 from autoseg.workflows.plan.preprocessing import select_data_configurations
 from autoseg.workflows.train.request import TrainingRequest
 from autoseg.workflows.train.training import train_run
@@ -132,6 +133,15 @@ def test_a_stage_is_not_trained_on_one_that_learnt_from_an_earlier_stage(chain):
         TrainingError, match=rf"{SECOND} was trained on predictions of {FIRST}.*folds 0, 1, 2.*--restart"
     ):
         start(chain, THIRD, folds=("0",))
+
+
+@pytest.mark.parametrize("is_damaged", ["the checkpoint of another fold", "the folds"])
+def test_a_stage_predicts_without_a_word_on_its_training_where_that_cannot_be_read(chain, is_damaged):
+    model = load_model(chain, configuration=SECOND, folds=("0",), device="cpu")
+    damaged = chain.splits if is_damaged == "the folds" else chain.fold(FIRST, "1").final_checkpoint
+    damaged.unlink()
+    damaged.mkdir()  # a file that cannot be read
+    assert list(warn_of_stale_stages(chain, [model])) == []
 
 
 def test_several_units_bring_all_stages_before_them(run):
