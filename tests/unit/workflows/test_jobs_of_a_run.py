@@ -249,11 +249,18 @@ def test_a_training_that_an_earlier_restart_set_aside_begins_again_by_a_job(meas
     write_text(folder.state, "new")
     request = TrainingRequest(restart=True)
     mark_restarts(measured, build_queue(measured, FIRST[:1], request), request)
-    with pytest.raises(KeyboardInterrupt), set_aside(folder, is_restart=False):
-        assert not folder.root.exists()
-        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        end_before_it_begins(folder)
     assert folder.final_checkpoint.exists()
     assert list_restarts(measured) == [".fold_0.restart"]
+
+
+def end_before_it_begins(folder, meanwhile=lambda: None):
+    """Does what a job does that is ended before it has begun a training again."""
+    with set_aside(folder, is_restart=False):
+        assert not folder.root.exists()
+        meanwhile()
+        raise KeyboardInterrupt
 
 
 def list_restarts(run):
@@ -446,10 +453,10 @@ def test_a_job_that_is_cancelled_while_it_prepares_to_begin_a_training_again_lea
     folder = run.fold("2d", "0")
     write_text(find_restart_mark(folder), "")
     slurm.show_queue("5_0|RUNNING|n1|None")
-    with pytest.raises(KeyboardInterrupt), set_aside(folder, is_restart=False):
-        assert not folder.root.exists()
-        assert len(cancel_run_jobs(run.root)) == 1
-        raise KeyboardInterrupt
+    cancelled = []
+    with pytest.raises(KeyboardInterrupt):
+        end_before_it_begins(folder, meanwhile=lambda: cancelled.extend(cancel_run_jobs(run.root)))
+    assert len(cancelled) == 1
     assert folder.final_checkpoint.exists()
     assert list_restarts(run) == []
 
