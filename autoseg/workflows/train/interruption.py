@@ -25,7 +25,8 @@ def describe_interruptions(folder: FoldFolder, request: TrainingRequest, *, name
     try:
         yield
     except KeyboardInterrupt as interruption:
-        msg = f"{name}: {describe_kept(folder)}; {describe_continuation(folder, request)}"
+        told = str(interruption) or f"{describe_kept(folder)}; {describe_continuation(folder, request)}"
+        msg = f"{name}: {told}"
         raise Stopped(msg) from interruption
 
 
@@ -116,6 +117,7 @@ def set_aside(folder: FoldFolder, *, is_restart: bool) -> Iterator[Callable[[], 
 
     Raises:
         RunError: The folder cannot be moved or removed.
+        Stopped: Instead of a plain KeyboardInterrupt, where the earlier training comes back.
     """
     _give_back(folder)
     if (is_restart or find_restart_mark(folder).exists()) and folder.root.exists():
@@ -124,6 +126,11 @@ def set_aside(folder: FoldFolder, *, is_restart: bool) -> Iterator[Callable[[], 
     try:
         yield discard
         discard()
+    except KeyboardInterrupt as interruption:
+        if not _name_earlier(folder).exists():
+            raise
+        msg = "the earlier training is kept, as the new one had not begun; the same command begins it"
+        raise Stopped(msg) from interruption
     finally:
         _give_back(folder)
 

@@ -1,12 +1,15 @@
 """A fold that is trained anew loses its earlier training when the new one begins, not before."""
 
 import shutil
+import signal
 
 import pytest
 
-from autoseg.errors import TrainingError
+from autoseg.errors import Stopped, TrainingError
+from autoseg.processes.signals import StopSignal, find_signal
 from autoseg.run_folder import FoldFolder
-from autoseg.workflows.train.interruption import set_aside
+from autoseg.workflows.train.interruption import describe_interruptions, set_aside
+from autoseg.workflows.train.request import TrainingRequest
 
 
 @pytest.fixture
@@ -41,6 +44,18 @@ def test_what_is_refused_or_interrupted_leaves_the_earlier_training_as_it_was(fo
     assert folder.final_checkpoint.read_text() == "earlier"
     assert not folder.state.exists()
     assert list_names(folder) == ["fold_0"]
+
+
+def test_an_interruption_before_a_training_begins_again_advises_to_repeat_the_command(folder):
+    request = TrainingRequest(restart=True)
+    with pytest.raises(Stopped) as stopped, describe_interruptions(folder, request, name="2d, fold 0"):
+        train(folder, begins=False, error=StopSignal(signal.SIGTERM))
+    assert str(stopped.value) == (
+        "2d, fold 0: the earlier training is kept, as the new one had not begun; the same command begins it"
+    )
+    assert find_signal(stopped.value) == signal.SIGTERM
+    with pytest.raises(Stopped, match="nothing is saved"), describe_interruptions(folder, request, name="2d, fold 0"):
+        train(folder, begins=True, error=KeyboardInterrupt())
 
 
 @pytest.mark.parametrize("error", [TrainingError("diverged"), KeyboardInterrupt()])
