@@ -129,7 +129,7 @@ def set_aside(folder: FoldFolder, *, is_restart: bool) -> Iterator[Callable[[], 
     except KeyboardInterrupt as interruption:
         if not _name_earlier(folder).exists():
             raise
-        msg = "the earlier training is kept, as the new one had not begun; the same command begins it"
+        msg = "the earlier state is kept, as the new one had not begun; the same command begins it"
         raise Stopped(msg) from interruption
     finally:
         _give_back(folder)

@@ -51,7 +51,7 @@ def test_an_interruption_before_a_training_begins_again_advises_to_repeat_the_co
     with pytest.raises(Stopped) as stopped, describe_interruptions(folder, request, name="2d, fold 0"):
         train(folder, begins=False, error=StopSignal(signal.SIGTERM))
     assert str(stopped.value) == (
-        "2d, fold 0: the earlier training is kept, as the new one had not begun; the same command begins it"
+        "2d, fold 0: the earlier state is kept, as the new one had not begun; the same command begins it"
     )
     assert find_signal(stopped.value) == signal.SIGTERM
     with pytest.raises(Stopped, match="nothing is saved"), describe_interruptions(folder, request, name="2d, fold 0"):
