@@ -15,7 +15,7 @@ from autoseg.places.slurm.jobs import (
     read_task_states,
 )
 from autoseg.run_folder import ALL_CASES, RunFolder, open_run
-from autoseg.workflows.folds.state import find_restart_mark
+from autoseg.workflows.folds.state import find_restart_mark, list_restart_marks
 from autoseg.workflows.folds.status import FoldStatus, apply_task_state, read_run_status, read_statuses
 
 FOLD_OF_TASK: Final = ", fold "
@@ -49,7 +49,7 @@ def cancel_run_jobs(
 ) -> tuple[str, ...]:
     """Cancels the jobs of a run that are queued or running; returns one line for each.
 
-    Trainings that a job was to begin again stay as they are, unless it has begun.
+    Trainings that a job was to begin again stay as they are, unless it has begun, also where it has failed.
 
     Those of commands that wait for their cases are cancelled, too, unless jobs are named.
 
@@ -74,10 +74,14 @@ def cancel_run_jobs(
     jobs = [*cancel_jobs(folder, tasks=chosen)]
     for other in list_case_folders(run_root) if chosen is None else ():
         jobs += cancel_jobs(other)
-    for configuration, is_fold, fold in (job.task.partition(FOLD_OF_TASK) for job in jobs):
-        if is_fold:
-            find_restart_mark(RunFolder(run_root).fold(configuration, fold)).unlink(missing_ok=True)
-    return tuple(f"{job.task}: job {job.job_id} is cancelled" for job in jobs)
+    lines = [f"{job.task}: job {job.job_id} is cancelled" for job in jobs]
+    for configuration, fold, mark in list_restart_marks(RunFolder(run_root)):
+        task = f"{configuration}{FOLD_OF_TASK}{fold}"
+        if _is_chosen(task, configurations, folds):
+            mark.unlink(missing_ok=True)
+            if task not in {job.task for job in jobs}:
+                lines.append(f"{task}: does not begin again")
+    return tuple(lines)
 
 
 def _check_names(option: str, given: Sequence[str], known: set[str]) -> None:

@@ -12,7 +12,7 @@ from autoseg.document import Document, read_document, write_document
 from autoseg.errors import AutosegError, DocumentError, RunError
 from autoseg.processes.progress import Item, Progress, Total, read_total
 from autoseg.remote.mirror import name_urls
-from autoseg.run_folder import FoldFolder
+from autoseg.run_folder import FoldFolder, RunFolder
 from autoseg.training.budget.pace import Forecast
 from autoseg.training.monitoring.events import EpochDone, Event, IterationDone
 from autoseg.training.optimization.schedule import Schedule
@@ -62,6 +62,12 @@ def find_restart_mark(folder: FoldFolder) -> Path:
     It lies beside the folder, which may be set aside or given back meanwhile.
     """
     return folder.root.with_name(f".{folder.root.name}.restart")
+
+
+def list_restart_marks(run: RunFolder) -> list[tuple[str, str, Path]]:
+    """Lists configuration, fold and mark of all trainings that are to begin again."""
+    marks = sorted(run.root.glob("models/*/.fold_*.restart"))
+    return [(mark.parent.name, mark.name.removeprefix(".fold_").removesuffix(".restart"), mark) for mark in marks]
 
 
 @dataclass(slots=True, kw_only=True)

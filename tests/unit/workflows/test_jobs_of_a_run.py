@@ -447,6 +447,16 @@ def test_a_job_that_was_to_begin_a_training_again_shows_its_failure_and_is_cance
     assert folder.final_checkpoint.exists()
 
 
+def test_a_training_that_failed_jobs_were_to_begin_again_does_not_after_they_are_cancelled(run, slurm):
+    for fold in ("0", "1", "all"):
+        finish_fold(run, "2d", fold, cases=("a", "b"))
+        write_text(find_restart_mark(run.fold("2d", fold)), "")
+    assert cancel_run_jobs(run.root, folds=["1"]) == ("2d, fold 1: does not begin again",)
+    assert list_restarts(run) == [".fold_0.restart", ".fold_all.restart"]
+    assert len(cancel_run_jobs(run.root)) == 2
+    assert list_restarts(run) == []
+
+
 def test_a_job_that_is_cancelled_while_it_prepares_to_begin_a_training_again_leaves_that_as_it_was(run, slurm):
     submit(run, "2d, fold 0")
     finish_fold(run, "2d", "0", cases=("a", "b"))
