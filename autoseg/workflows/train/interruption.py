@@ -12,6 +12,7 @@ from autoseg.run_folder import FoldFolder, remove_folder
 from autoseg.training.checkpoint import CheckpointDescription, read_description
 from autoseg.training.monitoring.history import read_last_record
 from autoseg.workflows.folds.state import find_restart_mark, read_state
+from autoseg.workflows.folds.status import has_final_model
 from autoseg.workflows.train.request import TrainingRequest
 
 
@@ -40,6 +41,12 @@ def describe_kept(folder: FoldFolder) -> str:
     if state is not None and state.phase == "validating":
         return f"the model is trained and saved, its validation was at case {state.cases_done} of {state.cases}"
     return "the trained model is kept"
+
+
+def is_earlier_one(folder: FoldFolder) -> bool:
+    """Whether a training that was interrupted in a restart is, for all that its files tell, the earlier one."""
+    state = read_state(folder)
+    return has_final_model(folder) and (state is None or state.phase != "validating")
 
 
 def describe_continuation(folder: FoldFolder, request: TrainingRequest) -> str:

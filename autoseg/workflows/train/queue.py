@@ -15,7 +15,7 @@ from autoseg.run_folder import RunFolder
 from autoseg.workflows.folds.state import read_state, record_failure
 from autoseg.workflows.folds.status import FoldStatus, apply_task_state
 from autoseg.workflows.train.fold_options import compute_loader_count
-from autoseg.workflows.train.interruption import describe_kept, describe_queue_continuation
+from autoseg.workflows.train.interruption import describe_kept, describe_queue_continuation, is_earlier_one
 from autoseg.workflows.train.request import TrainingRequest
 from autoseg.workflows.train.units import Unit, is_up_to_date, limit_request, list_arguments
 
@@ -64,11 +64,10 @@ class TrainingQueue:
 
     def describe_interruption(self, request: TrainingRequest) -> str:
         """Describes what is kept of the running trainings, and how to continue."""
-        kept = [
-            f"{unit.name}: {describe_kept(self.run.fold(unit.configuration, unit.fold))}"
-            for unit in self._list_in_phase("running")
-        ]
-        waiting = [unit.name for unit in self._list_in_phase("waiting")]
+        running = {unit.name: self.run.fold(unit.configuration, unit.fold) for unit in self._list_in_phase("running")}
+        kept = [f"{name}: {describe_kept(folder)}" for name, folder in running.items()]
+        waiting = [name for name, folder in running.items() if request.restart and is_earlier_one(folder)]
+        waiting += [unit.name for unit in self._list_in_phase("waiting")]
         return "; ".join([*kept, describe_queue_continuation(request, waiting)])
 
     def _list_in_phase(self, phase: str) -> list[Unit]:

@@ -11,6 +11,7 @@ from autoseg.places import local
 from autoseg.places.local import ThisComputer
 from autoseg.places.place import Task
 from autoseg.processes.signals import StopRequest
+from autoseg.run_folder import write_text
 from autoseg.training.options import Length
 from autoseg.workflows.folds.state import read_state
 from autoseg.workflows.folds.status import read_run_status
@@ -195,7 +196,7 @@ def test_an_interruption_leaves_no_process_behind(make_queue, notes, device_grou
     assert not queue.failures  # an interruption is none
 
 
-def test_a_training_that_is_stopped_has_the_time_to_save_its_state(make_queue, notes, monkeypatch):
+def test_a_training_that_is_stopped_has_the_time_to_save_its_state(make_queue, run, notes, monkeypatch):
     monkeypatch.setattr(local, "SECONDS_TO_STOP", 0.1)  # for those that cannot save any more
     told = []
     queue = make_queue(make_units("slowly", "well"), [("cpu",)], StopRequest(tell=told.append))
@@ -208,6 +209,9 @@ def test_a_training_that_is_stopped_has_the_time_to_save_its_state(make_queue, n
     text = queue.describe_interruption(TrainingRequest(restart=True))
     assert text.startswith("2d, fold slowly: nothing is saved, as no iteration was finished; the same command without")
     assert "--restart has not reached 2d, fold well" in text
+    write_text(run.fold("2d", "slowly").final_checkpoint, "of the earlier training, which came back")
+    text = queue.describe_interruption(TrainingRequest(restart=True))
+    assert "--restart has not reached 2d, fold slowly; 2d, fold well: name them" in text
 
 
 def test_a_fold_on_two_devices_has_two_processes_that_know_of_each_other(make_queue, run, notes):
