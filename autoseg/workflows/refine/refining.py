@@ -8,7 +8,7 @@ from jaxtyping import Integer
 
 from autoseg.dataset.prediction_cases import find_images
 from autoseg.document import read_document
-from autoseg.errors import PredictionError, RunError
+from autoseg.errors import PredictionError, RunError, quote_path
 from autoseg.file_endings import WRITABLE_ENDINGS, find_ending
 from autoseg.inference.model import SegmentationModel, load_model
 from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions
@@ -170,7 +170,8 @@ def _advise_refinement(plan: Plan, source: Path) -> str:
         name for name, part in plan.configurations.items() if not part.sees_other_planes and not part.is_class_by_class
     )
     first = next(fitting, "CONFIGURATION")
-    place, where = (source, "") if kind == "run" else ("RUN", f" in the run that {source} was exported from")
+    where = "" if kind == "run" else f" in the run that {source} was exported from"
+    place = quote_path(source) if kind == "run" else "RUN"
     return (
         f"add one{where} with: autoseg plan DATASET --run {place} --refine {first}, then train it with: autoseg train "
         f"{place} --configuration {first}_refine"

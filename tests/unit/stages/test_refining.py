@@ -21,6 +21,7 @@ from autoseg.fingerprint import Machine
 from autoseg.geometry import Grid
 from autoseg.plan import Plan
 from autoseg.processes.progress import SilentProgress
+from autoseg.run_folder import RunFolder
 from autoseg.volume_io import read_label_map, write_image, write_label_map
 from autoseg.workflows.refine.clicks import Click, read_clicks
 from autoseg.workflows.refine.refining import find_refinement, refine_label_map
@@ -215,10 +216,10 @@ def test_what_does_not_fit_is_refused(place):
 
 
 def test_a_run_without_such_a_configuration_says_how_to_get_one(run):
-    with pytest.raises(
-        PredictionError, match=r"autoseg plan DATASET --run \S+ --refine third.*--configuration third_ref"
-    ):
-        find_refinement(run, None, source=run.root)
+    root = run.root.rename(run.root.with_name("a run"))
+    told = rf"autoseg plan DATASET --run '{root}' --refine third.* autoseg train '{root}' --configuration third_ref"
+    with pytest.raises(PredictionError, match=told):
+        find_refinement(RunFolder(root), None, source=root)
 
 
 def test_a_model_file_names_the_run_that_it_was_exported_from(run, tmp_path):
