@@ -27,6 +27,8 @@ ENDINGS_FETCHED_LATE: Final = (".safetensors", ".raw", ".zraw", ".raw.gz")
 """Endings of large files besides those of images: checkpoints, and voxels beside a header."""
 KEPT_LOCAL: Final = "preprocessed"
 """Folder of a run that is not published: it can be made again from the images."""
+ASIDE_ENDING: Final = ".earlier"
+"""Ending of the name of a folder that is set aside."""
 LONGEST_WAIT_SECONDS: Final = 6 * 3600.0  # another process of this computer may be publishing checkpoints
 LOCK_WAIT_SECONDS: Final = 60.0
 
@@ -244,6 +246,11 @@ def is_fetched_late(name: str) -> bool:
     return find_ending(name) is not None or name.lower().endswith(ENDINGS_FETCHED_LATE)
 
 
+def is_set_aside(path: Path) -> bool:
+    """Returns whether a file is missing because its folder has another name until something new takes its place."""
+    return any(folder.with_name(f".{folder.name}{ASIDE_ENDING}").exists() for folder in path.parents if folder.name)
+
+
 def _refuse_unlisted_folder(error: OSError) -> None:
     if isinstance(error, FileNotFoundError):  # removed meanwhile
         return
@@ -252,4 +259,6 @@ def _refuse_unlisted_folder(error: OSError) -> None:
 
 
 def _is_private(name: str) -> bool:
-    return name.startswith(".") and (name.endswith((".lock", ".earlier")) or TEMPORARY_NAME.fullmatch(name) is not None)
+    return name.startswith(".") and (
+        name.endswith((".lock", ASIDE_ENDING)) or TEMPORARY_NAME.fullmatch(name) is not None
+    )

@@ -12,7 +12,15 @@ from typing import Final
 from autoseg.errors import RemoteError
 from autoseg.files.temporary_files import name_temporary
 from autoseg.remote.local_files import MIRROR_NAMES, TRANSFERS_AT_ONCE
-from autoseg.remote.mirror import SyncedFile, UrlMirror, is_fetched_late, is_placeholder, open_mirror, write_placeholder
+from autoseg.remote.mirror import (
+    SyncedFile,
+    UrlMirror,
+    is_fetched_late,
+    is_placeholder,
+    is_set_aside,
+    open_mirror,
+    write_placeholder,
+)
 from autoseg.remote.store import RemoteVersion
 
 GUARDED: Final = "models/"
@@ -61,7 +69,8 @@ class Synchronizer:
     def push(self) -> int:
         """Publishes what has changed in the mirror; returns the number of files.
 
-        What was there when the command began, or since, and was removed is removed at the URL, too.
+        What was there when the command began, or since, and was removed is removed at the URL, too; a training that is
+        set aside, to begin again, only when it has begun, as what was not fetched of it is at the URL alone.
 
         Raises:
             RemoteError: The URL cannot be written, or another computer has written a file of the same training.
@@ -75,7 +84,7 @@ class Synchronizer:
             for _, names in itertools.groupby(changed, key=lambda name: name.endswith(".json")):
                 # Documents come last, as they tell that other files are complete.
                 _transfer(lambda name: self._publish(name, local[name]), names)
-            gone = [name for name in self._index if name in self._seen and name not in local]
+            gone = [name for name in self._index if name in self._seen and name not in local and self._has_gone(name)]
             _transfer(self._retract, gone)
             self._seen |= set(local)
         return len(changed) + len(gone)
@@ -146,6 +155,11 @@ class Synchronizer:
             version = self._store.upload(self._mirror.base / name, name)
             if version.size_bytes == found.st_size:  # else it has grown meanwhile, and is published once more
                 self._remember(name, version, found.st_mtime_ns)
+
+    def _has_gone(self, name: str) -> bool:
+        """Whether a file is still missing that was when files were listed, and not set aside or given back since."""
+        path = self._mirror.base / name
+        return not is_set_aside(path) and not path.exists()
 
     def _retract(self, name: str) -> None:
         present = self._store.find_version(name)

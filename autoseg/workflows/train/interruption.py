@@ -8,6 +8,7 @@ from pathlib import Path
 
 from autoseg.errors import RunError, Stopped, TrainingError
 from autoseg.files.temporary_files import name_temporary
+from autoseg.remote.mirror import ASIDE_ENDING
 from autoseg.run_folder import FoldFolder, remove_folder
 from autoseg.training.checkpoint import CheckpointDescription, read_description
 from autoseg.training.monitoring.history import read_last_record
@@ -143,7 +144,7 @@ def set_aside(folder: FoldFolder, *, is_restart: bool) -> Iterator[Callable[[], 
 
 
 def _name_earlier(folder: FoldFolder) -> Path:
-    return folder.root.with_name(f".{folder.root.name}.earlier")
+    return folder.root.with_name(f".{folder.root.name}{ASIDE_ENDING}")
 
 
 def _give_back(folder: FoldFolder) -> None:

@@ -1,5 +1,6 @@
 import errno
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,22 @@ def test_what_a_command_removes_is_removed_at_the_url(node: Node, place: Place) 
     node.write(WEIGHTS, b"weights")
     session.push()
     assert list_published(place) == [WEIGHTS]
+
+
+def test_a_training_that_is_set_aside_stays_at_the_url_until_another_one_takes_its_place(
+    node: Node, place: Place
+) -> None:
+    publish(place, WEIGHTS, b"weights")
+    session = node.begin()
+    folder = node.root / "models/2d/fold_0"
+    aside = folder.rename(folder.with_name(".fold_0.earlier"))
+    node.write("models/2d/fold_0/state.json", b"{}")
+    session.push()
+    assert WEIGHTS in list_published(place)
+    assert is_placeholder((aside / "checkpoint_final.safetensors").stat())  # its content is nowhere else
+    shutil.rmtree(aside)
+    session.push()
+    assert list_published(place) == ["models/2d/fold_0/state.json"]
 
 
 def test_emptying_the_cache_by_hand_removes_nothing_at_the_url(node: Node, place: Place) -> None:
