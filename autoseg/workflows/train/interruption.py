@@ -1,5 +1,6 @@
 """Keeps a training until another one begins, and describes, from its files, how to continue an interrupted one."""
 
+import logging
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ from autoseg.training.monitoring.history import read_last_record
 from autoseg.workflows.folds.state import find_restart_mark, read_state
 from autoseg.workflows.folds.status import has_final_model
 from autoseg.workflows.train.request import TrainingRequest
+
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -112,7 +115,9 @@ def _describe_latest(path: Path) -> str:
 
 
 @contextmanager
-def set_aside(folder: FoldFolder, *, is_restart: bool) -> Iterator[Callable[[], None]]:
+def set_aside(
+    folder: FoldFolder, *, is_restart: bool, announce: Callable[[str], None] = logger.info
+) -> Iterator[Callable[[], None]]:
     """Context manager that sets the earlier training of a fold aside, if it is to begin again, and yields what removes
     it.
 
@@ -122,13 +127,17 @@ def set_aside(folder: FoldFolder, *, is_restart: bool) -> Iterator[Callable[[], 
     Args:
         folder: Folder of the training.
         is_restart: Whether it is to begin again; it also is where it was marked for jobs.
+        announce: Receives a line where it begins again because of such a mark.
 
     Raises:
         RunError: The folder cannot be moved or removed.
         Stopped: Instead of a plain KeyboardInterrupt, where the earlier training comes back.
     """
     _give_back(folder)
-    if (is_restart or find_restart_mark(folder).exists()) and folder.root.exists():
+    begins_again = (is_restart or find_restart_mark(folder).exists()) and folder.root.exists()
+    if begins_again and not is_restart:
+        announce("begins again, as --restart asked of jobs that have not begun it")
+    if begins_again:
         _move(folder.root, _name_earlier(folder))
     discard = partial(_discard, folder)
     try:
@@ -155,10 +164,8 @@ def _give_back(folder: FoldFolder) -> None:
 
 
 def _discard(folder: FoldFolder) -> None:
-    """Removes an earlier training, first its name: what a kill leaves of it, or cannot be removed, does not come back;
-    then the mark that asked for that.
-
-    Later commands remove that.
+    """Removes an earlier training and the mark that asked for it; first its name, so that what a kill leaves, or cannot
+    be removed, does not come back, and later commands remove it.
     """
     earlier = _name_earlier(folder)
     if earlier.exists():

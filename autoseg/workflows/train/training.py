@@ -249,7 +249,7 @@ def lead_training(
     label = f"{read_process_group().size} x {job.device.type}" if request.parallel else str(job.device)
     with (
         lock_fold(job.folder, device=label),
-        set_aside(job.folder, is_restart=request.restart) as discard_earlier,
+        set_aside(job.folder, is_restart=request.restart, announce=progress.note) as discard_earlier,
     ):
         remove_leftovers(job.folder.root, is_exclusive=True)
         with (

@@ -233,11 +233,13 @@ def test_trainings_that_begin_again_are_kept_until_their_jobs_have_begun_them(me
     with pytest.raises(KeyboardInterrupt), set_aside(folder, is_restart=False):
         raise KeyboardInterrupt  # a job that is ended before it has begun, and queued again
     assert folder.final_checkpoint.exists()
-    with set_aside(folder, is_restart=False) as discard:
+    told: list[str] = []
+    with set_aside(folder, is_restart=False, announce=told.append) as discard:
         write_text(folder.latest_checkpoint, "new")
         discard()
-    with set_aside(folder, is_restart=False):
+    with set_aside(folder, is_restart=False, announce=told.append):
         assert folder.latest_checkpoint.exists()  # the job that is queued again continues
+    assert told == ["begins again, as --restart asked of jobs that have not begun it"]
     assert not folder.final_checkpoint.exists()
     assert list_restarts(measured) == []
 
