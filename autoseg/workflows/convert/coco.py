@@ -1,6 +1,7 @@
 """Images and objects that a JSON file of the form of COCO lists (https://cocodataset.org/#format-data)."""
 
 import functools
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -18,7 +19,8 @@ from autoseg.untrusted.json_reading import read_json
 from autoseg.volume_io import read_picture
 from autoseg.workflows.convert.polygons import FEWEST_CORNERS, Box, paint_polygon
 
-HELD_OUT: Final = "test"  # in the name of the JSON file, or of its folder
+HELD_OUT: Final = re.compile(r"(?:(?<![A-Za-z])(?i:test)|Test)(?i:s|ing|set)?(?![a-z])")
+"""A word of the name of the JSON file, or of its folder: test2017, test-dev, annotationsTest, but not latest."""
 COLOURS: Final = 3
 RESERVED_NAMES: Final = ("background", "ignore")  # of labels in dataset.json
 FIRST_CHARACTER: Final = ord("0")
@@ -216,7 +218,7 @@ def _build_case(path: str, image: CocoImage, file: str, labels: Mapping[int, int
         fields={"case": PurePosixPath(file).stem},
         images=(file,),
         masks=((CocoObjects(image_id=image.id, labels=labels), (path,)),),
-        is_held_out=HELD_OUT in "/".join(PurePosixPath(path).parts[-2:]).lower(),
+        is_held_out=HELD_OUT.search("/".join(PurePosixPath(path).parts[-2:])) is not None,
     )
 
 

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from builders.public_datasets import SIZE, build_tree, draw, save_picture
 
+from autoseg.dataset.layouts import LAYOUTS
 from autoseg.errors import AutosegError, DocumentError
 from autoseg.processes.progress import SilentProgress
 from autoseg.volume_io import read_label_map
-from autoseg.workflows.convert.coco import Runs, decode_counts, decode_runs, group_annotations
+from autoseg.workflows.convert.coco import Runs, decode_counts, decode_runs, group_annotations, match_coco
 from autoseg.workflows.convert.converting import convert_dataset
 
 
@@ -74,6 +75,30 @@ def test_objects_without_a_pixel_are_told(tmp_path: Path) -> None:
     change(source, empty)
     report = convert_dataset(source, tmp_path / "out", layout="coco", workers=1, progress=SilentProgress())
     assert "2 objects are left out, as they have no pixel" in " ".join(report.list_notes())
+
+
+@pytest.mark.parametrize(
+    ("name", "is_held_out"),
+    [
+        ("annotations/instances_test-dev2017.json", True),
+        ("test/_annotations.coco.json", True),
+        ("Testing/annotations.json", True),
+        ("annotations/annotationsTest.json", True),
+        ("annotations/instances_TESTSET.json", True),
+        ("annotations/instances_latest.json", False),
+        ("contest/_annotations.coco.json", False),
+        ("annotations/instances_testis.json", False),
+    ],
+)
+def test_only_files_with_the_word_test_in_their_name_are_kept_apart(
+    name: str, is_held_out: bool, tmp_path: Path
+) -> None:
+    content = {"images": [{"id": 1, "file_name": "a.png"}], "categories": [{"id": 1, "name": "cell"}]}
+    (tmp_path / name).parent.mkdir()
+    (tmp_path / name).write_text(json.dumps({**content, "annotations": []}))
+    save_picture(tmp_path / "a.png", draw(3))
+    (case,) = match_coco(tmp_path, LAYOUTS["coco"][0], [name, "a.png"]).cases
+    assert case.is_held_out == is_held_out
 
 
 def test_greys_have_one_channel(tmp_path: Path) -> None:
