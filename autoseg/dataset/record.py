@@ -138,15 +138,21 @@ def restore_dataset(record: DatasetRecord) -> Dataset:
 
 
 def _note_changes(record: DatasetRecord, cases: Sequence[Case]) -> tuple[str, ...]:
-    changed = [
-        case.name for planned, case in zip(record.cases, cases, strict=True) if _stamp_all(case) != planned.stamps
+    stamps = [
+        (planned.name, planned.stamps, _stamp_all(case)) for planned, case in zip(record.cases, cases, strict=True)
     ]
+    changed = [name for name, before, now in stamps if now != before]
+    resized = [name for name, before, now in stamps if [size for size, _ in now] != [size for size, _ in before]]
     if not changed:
         return ()
+    found = f"files of {len(changed)} cases ({shorten_names(changed)}) have another size or time"
+    if len(changed) == len(stamps) > len(resized):  # every time differs where a copy did not keep them
+        sizes = f"those of {shorten_names(resized)} also another size" if resized else "but no other size"
+        found = f"files of all {len(changed)} cases have another time, as in a copy, {sizes},"
     return (
-        f"warning: files of {len(changed)} cases ({shorten_names(changed)}) have another size or time than when they "
-        f"were planned; if their content is another one, the plan, and arrays and references that are there already, "
-        f"are still those of the earlier one: plan again with autoseg plan ... --overwrite, or in another --run",
+        f"warning: {found} than when they were planned; if their content is another one, the plan, and arrays and "
+        f"references that are there already, are still those of the earlier one: plan again with autoseg plan ... "
+        f"--overwrite, or in another --run",
     )
 
 

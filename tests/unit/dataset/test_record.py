@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 from dataclasses import replace
 
@@ -79,6 +80,19 @@ def test_files_that_have_changed_since_are_named(dataset):
     (dataset.root / "labelsTr" / "b.png").write_bytes(b"corrected")
     (note,) = restore_dataset(record).notes
     assert note.startswith("warning: files of 1 cases (b) have another size or time than when they were planned")
+
+
+def test_a_copy_of_a_dataset_with_other_times_is_told_from_changed_files(dataset):
+    record = record_dataset(dataset)
+    for path in dataset.root.rglob("*.png"):
+        os.utime(path, (1, 1))
+    (note,) = restore_dataset(record).notes
+    assert note.startswith(
+        "warning: files of all 2 cases have another time, as in a copy, but no other size, than when"
+    )
+    (dataset.root / "labelsTr" / "b.png").write_bytes(b"corrected")
+    (note,) = restore_dataset(record).notes
+    assert "have another time, as in a copy, those of b also another size, than when they were planned" in note
 
 
 def test_a_moved_dataset_is_found_at_its_new_place(dataset, tmp_path):
