@@ -7,7 +7,7 @@ interval (Vovk 2015, cross-conformal predictors; Barber et al. 2021, arXiv:1905.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Final
 
 import numpy as np
@@ -23,6 +23,8 @@ MOST_CASES: Final = 500
 """Cases that are fitted; of more, as many at equal distances. A fit takes a time that grows with their cube."""
 PENALTIES: Final = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
 HUBER_DEVIATIONS: Final = 1.345  # the usual constant: 95 % efficient for normal residuals
+MOST_VALUES: Final = 2**22
+"""Values of terms that are held at once, 32 MB; thirty channels make 45,000 terms of each case."""
 REWEIGHTINGS: Final = 5
 FROM_MAD: Final = 1.4826  # the standard deviation of a normal distribution whose median absolute deviation is 1
 SMALLEST_SCORE: Final = 0.005
@@ -226,10 +228,9 @@ def _fit(features: Float64[np.ndarray, "case feature"], logits: Float64[np.ndarr
     centres, scales = features.mean(0), np.maximum(features.std(0), SMALLEST)
     standardized = _standardize(features, centres, scales)
     count = features.shape[1]
-    terms = np.column_stack((standardized, _multiply(standardized) / math.sqrt(count)))
-    means = terms.mean(0)
-    terms -= means
-    likeness = terms @ terms.T
+    likeness = np.zeros((len(logits), len(logits)))
+    for terms, _ in _list_terms(standardized):
+        likeness += terms @ terms.T
     penalty = _choose_penalty(likeness, logits)
     case_weights = np.ones(len(logits))
     for _ in range(REWEIGHTINGS):
@@ -237,7 +238,8 @@ def _fit(features: Float64[np.ndarray, "case feature"], logits: Float64[np.ndarr
         residuals = penalty * strengths / case_weights
         deviation = max(FROM_MAD * float(np.median(np.abs(residuals))), SMALLEST)
         case_weights = np.minimum(1.0, HUBER_DEVIATIONS * deviation / np.maximum(np.abs(residuals), SMALLEST))
-    weights = terms.T @ strengths
+    parts = [(terms.T @ strengths, means) for terms, means in _list_terms(standardized)]
+    weights, means = map(np.concatenate, zip(*parts, strict=True))
     return Regression(
         centres=tuple(centres.tolist()),
         scales=tuple(scales.tolist()),
@@ -251,12 +253,13 @@ def _fit(features: Float64[np.ndarray, "case feature"], logits: Float64[np.ndarr
 
 def _choose_penalty(likeness: Float64[np.ndarray, "case case"], logits: Float64[np.ndarray, " case"]) -> float:
     """Chooses the penalty with the smallest mean absolute leave-one-out error, by one eigendecomposition."""
-    values, vectors = np.linalg.eigh(likeness)
+    found, vectors = np.linalg.eigh(likeness)
+    values = np.maximum(found, 0.0)
     centred = logits - logits.mean()
     projected = vectors.T @ centred
     errors = []
     for penalty in PENALTIES:
-        shrunk = np.maximum(values, 0.0) / (np.maximum(values, 0.0) + penalty)
+        shrunk = values / (values + penalty)
         leverages = 1 / len(logits) + (vectors**2) @ shrunk
         left_out = (centred - vectors @ (shrunk * projected)) / np.maximum(1 - leverages, SMALLEST)
         errors.append(float(np.abs(left_out).mean()))
@@ -285,8 +288,10 @@ def _solve(
 def _predict(fitted: Regression, features: Float64[np.ndarray, "case feature"]) -> Float64[np.ndarray, " case"]:
     standardized = _standardize(features, np.array(fitted.centres), np.array(fitted.scales))
     found: Float64[np.ndarray, " case"] = fitted.intercept + standardized @ np.array(fitted.weights)
-    if fitted.product_weights:
-        found += _multiply(standardized) @ np.array(fitted.product_weights)
+    weights = np.array(fitted.product_weights)
+    step = max(1, MOST_VALUES // max(1, len(weights)))
+    for start in range(0, len(found) if len(weights) else 0, step):
+        found[start : start + step] += _multiply(standardized[start : start + step]) @ weights
     return found
 
 
@@ -297,6 +302,25 @@ def _standardize(
 ) -> Float64[np.ndarray, "case feature"]:
     found: Float64[np.ndarray, "case feature"] = np.clip((features - centres) / scales, -LARGEST, LARGEST)
     return found
+
+
+def _list_terms(
+    standardized: Float64[np.ndarray, "case feature"],
+) -> Iterator[tuple[Float64[np.ndarray, "case term"], Float64[np.ndarray, " term"]]]:
+    """Yields the features and their products, centred, with the means of both; blocks of them where they are many."""
+    count = standardized.shape[1]
+    factors = np.column_stack((standardized, np.ones(len(standardized))))
+    first, second = np.triu_indices(count)
+    first, second = np.append(np.arange(count), first), np.append(np.full(count, count), second)  # a feature times 1
+    step = max(1, MOST_VALUES // len(standardized))
+    for start in range(0, len(first), step):
+        terms = factors.take(first[start : start + step], axis=1)
+        terms *= factors.take(second[start : start + step], axis=1)
+        np.clip(terms, -LARGEST, LARGEST, out=terms)
+        terms[:, max(0, count - start) :] /= math.sqrt(count)
+        means = terms.mean(0)
+        terms -= means
+        yield terms, means
 
 
 def _multiply(standardized: Float64[np.ndarray, "case feature"]) -> Float64[np.ndarray, "case product"]:

@@ -1,5 +1,7 @@
 """Estimates with conformal intervals, on simulated scores."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -88,6 +90,28 @@ def test_of_many_cases_some_are_fitted_from_the_first_to_the_last(monkeypatch) -
     assert fitted.weights == pytest.approx(whole.weights, abs=0.1)
     chosen = np.linspace(0, 59, 30).round().astype(int)
     assert fitted.weights == fit_regression(features[chosen], scores[chosen], blocks[chosen]).weights
+
+
+def test_the_memory_of_a_fit_is_bounded_with_the_features_of_many_channels() -> None:
+    features, scores, blocks = simulate(110, features=300)
+    tracemalloc.start()
+    try:
+        fit_regression(features, scores, blocks % 2)
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 100e6  # all products have 40 MB, of which a fit would hold four copies
+
+
+def test_products_that_are_made_in_blocks_are_those_that_are_made_at_once(monkeypatch) -> None:
+    features, scores, blocks = simulate(60, features=7)
+    whole = fit_regression(features, scores, blocks)
+    monkeypatch.setattr(regression, "MOST_VALUES", 60 * 5)
+    fitted = fit_regression(features, scores, blocks)
+    assert (len(fitted.weights), len(fitted.product_weights)) == (7, 28)
+    assert fitted.weights == pytest.approx(whole.weights, rel=1e-9)
+    assert fitted.product_weights == pytest.approx(whole.product_weights, rel=1e-9, abs=1e-12)
+    assert (fitted.low, fitted.high) == pytest.approx((whole.low, whole.high), rel=1e-9)
 
 
 def test_a_few_scores_of_0_do_not_bend_the_regression() -> None:
