@@ -30,6 +30,7 @@ from autoseg.training.checkpoint import read_description
 from autoseg.training.monitoring.history import read_last_record
 from autoseg.workflows.cases.image_memory import BYTES_PER_LOGIT, LOGITS_IN_MEMORY, MARGIN
 from autoseg.workflows.folds.state import find_restart_mark, read_state
+from autoseg.workflows.folds.status import has_final_model
 from autoseg.workflows.plan.planning import find_network_cost
 from autoseg.workflows.train.fold_options import MOST_WORKERS
 from autoseg.workflows.train.queue import TrainingQueue, build_task
@@ -215,15 +216,19 @@ def _was_on_cpu(folder: FoldFolder) -> bool | None:
 def make_repeatable(run: RunFolder, unit: Unit, request: TrainingRequest) -> TrainingRequest:
     """Replaces what a repeated command would do once more: `--restart`, and `--extend` by the number of epochs.
 
+    As on this computer, only a finished training is extended, and none that begins again.
+
     Raises:
         TrainingError: A checkpoint is damaged.
     """
     limited = limit_request(request, unit)
     more = limited.length.more_epochs
     if more is not None:
-        final = run.fold(unit.configuration, unit.fold).final_checkpoint
-        done = len(read_description(final).history) if final.is_file() else 0
-        limited = replace(limited, length=replace(limited.length, more_epochs=None, epochs=done + more))
+        folder = run.fold(unit.configuration, unit.fold)
+        begins_again = limited.restart or find_restart_mark(folder).exists()
+        is_extended = has_final_model(folder) and not begins_again
+        epochs = len(read_description(folder.final_checkpoint).history) + more if is_extended else None
+        limited = replace(limited, length=replace(limited.length, more_epochs=None, epochs=epochs))
     return replace(limited, restart=False)
 
 

@@ -220,6 +220,19 @@ def test_a_repeated_command_neither_restarts_nor_extends_once_more(run, monkeypa
     assert repeatable.length == Length(epochs=12)
 
 
+def test_jobs_extend_only_finished_trainings_that_do_not_begin_again(run, monkeypatch):
+    monkeypatch.setattr(detached, "read_description", lambda path: build_checkpoint_description(epochs=7))
+    folder, extending = run.fold("3d_lowres", "0"), TrainingRequest(length=Length(more_epochs=5))
+    assert make_repeatable(run, FIRST[0], extending).length == Length()  # it was never trained
+    write_text(folder.final_checkpoint, "weights")
+    assert make_repeatable(run, FIRST[0], replace(extending, restart=True)).length == Length()
+    write_text(folder.latest_checkpoint, "of an extension that was interrupted")
+    assert make_repeatable(run, FIRST[0], extending).length == Length()
+    folder.latest_checkpoint.unlink()
+    write_text(find_restart_mark(folder), "")
+    assert make_repeatable(run, FIRST[0], extending).length == Length()
+
+
 def test_trainings_that_begin_again_are_kept_until_their_jobs_have_begun_them(measured):
     folder, needed = measured.fold("3d_lowres", "0"), replace(FIRST[1], is_only_needed=True)
     for unit in FIRST:
