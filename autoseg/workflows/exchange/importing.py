@@ -82,7 +82,14 @@ def import_model(
         return import_model_file(source, run_root, chosen, progress=progress)
     models: dict[str, ExchangedModel] = {}
     with _open_source(source) as opened:
-        job = _ImportJob(source=opened, run=RunFolder(run_root), request=chosen, progress=progress)
+        replaces_models = chosen.overwrite and chosen.folds is None
+        job = _ImportJob(
+            source=opened,
+            run=RunFolder(run_root),
+            request=chosen,
+            progress=progress,
+            replaces_models=replaces_models,
+        )
         for root in _find_roots(opened, chosen.configuration):
             if guess_configuration(root) in models:  # the first stage of a cascade, imported with it
                 continue
@@ -135,6 +142,7 @@ class _ImportJob:
     run: RunFolder
     request: ImportRequest
     progress: Progress
+    replaces_models: bool  # with all their folds; not where folds were named, from which first stages are taken whole
 
 
 @contextmanager
@@ -193,8 +201,7 @@ def _import_with_previous_stages(job: _ImportJob, root: Path) -> Iterator[Exchan
         job.progress.note(warning)
     with ExitStack() as stack:  # all folds appear at the end, or none
         written = _add_folds(job, model, folds, first=first, plan=plan, stack=stack)
-        replaces_model = request.overwrite and request.folds is None
-        record_imported_model(job.run, plan, first.configuration, folds=folds, replaces_model=replaces_model)
+        record_imported_model(job.run, plan, first.configuration, folds=folds, replaces_model=job.replaces_models)
     folder = job.run.configuration_models(first.configuration)
     yield ExchangedModel(configuration=first.configuration, folds=folds, written=written, folder=folder)
 

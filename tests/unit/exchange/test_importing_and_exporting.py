@@ -33,7 +33,7 @@ from autoseg.exchange.imported_run import ImportRecord, convert_weights
 from autoseg.files import temporary_files
 from autoseg.fingerprint import ChannelFingerprint, Fingerprint, ForegroundIntensities
 from autoseg.geometry import Grid
-from autoseg.inference.folds import find_folds
+from autoseg.inference.folds import find_folds, find_trained_folds
 from autoseg.inference.model import load_model
 from autoseg.networks import read_weights
 from autoseg.plan import IntensityWindow, Plan
@@ -186,6 +186,23 @@ def test_a_cascade_brings_its_first_stage_from_beside_it(tmp_path: Path) -> None
     assert any("refines the predictions of 3d_lowres" in note for note in notes.lines)
     import_model(low, tmp_path / "y.autoseg", progress=TELLER)
     assert read_plan(tmp_path / "y.autoseg").configurations == read_document(run.plan, Plan).configurations
+
+
+def test_a_fold_of_a_cascade_that_is_replaced_leaves_further_folds_of_its_first_stage(tmp_path: Path) -> None:
+    configurations = {
+        "3d_lowres": build_foreign_configuration(),
+        "3d_fullres": build_foreign_configuration(),
+        "3d_cascade_fullres": {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"},
+    }
+    plans, run = build_foreign_plans(configurations), tmp_path / "x.autoseg"
+    wide = write_foreign_model(tmp_path / "wide", plans=plans, configuration="3d_lowres", folds=("0", "1"))
+    import_model(wide, run, progress=TELLER)
+    cascade = write_foreign_model(tmp_path / "both", plans=plans, configuration="3d_cascade_fullres", folds=("0",))
+    write_foreign_model(tmp_path / "both", plans=plans, configuration="3d_lowres", folds=("0",))
+    import_model(cascade, run, ImportRequest(overwrite=True, folds=("0",)), progress=TELLER)
+    assert find_trained_folds(RunFolder(run), "3d_lowres") == ("0", "1")
+    import_model(cascade, run, ImportRequest(overwrite=True), progress=TELLER)  # the whole model
+    assert find_trained_folds(RunFolder(run), "3d_lowres") == ("0",)
 
 
 def test_the_best_checkpoint_can_be_taken(tmp_path: Path) -> None:
