@@ -18,6 +18,7 @@ from autoseg.preprocessing.case import CaseGeometry, compute_plan_axes
 from autoseg.preprocessing.pipeline import compute_preprocessed_shape, compute_target_spacing, describe_resampling
 from autoseg.preprocessing.resample import compute_resampled_shape
 from autoseg.run_folder import RunFolder
+from autoseg.volume_io.formats.volumes import is_planar
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +60,8 @@ def check_grid(
     *,
     largest_voxels: int | None,
 ) -> None:
-    """Checks that resampling does not make an image far larger than those of training, because its spacing is wrong.
+    """Checks that a configuration of volumes gets no 2D image, which has no distance of slices, and that resampling
+    does not make an image far larger than those of training, because its spacing is wrong.
 
     Args:
         array: Intensities, of which the nonzero region counts.
@@ -70,8 +72,14 @@ def check_grid(
             is not known.
 
     Raises:
-        PredictionError: It would have more than 64 times as many voxels as any training image.
+        PredictionError: It is a 2D image, or would have more than 64 times as many voxels as any training image.
     """
+    if plan.configurations[configuration].resampled_axis_count == 3 and is_planar(grid):
+        msg = (
+            f"{configuration} was trained on volumes, found a 2D image of {grid.shape_voxels[1:]} (y, x); give the "
+            f"whole volume, or predict with a 2d configuration"
+        )
+        raise PredictionError(msg)
     if largest_voxels is None:
         return
     whole = compute_whole_geometry(grid, plan, configuration)

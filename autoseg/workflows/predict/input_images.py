@@ -18,7 +18,7 @@ from autoseg.geometry import WORLD_LETTERS, Grid, compute_reorientation
 from autoseg.inference.model import SegmentationModel
 from autoseg.remote.local_files import use_local
 from autoseg.volume_io import build_label_map, build_label_map_like, convert_images, find_image_library, read_image
-from autoseg.volume_io.formats.volumes import Volume, convert_to_float32, is_planar
+from autoseg.volume_io.formats.volumes import Volume, convert_to_float32
 
 DEFAULT_GRID_CODE: Final = "RAS"
 COLOURS: Final = (3, 4)  # channels of a picture, without and with transparency
@@ -82,9 +82,7 @@ def open_input_image(
             f"spacing_mm and orientation belong to arrays, found them beside {what}, which has its own; leave them out"
         )
         raise PredictionError(msg)
-    taken = _open_files(parts, model) if kind == "path" else _convert_opened(parts, kind)
-    _check_dimensions(taken.grid, model)
-    return taken
+    return _open_files(parts, model) if kind == "path" else _convert_opened(parts, kind)
 
 
 def _find_kind(parts: Sequence[object]) -> str:
@@ -164,15 +162,6 @@ def _convert_opened(parts: Sequence[Any], library: str) -> InputImage:
         return build_label_map_like(parts[0], label_map, grid=volume.grid, library=library)
 
     return InputImage(array=volume.array, grid=volume.grid, convert_result=convert_result)
-
-
-def _check_dimensions(grid: Grid, model: SegmentationModel) -> None:
-    if model.configuration_plan.resampled_axis_count == 3 and is_planar(grid):
-        msg = (
-            f"{model.configuration} was trained on volumes, found a 2D image of {grid.shape_voxels[1:]} (y, x); "
-            f"give the whole volume, or load a 2d configuration"
-        )
-        raise PredictionError(msg)
 
 
 def _convert_arrays(

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import blosc2
+import nibabel as nib
 import numpy as np
 import pytest
 from builders.folds import write_trained_fold
@@ -118,6 +119,15 @@ def test_the_file_with_values_that_are_not_finite_is_named(run, images):
     write_image(images / "case1_0000.nii.gz", broken, grid=GRID)
     with pytest.raises(CasesFailedError, match=r"case1: .*images/case1_0000\.nii\.gz: intensities must be finite"):
         predict(run, images)
+
+
+def test_a_2d_image_is_refused_by_a_model_of_volumes_as_in_python(run, images):
+    (images / "case1_0000.nii.gz").unlink()
+    nib.save(nib.Nifti1Image(np.eye(12, dtype=np.float32), np.eye(4)), images / "case1_0000.nii.gz")
+    words = r"case1: .*case1_0000\.nii\.gz: 3d_fullres was trained on volumes, found a 2D image of \(12, 12\) \(y, x\)"
+    with pytest.raises(CasesFailedError, match=words):
+        predict(run, images)
+    assert not (run.parent / "out" / "case1.nii.gz").exists()
 
 
 @pytest.mark.parametrize("named", [".", "case1_0000.nii.gz"])
