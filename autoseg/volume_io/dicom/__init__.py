@@ -6,7 +6,14 @@ from typing import Final, Literal
 from autoseg.volume_io.dicom import segmentation, structure_set
 from autoseg.volume_io.dicom.segmentation_reading import is_segmentation, read_segmentation
 from autoseg.volume_io.dicom.segments import Code, Segment, SegmentedBy, check_dicom_libraries
-from autoseg.volume_io.dicom.series import DicomSeries, FoundSeries, find_series, list_series, select_series
+from autoseg.volume_io.dicom.series import (
+    DicomSeries,
+    FoundSeries,
+    find_file_series,
+    find_series,
+    list_series,
+    select_series,
+)
 from autoseg.volume_io.dicom.stack import SliceStack, read_stack, stack_slices
 
 __all__ = [
@@ -20,6 +27,7 @@ __all__ = [
     "SegmentedBy",
     "SliceStack",
     "check_dicom_libraries",
+    "find_file_series",
     "find_series",
     "is_segmentation",
     "list_series",

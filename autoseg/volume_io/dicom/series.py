@@ -10,6 +10,7 @@ from typing import Final
 
 from autoseg.dicom_files import is_dicom
 from autoseg.errors import VolumeError, shorten_names
+from autoseg.file_endings import DICOM_ENDINGS
 from autoseg.geometry import FloatTriple
 from autoseg.remote.local_files import use_local
 from autoseg.volume_io.dicom.headers import SliceHeader, find_object_kind, read_slice_header
@@ -106,6 +107,12 @@ def find_series(place: Path) -> FoundSeries:
         unreadable=unreadable,
         notes=_describe_found(left_out, [one for one in series if any(header.is_inverted for header in one.slices)]),
     )
+
+
+def find_file_series(path: Path, ending: str, *, channel_count: int) -> tuple[DicomSeries, ...]:
+    """Finds the series that a file is; none where the training images, of this ending, were DICOM or had channels."""
+    may_be = path.is_file() and channel_count == 1 and ending not in DICOM_ENDINGS
+    return find_series(path).series if may_be else ()
 
 
 def _describe_found(left_out: Counter[str], inverted: Sequence[DicomSeries]) -> tuple[str, ...]:

@@ -35,6 +35,7 @@ from autoseg.volume_io.dicom import (
     Segment,
     SegmentedBy,
     check_dicom_libraries,
+    find_file_series,
     find_series,
     list_series,
     read_stack,
@@ -266,8 +267,7 @@ def _holds_series(place: Path, ending: str, *, channel_count: int) -> bool:
     as `case_0000.dcm`, are those of images: of files, or of folders with slices.
     """
     if not place.is_dir():
-        may_be = place.is_file() and channel_count == 1 and ending not in DICOM_ENDINGS
-        return may_be and bool(find_series(place).series)
+        return bool(find_file_series(place, ending, channel_count=channel_count))
     images = select_ending(list_names(place), ending)
     if not images:
         return explain_dicom(place) != ""

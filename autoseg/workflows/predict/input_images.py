@@ -3,7 +3,7 @@
 import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, SupportsFloat
 
@@ -18,6 +18,7 @@ from autoseg.geometry import WORLD_LETTERS, Grid, compute_reorientation
 from autoseg.inference.model import SegmentationModel
 from autoseg.remote.local_files import use_local
 from autoseg.volume_io import build_label_map, build_label_map_like, convert_images, find_image_library, read_image
+from autoseg.volume_io.dicom import find_file_series, stack_slices
 from autoseg.volume_io.formats.volumes import Volume, convert_to_float32
 
 DEFAULT_GRID_CODE: Final = "RAS"
@@ -130,6 +131,9 @@ def _open_files(parts: Sequence[Any], model: SegmentationModel) -> InputImage:
         paths = list(cases[0].image_paths)
     with use_local(*paths):
         volume = read_image(paths, channel_count=len(model.plan.channels))
+        series = find_file_series(paths[0], model.plan.file_ending.lower(), channel_count=len(model.plan.channels))
+        if series:  # as by the command, a slice is as thick as its header says; ITK takes 1 mm
+            volume = replace(volume, grid=stack_slices(series[0]).grid)
     ending = find_ending(paths[0].name)
     assert ending is not None, "other files are not read"
     written = label_map_ending(ending)

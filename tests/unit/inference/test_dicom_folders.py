@@ -8,6 +8,7 @@ import shutil
 from functools import partial
 from types import SimpleNamespace
 
+import nibabel as nib
 import numpy as np
 import pytest
 from builders.dicom_series import BIRTH_DATE, OBLIQUE, PATIENT, STUDY, convert_with_itk, write_series
@@ -15,6 +16,7 @@ from builders.folds import write_trained_fold
 from builders.plans import build_channels, build_configuration, build_plan
 from builders.progress import Notes
 
+import autoseg
 from autoseg.cli.terminal.options import parse_formats
 from autoseg.dataset import DatasetRecord
 from autoseg.document import read_document, write_document
@@ -114,6 +116,20 @@ def test_a_single_file_is_a_series_and_not_named_after_the_patient(run, tmp_path
         assert "series 1 'thorax' (CT, 1 slice) becomes" in notes
         assert (out / f"{STUDY}.1.nii.gz").is_file()
         assert all(PATIENT not in path.name and PATIENT.encode() not in path.read_bytes() for path in out.iterdir())
+
+
+def test_a_slice_is_as_thick_in_python_as_for_the_command(run, tmp_path):
+    pydicom = pytest.importorskip("pydicom", reason="pydicom is not installed (pip install 'autoseg[dicom]')")
+    (file,) = write_series(tmp_path / "scans", VOXELS[:1]).iterdir()
+    document = pydicom.dcmread(file)
+    document.pop("SpacingBetweenSlices", None)  # ITK may have written one
+    document.SliceThickness = "7.5"
+    document.save_as(file)
+    out, _, _ = predict(run, file)
+    found = autoseg.predict_volume(autoseg.load_model(run, device="cpu", precision="float32"), file, options=OPTIONS)
+    expected = nib.load(out / f"{STUDY}.1.nii.gz")
+    assert found.header.get_zooms() == expected.header.get_zooms() == pytest.approx((0.7, 0.8, 7.5))
+    np.testing.assert_array_equal(found.get_fdata(), expected.get_fdata())
 
 
 def test_a_single_file_that_is_no_slice_of_a_volume_is_an_image_like_any_other(run, tmp_path):
