@@ -1,11 +1,13 @@
 """Finds the configuration and the folds of a run to predict with."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
 from autoseg.document import read_document
 from autoseg.errors import PredictionError, quote_path
 from autoseg.plan.document import PREFERRED_CONFIGURATIONS, Plan
+from autoseg.remote.mirror import ASIDE_ENDING, is_set_aside
 from autoseg.run_folder import ALL_CASES, FoldFolder, RunFolder
 
 FOLD_PREFIX: Final = "fold_"
@@ -89,7 +91,7 @@ def _describe_untrained(run: RunFolder, configurations: Sequence[str]) -> str:
     started = [
         f"{configuration} {folder.name}: {_describe_files(FoldFolder(folder))}"
         for configuration in configurations
-        for folder in sorted(run.configuration_models(configuration).glob(f"{FOLD_PREFIX}*"))
+        for folder in _list_begun(run.configuration_models(configuration))
     ]
     return (
         f"no training of {' or '.join(configurations)} is finished in {run.root}, found "
@@ -97,8 +99,16 @@ def _describe_untrained(run: RunFolder, configurations: Sequence[str]) -> str:
     )
 
 
+def _list_begun(folder: Path) -> list[Path]:
+    """Lists the folders of the trainings of a configuration, also of those that are set aside."""
+    aside = (path.name.removesuffix(ASIDE_ENDING) for path in folder.glob(f".{FOLD_PREFIX}*{ASIDE_ENDING}"))
+    return sorted({*folder.glob(f"{FOLD_PREFIX}*"), *(folder / name.removeprefix(".") for name in aside)})
+
+
 def _describe_files(fold: FoldFolder) -> str:
     names = [path.name for path in (fold.latest_checkpoint, fold.best_checkpoint) if path.is_file()]
+    if is_set_aside(fold.final_checkpoint):
+        return "an earlier training that a restart has set aside until the new one begins, or the next one after a kill"
     return f"only {' and '.join(names)} (the training has not ended)" if names else "no checkpoint"
 
 

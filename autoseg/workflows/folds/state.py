@@ -10,8 +10,9 @@ from typing import Any, Final, Literal
 
 from autoseg.document import Document, read_document, write_document
 from autoseg.errors import AutosegError, DocumentError, RunError
+from autoseg.processes.fold_lock import find_holder
 from autoseg.processes.progress import Item, Progress, Total, read_total
-from autoseg.remote.mirror import name_urls
+from autoseg.remote.mirror import ASIDE_ENDING, name_urls
 from autoseg.run_folder import FoldFolder, RunFolder
 from autoseg.training.budget.pace import Forecast
 from autoseg.training.monitoring.events import EpochDone, Event, IterationDone
@@ -21,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 Phase = Literal["preparing", "training", "validating", "finished", "failed"]
 SECONDS_BETWEEN_WRITES: Final = 1.0
+KILLED_RESTART: Final = "its earlier training was set aside by a restart that was killed; autoseg train gives it back"
 
 
 class TrainingState(Document):
@@ -68,6 +70,14 @@ def list_restart_marks(run: RunFolder) -> list[tuple[str, str, Path]]:
     """Lists configuration, fold and mark of all trainings that are to begin again."""
     marks = sorted(run.root.glob("models/*/.fold_*.restart"))
     return [(mark.parent.name, mark.name.removeprefix(".fold_").removesuffix(".restart"), mark) for mark in marks]
+
+
+def list_killed_restarts(run: RunFolder) -> list[tuple[str, str]]:
+    """Lists configuration and fold of all trainings that a restart has set aside and that nothing has given back since,
+    as after a kill."""
+    aside = sorted(run.root.glob(f"models/*/.fold_*{ASIDE_ENDING}"))
+    found = [(path.parent.name, path.name.removeprefix(".fold_").removesuffix(ASIDE_ENDING)) for path in aside]
+    return [(name, fold) for name, fold in found if find_holder(run.fold(name, fold)) is None]
 
 
 @dataclass(slots=True, kw_only=True)

@@ -15,11 +15,12 @@ from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions
 from autoseg.places.place import TaskState
 from autoseg.plan.document import Plan
 from autoseg.processes.fold_lock import LockHolder, find_holder
+from autoseg.remote.mirror import is_set_aside
 from autoseg.run_folder import ALL_CASES, FoldFolder, RunFolder, open_run
 from autoseg.training.monitoring.history import read_last_record
 from autoseg.untrusted.json_reading import read_json
 from autoseg.validation_conditions import ValidationConditions, list_limits
-from autoseg.workflows.folds.state import Phase, TrainingState, read_state
+from autoseg.workflows.folds.state import KILLED_RESTART, Phase, TrainingState, read_state
 
 FoldState = Literal[
     "waiting", "queued", "preparing", "training", "validating", "interrupted", "lost", "failed", "finished"
@@ -47,7 +48,7 @@ class FoldStatus:
         dice: Mean Dice over classes of the validation on whole volumes.
         cases_done: Number of held-out cases that are predicted, of `cases`.
         cases: Number of held-out cases.
-        reason: Reason of a failure.
+        reason: Reason of a failure, or of an interruption that is no usual one.
         warnings: Remarks on the scores: a short training, a limited validation.
         is_trained: Whether the final model exists, validated or not.
     """
@@ -158,8 +159,12 @@ def read_statuses(run: RunFolder) -> tuple[FoldStatus, ...]:
         read_fold_status(run, name, fold, cases=select_fold(splits, fold).validation)
         for name in plan.configurations
         for fold in (*map(str, range(len(splits.folds))), ALL_CASES)
-        if fold != ALL_CASES or run.fold(name, fold).root.is_dir()
+        if fold != ALL_CASES or _is_begun(run.fold(name, fold))
     )
+
+
+def _is_begun(folder: FoldFolder) -> bool:
+    return folder.root.is_dir() or is_set_aside(folder.final_checkpoint)
 
 
 def read_fold_status(run: RunFolder, configuration: str, fold: str, *, cases: Sequence[str]) -> FoldStatus:
@@ -169,6 +174,9 @@ def read_fold_status(run: RunFolder, configuration: str, fold: str, *, cases: Se
     validation = read_validation(folder, cases)
     is_finished = has_final_model(folder) and (fold == ALL_CASES or validation is not None)
     now = _find_state(folder, holder=holder, state=state, is_finished=is_finished)
+    reason = state.reason if state is not None and now == "failed" else None
+    if holder is None and is_set_aside(folder.final_checkpoint):
+        now, reason = "interrupted", KILLED_RESTART
     return FoldStatus(
         configuration=configuration,
         fold=fold,
@@ -184,7 +192,7 @@ def read_fold_status(run: RunFolder, configuration: str, fold: str, *, cases: Se
         dice=None if validation is None else validation.dice,
         cases_done=0 if state is None else state.cases_done,
         cases=0 if state is None else state.cases,
-        reason=state.reason if state is not None and now == "failed" else None,
+        reason=reason,
         warnings=_find_warnings(validation, state),
         is_trained=has_final_model(folder),
     )

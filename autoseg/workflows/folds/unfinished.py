@@ -39,6 +39,8 @@ def advise_on_unfinished(run_root: Path, statuses: Sequence[FoldStatus]) -> str:
 
 def _describe_state(status: FoldStatus) -> str:
     end = "" if status.end_epoch is None else f" of {status.end_epoch}"
+    if status.state == "interrupted" and status.reason is not None:
+        return f"was interrupted: {status.reason}"
     if status.state == "interrupted" and status.is_trained:
         return "is trained, but its validation was interrupted"
     if status.state == "interrupted":

@@ -14,6 +14,7 @@ from autoseg.plan.document import Plan
 from autoseg.postprocessing.rules import FillHoles, Rule
 from autoseg.processes.progress import Progress
 from autoseg.run_folder import ALL_CASES, RunFolder
+from autoseg.workflows.folds.state import KILLED_RESTART, list_killed_restarts
 from autoseg.workflows.select.selection_document import Member, Selection, read_selection
 
 
@@ -45,12 +46,15 @@ def resolve_models(
     postprocessing: bool,
     progress: Progress,
 ) -> ModelChoice:
-    """Returns the selected models, unless the user names a configuration or folds; notes which ones are used.
+    """Returns the selected models, unless the user names a configuration or folds; notes which ones are used, and which
+    cannot be.
 
     Raises:
         SelectionError: A selected model no longer exists.
         DocumentError: selection.json is damaged.
     """
+    for name, fold in list_killed_restarts(run):
+        progress.note(f"warning: {name}, fold {fold}, is not used: {KILLED_RESTART}")
     selection = read_selection(run)
     named = MemberChoice(configuration=configuration, folds=folds)
     if selection is None:

@@ -92,6 +92,16 @@ def test_a_wanted_fold_without_final_checkpoint_is_refused_with_what_exists(run)
     assert "--configuration 2d --fold 1" in message
 
 
+def test_a_fold_that_a_restart_has_set_aside_is_named(run, plan):
+    finish(run, "2d", "0")
+    run.fold("2d", "0").root.rename(run.configuration_models("2d") / ".fold_0.earlier")
+    with pytest.raises(PredictionError, match=r"found 2d fold_0: an earlier training that a restart has set aside"):
+        find_configuration(run, plan, None)
+    finish(run, "2d", "1")
+    with pytest.raises(PredictionError, match=r"found fold 0: an earlier training that a restart has set aside"):
+        find_folds(run, "2d", ["0"])
+
+
 def test_a_configuration_without_trained_fold_is_refused(run):
     finish(run, "2d", "0")
     with pytest.raises(PredictionError, match=r"no training of 3d_fullres is finished.*--configuration 3d_fullres"):

@@ -23,9 +23,10 @@ from autoseg.training.monitoring.history import append_to_training_log
 from autoseg.validation_conditions import ValidationConditions
 from autoseg.volume_io import write_label_map
 from autoseg.workflows.evaluate.evaluation import EvaluationJob, evaluate_jobs
-from autoseg.workflows.folds.state import TrainingState
+from autoseg.workflows.folds.state import KILLED_RESTART, TrainingState
 from autoseg.workflows.select import held_out, selection
 from autoseg.workflows.select.candidates import ModelCandidate, explain, rank
+from autoseg.workflows.select.model_choice import resolve_models
 from autoseg.workflows.select.postprocessing import learn_postprocessing
 from autoseg.workflows.select.request import SelectionRequest
 from autoseg.workflows.select.selection import select_models
@@ -358,6 +359,20 @@ def test_what_is_left_out_because_it_is_not_finished_is_told(run):
     with lock_fold(run.fold("2d", "1"), device="cpu"):
         assert select(run, progress=notes).members[0].folds == ("0",)
     assert any(line.startswith("left out: 2d, fold 1: is being trained, epoch 1 of 100") for line in notes.lines)
+
+
+def test_a_fold_that_a_killed_restart_set_aside_is_told_in_selecting_and_predicting(run):
+    finish(run, "2d")
+    folder, notes = run.fold("2d", "1").root, Notes()
+    folder.rename(folder.with_name(".fold_1.earlier"))
+    assert select(run, progress=notes).members[0].folds == ("0",)
+    assert f"left out: 2d, fold 1: was interrupted: {KILLED_RESTART}" in notes.lines
+    notes = Notes()
+    resolve_models(run, configuration=None, folds=None, postprocessing=True, progress=notes)
+    assert f"warning: 2d, fold 1, is not used: {KILLED_RESTART}" in notes.lines
+    with lock_fold(run.fold("2d", "1"), device="cpu"):  # a restart that prepares
+        resolve_models(run, configuration="2d", folds=None, postprocessing=True, progress=notes)
+    assert len([line for line in notes.lines if KILLED_RESTART in line]) == 1
 
 
 def test_a_cascade_without_its_first_stage_is_refused_before_anything_is_learned(run, monkeypatch):

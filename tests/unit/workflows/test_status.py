@@ -14,8 +14,9 @@ from autoseg.untrusted.json_reading import read_json
 from autoseg.validation_conditions import ValidationConditions
 from autoseg.workflows.evaluate.crossvalidation import collect_crossvalidation
 from autoseg.workflows.folds import status as status_module
-from autoseg.workflows.folds.state import StateWriter, TrainingState, record_failure
+from autoseg.workflows.folds.state import KILLED_RESTART, StateWriter, TrainingState, record_failure
 from autoseg.workflows.folds.status import read_run_status, read_statuses
+from autoseg.workflows.folds.unfinished import describe_unfinished
 
 
 def log_epochs(run, configuration, fold, count):
@@ -123,6 +124,20 @@ def test_the_metrics_of_cases_are_not_kept_in_memory(run):
     ] * 2
     assert all(entry["metrics"] is None for entry in content["metric_per_case"])
     assert content["foreground_mean"]["Dice"] == 0.87
+
+
+@pytest.mark.parametrize("fold", ["0", "all"])
+def test_a_training_that_a_killed_restart_set_aside_is_interrupted_until_it_is_given_back(run, fold):
+    folder = run.fold("2d", fold)
+    write_text(folder.final_checkpoint, "weights")
+    folder.root.rename(folder.root.with_name(f".fold_{fold}.earlier"))
+    status = find(run, "2d", fold)
+    assert (status.state, status.reason) == ("interrupted", KILLED_RESTART)
+    assert KILLED_RESTART in describe_unfinished(status)
+    with lock_fold(folder, device="cpu"):  # a restart that prepares
+        assert (find(run, "2d", fold).state, find(run, "2d", fold).reason) == ("preparing", None)
+    write_text(folder.latest_checkpoint, "new")
+    assert find(run, "2d", fold).reason == KILLED_RESTART
 
 
 def test_a_fold_that_is_being_extended_is_not_finished(run):
