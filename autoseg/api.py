@@ -253,6 +253,9 @@ def predict_volume(
 ) -> Any:
     """Segments one image and returns its label map: on the image's own grid, in the values of the dataset's files.
 
+    Nothing that `select_models` has learned is applied, neither postprocessing nor rules for objects such as their
+    smallest size; `predict_images` applies it.
+
     Args:
         run: Anything that `load_model` accepts, or a model from `load_model`, which avoids loading it for every image.
         image: One of the following, or a list with one for each channel. The label map has the same type.
