@@ -72,9 +72,10 @@ class DiffusionUNet(SegmentationNetwork):
             return estimate, find_bits(estimate)
         return find_logits(self.diffusion.predict_start(noisy, steps, estimate)), estimate
 
-    def estimate_image(self, masks: Tensor, noisy: Tensor, step: ImplicitStep) -> Tensor:
-        """Estimates the image without noise, guided by the masks of its label map as planned."""
+    def estimate_image(self, masks: Tensor, noisy: Tensor, number: int) -> Tensor:
+        """Estimates an image from its state after a step of diffusion, guided by its label map as planned."""
         assert self.plan.estimate == "image", "it denoises no images"
+        (step,) = self.diffusion.list_implicit_steps((number,))
         return self._find_logits(masks, noisy, step)
 
     def _predict(self, image: Tensor) -> Tensor:

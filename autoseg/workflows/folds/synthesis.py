@@ -29,6 +29,8 @@ class SynthesisPlan(Document):
         training_cases: The training cases of the fold, which alone the denoiser sees, and whose label maps are varied.
         denoiser: The denoiser of images and its training.
         variation: Random changes of label maps for which images are drawn.
+        eta: Share of the noise of DDPM that every step from noise to an image adds (Song et al. 2021,
+            arXiv:2010.02502); 0: none, so that an error of one step is not mended by those that follow.
         patches_per_axis: Largest extent of a synthetic case along each axis, in patches; it is never larger than its
             source, nor smaller than a patch.
     """
@@ -39,6 +41,7 @@ class SynthesisPlan(Document):
     training_cases: CaseNames
     denoiser: ConfigurationPlan
     variation: Transforms
+    eta: Annotated[float, Field(ge=0, le=1)] = 0.0
     patches_per_axis: Annotated[int, Field(ge=1)]
     reasons: tuple[Reason, ...]
 

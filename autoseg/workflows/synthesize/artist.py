@@ -1,16 +1,17 @@
 """Draws synthetic cases with a trained denoiser."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Float32, Int16
+from torch import Tensor
 
 from autoseg.networks.families import build_network
 from autoseg.networks.families.diffusion_unet import DiffusionUNet
 from autoseg.networks.weights import read_weights
-from autoseg.plan.objectives import ImageDenoisingObjective
+from autoseg.plan.objectives import ChannelRange, ImageDenoisingObjective
 from autoseg.preprocessing.cache import open_case
 from autoseg.preprocessing.case import OUTSIDE_LABEL, PreprocessedCase
 from autoseg.training.objectives.image_denoising import (
@@ -20,7 +21,6 @@ from autoseg.training.objectives.image_denoising import (
     standardize,
 )
 from autoseg.workflows.folds.synthesis import SynthesisPlan
-from autoseg.workflows.synthesize.image_sampling import sample_image
 from autoseg.workflows.synthesize.job import SynthesisJob
 from autoseg.workflows.synthesize.label_variation import build_synthetic_geometry, vary_label_map
 
@@ -67,27 +67,62 @@ class Artist:
             self.plan.denoiser.training.objective,
         )
         assert isinstance(objective, ImageDenoisingObjective), "plans are checked"
-        seen = torch.from_numpy(np.maximum(label_map[0] if is_2d else label_map, 0))[None].to(device)
+        seen = np.maximum(label_map[0] if is_2d else label_map, 0)
+        beyond = [
+            (0, -extent % step) for extent, step in zip(seen.shape, self.network.plan.patch_divisors, strict=True)
+        ]
+        whole = torch.from_numpy(np.pad(seen, beyond, mode="symmetric"))[None].to(device)
         generator = torch.Generator().manual_seed(int(seeds.generate_state(1, np.uint64)[0] >> 1))
-        noise = torch.randn((1, len(objective.channels), *seen.shape[1:]), generator=generator).to(device)
-        lowest, highest = (
-            standardize(place_channels(values, noise), objective.channels)
-            for values in zip(*((channel.lowest, channel.highest) for channel in objective.channels), strict=True)
-        )
         drawn = sample_image(
-            self.network.estimate_image,
-            build_condition(seen, self.job.plan.labels),
-            noise,
-            steps=self.network.implicit_steps,
-            patch_voxels=self.plan.denoiser.patch_voxels,
-            bounds=(lowest, highest),
+            self.network,
+            build_condition(whole, self.job.plan.labels),
+            channels=objective.channels,
+            eta=self.plan.eta,
+            generator=generator,
             on_step=on_step,
         )
-        image = restore_intensities(drawn, objective.channels)[0].cpu().numpy().reshape(-1, *label_map.shape)
+        inside = tuple(slice(extent) for extent in seen.shape)
+        image = drawn[0].cpu().numpy()[:, *inside].reshape(-1, *label_map.shape)
         for channel, plan in zip(image, self.job.plan.channels, strict=True):
             if plan.inside_nonzero_only:
                 channel[label_map <= OUTSIDE_LABEL] = 0
         return image
+
+
+@torch.inference_mode()
+def sample_image(
+    network: DiffusionUNet,
+    masks: Float32[Tensor, "1 mask *space"],
+    *,
+    channels: Sequence[ChannelRange],
+    eta: float,
+    generator: torch.Generator,
+    on_step: Callable[[int], None] = lambda done: None,
+) -> Float32[Tensor, "1 channel *space"]:
+    """Goes back from noise to an image, step by step, at all voxels at once: windows would be of different brightness.
+
+    Args:
+        network: The denoiser.
+        masks: The channels that describe the label map; extents are multiples of the divisors of the network.
+        channels: Intensities of the channels of the image, to which estimates are clipped.
+        eta: Share of the noise of DDPM that every step adds.
+        generator: Source of the noise.
+        on_step: Called with the number of steps that are done.
+    """
+    noise = torch.randn((1, len(channels), *masks.shape[2:]), generator=generator).to(masks.device)
+    lowest, highest = (
+        standardize(place_channels(values, noise), channels)
+        for values in zip(*((channel.lowest, channel.highest) for channel in channels), strict=True)
+    )
+    numbers = [step.number for step in network.implicit_steps]
+
+    def estimate(noisy: Tensor, number: int) -> Tensor:
+        start = network.estimate_image(masks, noisy, number)
+        on_step(numbers.index(number) + 1)
+        return torch.minimum(torch.maximum(start, lowest), highest)
+
+    drawn = network.diffusion.sample_implicitly(estimate, noise, steps=numbers, eta=eta, generator=generator)
+    return restore_intensities(drawn, channels)
 
 
 def build_artist(job: SynthesisJob, plan: SynthesisPlan) -> Artist:

@@ -26,6 +26,7 @@ ANISOTROPY: Final = 2.0  # axes so much coarser than the finest one are not redu
 DIFFUSION: Final = DiffusionPlan(schedule="linear", steps=1000, first_variance=1e-4, last_variance=0.02)
 """As published (Ho et al. 2020)."""
 SAMPLER_STEPS: Final = 25  # guess; 20 to 100 are published for DDIM
+ETA: Final = 1.0  # share of the noise of DDPM that every step adds
 ITERATIONS: Final = 10_000  # guess
 ITERATIONS_PER_EPOCH: Final = 100
 LEARNING_RATE: Final = 5e-4  # of AdamW; guess
@@ -87,8 +88,9 @@ def plan_denoiser(
         ),
         Reason(
             subject="sampling",
-            value=f"{SAMPLER_STEPS} steps",
-            because="each is a call of the denoiser for every window; 20 to 100 are published (arXiv:2010.02502)",
+            value=f"{SAMPLER_STEPS} steps, each with the noise of DDPM (eta {ETA:g})",
+            because="each is a call of the denoiser for the whole case; 20 to 100 are published (arXiv:2010.02502); "
+            "new noise lets later steps mend what earlier ones got wrong, such as the brightness of a region",
         ),
     )
 

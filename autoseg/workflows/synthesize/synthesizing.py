@@ -27,7 +27,7 @@ from autoseg.training.objectives.image_denoising import count_condition_channels
 from autoseg.workflows.folds.synthesis import SynthesisPlan, SyntheticCase, SyntheticRecord, check_same_origin
 from autoseg.workflows.plan.preprocessing import check_has_data, check_preprocessed
 from autoseg.workflows.synthesize.artist import build_artist
-from autoseg.workflows.synthesize.denoiser_plan import PATCHES_PER_AXIS, plan_denoiser, plan_variation
+from autoseg.workflows.synthesize.denoiser_plan import ETA, PATCHES_PER_AXIS, plan_denoiser, plan_variation
 from autoseg.workflows.synthesize.denoiser_training import measure_ranges, train_denoiser
 from autoseg.workflows.synthesize.image_files import write_images
 from autoseg.workflows.synthesize.job import SynthesisJob, check_can_be_synthesized
@@ -158,6 +158,7 @@ def _find_plan(job: SynthesisJob, progress: Progress) -> SynthesisPlan:
         training_cases=job.cases.training,
         denoiser=denoiser,
         variation=variation,
+        eta=ETA,
         patches_per_axis=PATCHES_PER_AXIS,
         reasons=(*reasons, reason),
     )

@@ -18,7 +18,6 @@ from autoseg.document import read_document, write_document
 from autoseg.errors import OptionError, PlanError, RunError, TrainingError
 from autoseg.networks import build_network
 from autoseg.networks.families.diffusion_unet import DiffusionUNet
-from autoseg.networks.parts.diffusion.process import Diffusion, compute_variances, space_steps
 from autoseg.plan import ConfigurationPlan
 from autoseg.plan.augmentation import DeformationPlan
 from autoseg.plan.network.diffusion_unet import DiffusionUNetPlan
@@ -42,9 +41,8 @@ from autoseg.workflows.folds.synthesis import (
 )
 from autoseg.workflows.plan.preprocessing import extract_recipe
 from autoseg.workflows.synthesize import synthesizing
-from autoseg.workflows.synthesize.artist import Artist
-from autoseg.workflows.synthesize.denoiser_plan import DIFFUSION, choose_stages, plan_denoiser, plan_variation
-from autoseg.workflows.synthesize.image_sampling import list_windows, sample_image
+from autoseg.workflows.synthesize.artist import Artist, sample_image
+from autoseg.workflows.synthesize.denoiser_plan import ETA, choose_stages, plan_denoiser, plan_variation
 from autoseg.workflows.synthesize.job import SynthesisJob, check_can_be_synthesized
 from autoseg.workflows.synthesize.label_variation import build_synthetic_geometry, vary_label_map
 from autoseg.workflows.synthesize.request import SynthesisRequest
@@ -57,7 +55,6 @@ _one_thread = pytest.fixture(autouse=True)(use_one_thread)
 RANGE = ChannelRange(mean=1.0, std=2.0, lowest=-3.0, highest=5.0)
 LABELS = build_labels({"liver": (5,), "tumour": (9,)}, ignore_value=7)
 SPATIAL = {"spatial": {"rotation_probability": 1.0}, "mirror": {}}
-UNBOUND = (torch.tensor(-torch.inf), torch.tensor(torch.inf))
 
 
 def build_synthesis_plan(patch: tuple[int, ...], transforms=SPATIAL, ranges=(RANGE,)) -> SynthesisPlan:
@@ -70,6 +67,7 @@ def build_synthesis_plan(patch: tuple[int, ...], transforms=SPATIAL, ranges=(RAN
         training_cases=("case",),
         denoiser=denoiser,
         variation=variation,
+        eta=ETA,
         patches_per_axis=2,
         reasons=(*reasons, reason),
     )
@@ -150,54 +148,49 @@ def test_a_synthetic_case_has_the_directions_and_spacing_of_its_source() -> None
     assert geometry.reorientation.is_identity
 
 
-def build_steps(count: int = 4):
-    diffusion = Diffusion(compute_variances(DIFFUSION))
-    return diffusion.list_implicit_steps(space_steps(diffusion.steps, count))
+class KnowingNetwork(DiffusionUNet):
+    """A denoiser whose estimate is the label map that it is given, in all channels alike."""
+
+    def estimate_image(self, masks, noisy, number):
+        assert masks.shape[2:] == noisy.shape[2:]
+        assert number in {step.number for step in self.implicit_steps}
+        return masks[:, :1].expand(noisy.shape)
 
 
-def test_the_shares_of_windows_add_up_to_one() -> None:
-    total = torch.zeros(1, 1, 9, 13)
-    for place, share in list_windows((9, 13), (4, 8)):
-        total[place] += share
-    torch.testing.assert_close(total, torch.ones_like(total))
+def build_knowing_network() -> KnowingNetwork:
+    plan = build_synthesis_plan((8, 8), ranges=(RANGE, RANGE)).denoiser.network
+    assert isinstance(plan, DiffusionUNetPlan)
+    return KnowingNetwork(plan)
 
 
-@pytest.mark.parametrize("extents", [(8, 8), (13, 20)])
-def test_a_network_that_knows_the_image_draws_it_in_windows_that_agree(extents) -> None:
-    known = torch.randn(1, 2, *extents, generator=torch.Generator().manual_seed(0))
-    noise, done = torch.randn_like(known), []
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_a_network_that_knows_the_image_draws_it_within_the_intensities_of_training(eta: float) -> None:
+    network, done = build_knowing_network(), []
+    known = torch.randn(1, 4, 8, 16, generator=torch.Generator().manual_seed(0)) * 2
     drawn = sample_image(
-        lambda masks, noisy, step: masks,
-        known,
-        noise,
-        steps=build_steps(),
-        patch_voxels=(8, 8),
-        bounds=UNBOUND,
-        on_step=done.append,
+        network, known, channels=(RANGE, RANGE), eta=eta, generator=torch.Generator(), on_step=done.append
     )
-    torch.testing.assert_close(drawn, known)
-    assert done == [1, 2, 3, 4]
-    bounded = sample_image(
-        lambda masks, noisy, step: masks,
-        known,
-        noise,
-        steps=build_steps(),
-        patch_voxels=(8, 8),
-        bounds=(torch.tensor(-0.5), torch.tensor(0.25)),
-    )
-    torch.testing.assert_close(bounded, known.clamp(-0.5, 0.25))
+    expected = (known[:, :1] * RANGE.std + RANGE.mean).clamp(RANGE.lowest, RANGE.highest)
+    torch.testing.assert_close(drawn, expected.expand(1, 2, 8, 16))
+    assert done == list(range(1, len(network.implicit_steps) + 1))
 
 
-def test_overlapping_windows_of_a_network_that_guesses_differently_show_one_image() -> None:
-    guesses = iter(torch.linspace(-1, 1, 100).tolist())
-    noise = torch.zeros(1, 1, 8, 16)
-
-    def guess(masks, noisy, step):
-        return torch.full_like(noisy, next(guesses))
-
-    drawn = sample_image(guess, noise, noise, steps=build_steps(1), patch_voxels=(8, 8), bounds=UNBOUND)
-    steps = drawn[0, 0, 0].diff().abs()
-    assert steps.max() < 0.5 * (drawn.max() - drawn.min())  # blended, no seam
+def test_noise_of_every_step_decides_the_image_where_it_is_planned(monkeypatch) -> None:
+    """An estimate that keeps half of what it sees: without noise on the way the first noise decides all."""
+    network = build_knowing_network()
+    monkeypatch.setattr(network, "estimate_image", lambda masks, noisy, number: noisy / 2)
+    drawn = {}
+    for eta in (0.0, 1.0):
+        states = [torch.Generator().manual_seed(seed) for seed in (3, 3, 4)]
+        first, again, other = (
+            sample_image(network, torch.zeros(1, 4, 8, 8), channels=(RANGE,), eta=eta, generator=state)
+            for state in states
+        )
+        assert torch.equal(first, again)
+        assert not torch.equal(first, other)
+        drawn[eta] = (first, states[0].get_state())
+    assert not torch.equal(drawn[0.0][0], drawn[1.0][0])
+    assert not torch.equal(drawn[0.0][1], drawn[1.0][1])  # more of the generator is used
 
 
 def test_pictures_in_colour_are_written_as_they_are(tmp_path: Path) -> None:
@@ -390,7 +383,7 @@ def test_a_drawn_image_follows_its_label_map_and_is_zero_outside_the_nonzero_reg
         seed=0,
     )
     artist = Artist(job=job, plan=made, network=network)
-    label_map = np.array(build_case((3 if len(patch) == 3 else 1, 16, 24)).label_map)
+    label_map = np.array(build_case((3 if len(patch) == 3 else 1, 18, 21)).label_map)
     label_map = np.repeat(label_map, 4, axis=0) if len(patch) == 3 else label_map
     image = artist.draw_image(label_map, np.random.SeedSequence(0), on_step=lambda done: None)
     expected = np.minimum(np.maximum(label_map, 0) * RANGE.std + RANGE.mean, RANGE.highest)
