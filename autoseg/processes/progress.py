@@ -16,7 +16,7 @@ class Progress(Protocol):
         """Yields the items unchanged and shows count, rate and remaining time."""
         ...
 
-    def show_part(self, label: str, done: int, total: int) -> None:
+    def show_part(self, label: str, done: int, total: int, unit: str = "windows") -> None:
         """Shows how far the current item is, for items that take long."""
         ...
 
@@ -33,9 +33,9 @@ class SilentProgress:
         del label, total, unit
         yield from items
 
-    def show_part(self, label: str, done: int, total: int) -> None:
+    def show_part(self, label: str, done: int, total: int, unit: str = "windows") -> None:
         """Does nothing."""
-        del label, done, total
+        del label, done, total, unit
 
     def note(self, text: str) -> None:
         """Does nothing."""

@@ -70,7 +70,7 @@ class Console:
         """Shows a table."""
         self._rich.print(table)
 
-    def show_part(self, label: str, done: int, total: int) -> None:
+    def show_part(self, label: str, done: int, total: int, unit: str = "windows") -> None:
         """Shows the progress of the current item: a second bar, or a line now and then; nothing for a single step."""
         if total <= 1:
             return
@@ -78,7 +78,7 @@ class Console:
             self._update_part(self._bars, label, done, total)
         elif time.monotonic() - self._last_line_seconds >= PLAIN_LINE_SECONDS:
             self._last_line_seconds = time.monotonic()
-            self.note(f"  {label}: {done}/{total} windows")
+            self.note(f"  {label}: {done}/{total} {unit}")
 
     def _update_part(self, bars: "RichProgress", label: str, done: int, total: int) -> None:
         if self._part is None:

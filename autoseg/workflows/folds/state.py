@@ -200,8 +200,8 @@ class _CaseListener:
             self.state_writer.change(cases_done=done, remaining_seconds=left)
             yield item
 
-    def show_part(self, label: str, done: int, total: int) -> None:
-        self.listener.show_part(label, done, total)
+    def show_part(self, label: str, done: int, total: int, unit: str = "windows") -> None:
+        self.listener.show_part(label, done, total, unit)
 
     def note(self, text: str) -> None:
         self.listener.note(text)

@@ -175,7 +175,8 @@ def _draw_cases(job: SynthesisJob, plan: SynthesisPlan, request: SynthesisReques
     if missing:
         artist = build_artist(job, plan)
         for index in progress.track(missing, label=job.name, total=len(missing), unit="synthetic case"):
-            drawn = artist.draw(index, on_step=partial(progress.show_part, "denoising", total=artist.step_count))
+            show = partial(progress.show_part, "denoising", total=artist.step_count, unit="steps")
+            drawn = artist.draw(index, on_step=show)
             case = SyntheticCase(name=f"synthetic_{index + 1:04d}", source=artist.choose_source(index))
             _write(job, plan, case.name, drawn)
             record = record.model_copy(update={"cases": (*record.cases, case)})

@@ -17,7 +17,7 @@ class Notes:
     def track(self, items, *, label, total, unit):
         yield from items
 
-    def show_part(self, label, done, total):
+    def show_part(self, label, done, total, unit="windows"):
         pass
 
     def note(self, text):
