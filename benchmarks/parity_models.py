@@ -30,7 +30,6 @@ ITERATIONS = 500
 FOREGROUND_SHARE = 0.67
 IMAGES = 2
 PLANS_NAME = "nnUNetPlans"
-TRAINER_NAME = "nnUNetTrainer"
 REGIONS = {"background": 0, "both": [1, 2], "small": 2, "ignore": 3}
 LABELS = {"background": 0, "large": 1, "small": 2}
 

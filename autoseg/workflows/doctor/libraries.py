@@ -18,7 +18,6 @@ from autoseg.workflows.doctor.finding import Finding
 from autoseg.workflows.doctor.known_problems import KNOWN_PROBLEMS, TESTED, KnownProblem
 
 PYTHON_CLASSIFIER: Final = "Programming Language :: Python :: "
-MOST_NAMED: Final = 6
 SLURM_LIBRARY: Final = "submitit"
 
 

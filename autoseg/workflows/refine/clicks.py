@@ -6,7 +6,7 @@ Voxel indices are those that viewers show, x, y, z (i, j, k), but for the column
 import csv
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -34,8 +34,6 @@ MARKUPS_SIGNS: Final = {"LPS": -1, "1": -1, "RAS": 1, "0": 1}
 LARGEST_FILE_BYTES: Final = 2**24
 NUMBERED: Final = re.compile(r"-\d+$")
 EXAMPLE: Final = '{"clicks": [{"position_mm": [12.5, -3, 40], "label": 1}, {"voxel": [10, 20, 30], "label": 0}]}'
-
-Locate = Callable[[FloatTriple], FloatTriple]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
