@@ -32,21 +32,12 @@ class RepConvolution(FusibleModule):
     Ding et al. 2021, arXiv:2101.03697; it is a single convolution in prediction.
     """
 
-    def __init__(
-        self,
-        channels_in: int,
-        channels_out: int,
-        kernel: Sequence[int],
-        *,
-        stride: Sequence[int] | None = None,
-        bias: bool = True,
-    ) -> None:
+    def __init__(self, channels_in: int, channels_out: int, kernel: Sequence[int], *, bias: bool) -> None:
         super().__init__()
         ones = (1,) * len(kernel)
-        steps = tuple(stride or ones)
-        self.kernel = build_convolution(channels_in, channels_out, kernel, stride=steps, bias=bias)
-        self.point = build_convolution(channels_in, channels_out, ones, stride=steps, bias=False)
-        self.has_identity = channels_in == channels_out and steps == ones
+        self.kernel = build_convolution(channels_in, channels_out, kernel, stride=ones, bias=bias)
+        self.point = build_convolution(channels_in, channels_out, ones, stride=ones, bias=False)
+        self.has_identity = channels_in == channels_out
 
     def forward(self, features: Float[Tensor, "batch channels_in *space"]) -> Float[Tensor, "batch channels_out ..."]:
         """Adds the branches."""

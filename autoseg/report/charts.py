@@ -53,7 +53,6 @@ def draw_strips(
     *,
     label: str,
     is_logarithmic: bool = False,
-    limits: tuple[float, float] | None = None,
 ) -> str:
     """Draws one horizontal strip of points per group, with its median."""
     with mpl.rc_context(SETTINGS):
@@ -64,8 +63,6 @@ def draw_strips(
             _draw_strip(axes, np.asarray(groups[name], dtype=float), place, is_many=is_many)
         if is_logarithmic:
             _scale_by_powers(axes)
-        if limits is not None:
-            axes.set_xlim(*limits)
         axes.set_yticks(range(len(names)), [shorten(name) for name in names])
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.set_xlabel(label)

@@ -90,9 +90,9 @@ class Page:
     error_colours: Sequence[tuple[str, tuple[int, int, int]]] = ()
     digest: str = ""
 
-    def render(self, *, written: datetime | None = None) -> str:
+    def render(self) -> str:
         """Renders the page as HTML; the same content gives the same text, but for the date."""
-        date = (written or datetime.now(tz=UTC)).strftime("%Y-%m-%d %H:%M UTC")
+        date = datetime.now(tz=UTC).strftime("%Y-%m-%d %H:%M UTC")
         has_volumes = any(case.volumes for case in self.cases)
         viewer = read_viewer() if has_volumes else None
         content = {

@@ -128,18 +128,17 @@ def restore_maps(
     geometry: CaseGeometry,
     *,
     resampling: ResamplingPlan,
-    strip_bytes: int | None = None,
 ) -> UInt8[np.ndarray, "map file_z file_y file_x"]:
     """Restores maps of values from 0 to 1 on the grid of the image file, as integers from 0 to 255; 0 outside the crop.
 
-    Arguments as in `restore_label_map` and `iterate_strips`.
+    Arguments as in `restore_label_map`.
     """
 
     def restore(parts: Sequence[Tensor]) -> UInt8[np.ndarray, "map file_z file_y file_x"]:
         volumes = np.zeros((len(maps), *geometry.grid.shape_voxels), np.uint8)
         inside = slice_box(geometry.crop_box)
         cropped = [geometry.reorientation.apply(volume)[inside] for volume in volumes]
-        for strip in iterate_strips(parts[0], geometry, resampling, strip_bytes=strip_bytes):
+        for strip in iterate_strips(parts[0], geometry, resampling, strip_bytes=None):
             values = (255 * strip.logits).round().clamp(0, 255).to(torch.uint8).movedim(-1, 0).cpu().numpy()
             for target, source in zip(cropped, values, strict=True):
                 target[strip.z, strip.rows] = source

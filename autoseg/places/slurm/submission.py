@@ -151,7 +151,7 @@ def submit_wave(
         OptionError: submitit is not installed.
     """
     waited = [known[name].job_id for name in wave[0].needs if name in known]
-    executor = _open_executor(folder, settings)
+    executor = _open_executor(folder)
     executor.update_parameters(**build_parameters(wave, settings, after=waited, most_minutes=most_minutes))
     commands = [build_job(task, settings, folder) for task in wave]
     for command in commands:
@@ -191,7 +191,7 @@ def check_submitit() -> None:
         raise OptionError(msg) from error
 
 
-def _open_executor(folder: Path, settings: SlurmSettings) -> "SlurmExecutor":
+def _open_executor(folder: Path) -> "SlurmExecutor":
     check_submitit()
     from submitit import SlurmExecutor
 

@@ -20,7 +20,7 @@ from autoseg.errors import OptionError, RunError
 from autoseg.exchange.nnunet_limits import describe_export_limits
 from autoseg.files.temporary_files import remove_leftovers
 from autoseg.fingerprint import DeviceThroughput, Fingerprint, Machine, TimedSteps
-from autoseg.network_cost import MeasureCost, NetworkCost
+from autoseg.network_cost import NetworkCost
 from autoseg.places.local import ThisComputer
 from autoseg.places.place import Place
 from autoseg.plan.document import Plan
@@ -80,7 +80,6 @@ def build_plan_rule(
     planner: PlannerLike,
     *,
     measure: Callable[[], DeviceThroughput] = measure_device,
-    measure_cost: MeasureCost = find_network_cost,
     time_steps: Callable[[Plan], TimedSteps | None] = time_planned_steps,
 ) -> PlanRule:
     """Builds a planning function that measures the device first if the planner needs it.
@@ -88,13 +87,12 @@ def build_plan_rule(
     Args:
         planner: Decides.
         measure: Measures the speed of the device that will train.
-        measure_cost: Counts what a network costs.
         time_steps: Times steps of a plan on a GPU, which executes them in other ways than single layers; the final plan
             is made with them.
     """
 
     def rule(fingerprint: Fingerprint, machine: Machine) -> Plan:
-        decide = partial(planner.plan, fingerprint, measure_cost=measure_cost)
+        decide = partial(planner.plan, fingerprint, measure_cost=find_network_cost)
         if not planner.measures_throughput:
             return decide(machine)
         throughput = measure()
