@@ -57,7 +57,7 @@ class LatentDiffusion(SegmentationNetwork):
         """
         features = self._see(image)
         if masks is None:
-            latents, _ = self._predict_latents(features)
+            latents = self._predict_latents(features)
             # The decoder of Stable Diffusion keeps more than all else, and its training does not go through it.
             with torch.set_grad_enabled(torch.is_grad_enabled() and self.plan.pretrained is None):
                 return (self.autoencoder.decode(latents),)
@@ -73,28 +73,22 @@ class LatentDiffusion(SegmentationNetwork):
             found, found_noise = self.diffusion.predict_start(noisy, steps, estimate), estimate
         return self.autoencoder.decode(found) if decodes else found, found, start, found_noise
 
-    def predict_with(
-        self, image: Float[Tensor, "batch channel *space"], noise: Float[Tensor, "1 latent *grid"]
-    ) -> Float[Tensor, "batch output *space"]:
-        """Computes the logits of an image with other noise than that of `forward`."""
-        latents, _ = self._predict_latents(self._see(image), noise)
-        return self.autoencoder.decode(latents)
-
     def _see(self, image: Tensor) -> Tensor:
         """Encodes the image, with weights for pictures to the scale of their latents."""
         features: Tensor = self.vision(image)
         return features if self.plan.autoencoder.pictures is None else features * self.autoencoder.latent_scale
 
-    def _predict_latents(self, features: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Estimates latents, and the noise in them, in one step from noise alone."""
-        noisy = tile(self.noise if noise is None else noise, features.shape[2:]).to(features.dtype)
+    def _predict_latents(self, features: Tensor) -> Tensor:
+        """Estimates latents in one step from noise alone."""
+        noisy = tile(self.noise, features.shape[2:]).to(features.dtype)
         noisy = noisy.expand(features.shape[0], *noisy.shape[1:])
         steps = torch.full((features.shape[0],), self.plan.diffusion.steps, device=features.device)
-        estimate = self.denoiser(torch.cat((noisy, features), dim=1), steps)
+        estimate: Tensor = self.denoiser(torch.cat((noisy, features), dim=1), steps)
         if self.plan.estimate == "latent":
-            return estimate, noisy
+            return estimate
         lost: float = (1 - self.kept_at_last) ** 0.5
-        return (noisy - lost * estimate) / self.kept_at_last**0.5, estimate
+        latents: Tensor = (noisy - lost * estimate) / self.kept_at_last**0.5
+        return latents
 
     def initialize_weights(self, generator: torch.Generator | None = None) -> None:
         """Sets the first weights and draws the noise; the denoiser begins with an estimate of zero."""
