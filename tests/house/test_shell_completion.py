@@ -21,7 +21,6 @@ from planners import ARCHITECTURES, HEADS, PARTS, PLANNERS
 from planners.losses import LOSS_RULES
 
 ROOT = Path(__file__).resolve().parents[2]
-Complete = Callable[..., list[str]]
 
 needs_bash = pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 

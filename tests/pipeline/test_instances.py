@@ -25,7 +25,6 @@ from autoseg.errors import EvaluationError, ExchangeError, PlanError, Prediction
 from autoseg.exchange.nnunet_limits import describe_export_limits
 from autoseg.fingerprint import Fingerprint
 from autoseg.geometry import Grid
-from autoseg.labels import LabelScheme
 from autoseg.plan import Plan
 from autoseg.postprocessing.object_table import format_rows
 from autoseg.processes.progress import SilentProgress
@@ -85,10 +84,6 @@ def predicted(dataset: Path, run: Path, tmp_path_factory: pytest.TempPathFactory
 
 def read_plan(run: Path) -> Plan:
     return read_document(RunFolder(run).plan, Plan)
-
-
-def read_labels(run: Path) -> LabelScheme:
-    return read_plan(run).labels
 
 
 def test_plan_has_core_and_border_of_each_class_and_says_why(run: Path, dataset: Path) -> None:

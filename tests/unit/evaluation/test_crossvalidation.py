@@ -16,9 +16,6 @@ from autoseg.evaluation.crossvalidation import (
     score_configuration,
     write_crossvalidation,
 )
-from autoseg.evaluation.summary import METRICS
-
-NOTHING = dict.fromkeys(METRICS)
 
 
 def test_the_held_out_cases_of_all_folds_are_pooled():

@@ -22,8 +22,6 @@ from autoseg.runtime.cpu_threads import (
 )
 from autoseg.runtime.cpu_time import CpuUsage
 
-CPU = torch.device("cpu")
-
 
 def make_use(cores, *, received=0.0, missed=0.0, unused=0.0, foreign=0.0):
     return CpuUsage(cores=cores, received=received, missed=missed, unused=unused, foreign=foreign)

@@ -35,13 +35,6 @@ def plan_context(context_slices=1, *, transforms=(), channels=1, **training):
     )
 
 
-def find_slices(case, patch):
-    """The numbers of the slices of a case that a patch shows, by its position in plane."""
-    image = case.image[:][0]
-    windows = np.lib.stride_tricks.sliding_window_view(image, (16, 16), axis=(1, 2))
-    return [np.argwhere((windows == part).all(axis=(-2, -1)))[0].tolist() for part in patch]
-
-
 @pytest.mark.parametrize("where", [None, "device", "disk"])
 @pytest.mark.parametrize("count", [1, 2])
 def test_channels_are_neighbouring_slices_and_the_reference_is_the_middle_one(make_source, data_folder, count, where):

@@ -20,7 +20,6 @@ from autoseg.training.step import build_learner, run_training_step, run_validati
 from autoseg.training.step_graph import StepGraph, build_step_graph
 
 CPU = torch.device("cpu")
-FOCAL = {"name": "focal", "weight": 1.0, "gamma": 2.0, "background_weights": (1.0,), "class_weights": (2.0,)}
 CAPTURED = TrainingExecution(memory_format=torch.contiguous_format, is_captured=True)
 
 

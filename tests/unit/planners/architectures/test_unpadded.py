@@ -17,7 +17,6 @@ from planners.rules.patch_size import choose_patch_size
 from planners.rules.topology import compute_topology
 
 U_NET = ARCHITECTURES["u_net_valid"]
-MACHINE = Machine(accelerator_memory_gb=None)
 
 
 def choose_margins(topology) -> tuple[int, ...]:

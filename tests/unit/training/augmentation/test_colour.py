@@ -9,7 +9,6 @@ from skimage.color import hed2rgb, rgb2hed
 from autoseg.training.augmentation.colour import compute_mixing
 from autoseg.training.augmentation.stain import DENSITIES
 
-ONE = {"factor_range": (1.0, 1.0)}
 COLOURS = ("saturation", "hue", "stain")
 
 
