@@ -13,6 +13,7 @@ from autoseg.geometry import DistanceUnit
 from autoseg.labels import InstanceTargets, LabelScheme
 
 CPU_NAME: Final = "CPU"
+UNDISTURBED_SHARE: Final = 0.8  # of the cores' time; threads that wait for each other take the rest on an idle machine
 
 
 class ForegroundIntensities(Part):
@@ -187,6 +188,11 @@ class DeviceThroughput(Part):
     def is_cpu(self) -> bool:
         """Whether the device is the CPU."""
         return self.device == CPU_NAME
+
+    @property
+    def is_undisturbed(self) -> bool:
+        """Whether the measurement got so much that it holds for an idle computer, too."""
+        return self.received_share >= UNDISTURBED_SHARE
 
 
 class Machine(Part):

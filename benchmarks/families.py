@@ -31,7 +31,7 @@ from autoseg.runtime.measurement_cache import find_measurement_cache
 from autoseg.runtime.precision import find_dtype
 from autoseg.training.budget.pace import EPOCHS_OF_A_BUDGET, FEWEST_ITERATIONS_PER_EPOCH
 from autoseg.training.network_timing import time_network
-from autoseg.workflows.plan.host_speed import UNDISTURBED_SHARE, find_host_speed
+from autoseg.workflows.plan.host_speed import find_host_speed
 from autoseg.workflows.plan.planning import find_network_cost
 from benchmarks.machine import describe_machine
 from benchmarks.preprocessing import DEFAULT_DATA
@@ -180,9 +180,11 @@ def set_iterations(run: RunFolder, name: str, iterations: int) -> None:
 
 def check_host_speed() -> None:
     """Ends the program if the CPU was measured beside others, as each network would be planned for another speed."""
-    share = find_host_speed(find_measurement_cache("host_speed"), measure=measure_host).received_share
-    if share < UNDISTURBED_SHARE:
-        sys.exit(f"the CPU's speed was measured with {share:.0%} of its time; begin while nothing else runs")
+    host = find_host_speed(find_measurement_cache("host_speed"), measure=measure_host)
+    if not host.is_undisturbed:
+        sys.exit(
+            f"the CPU's speed was measured with {host.received_share:.0%} of its time; begin while nothing else runs"
+        )
 
 
 def measure_paces(trainings: Sequence[Training]) -> None:

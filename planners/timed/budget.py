@@ -11,7 +11,6 @@ from planners.reasons import format_amount, format_count, format_share
 
 DEFAULT_BUDGET_SECONDS: Final = 1800.0
 TRAINING_SHARE: Final = 0.9  # of the budget; the rest is for planning, preprocessing and prediction
-UNDISTURBED_SHARE: Final = 0.8  # of the cores' time; threads that wait for each other take the rest on an idle machine
 SUFFICIENT_ITERATIONS: Final = 1500
 """Measured on Hippocampus, with 16 features: so many give 0.883, at most 0.889 was reached. On retinal vessels 108 give
 0.13."""
@@ -62,7 +61,7 @@ def explain_correction(throughput: DeviceThroughput) -> str:
 
 def warn_of_disturbance(throughput: DeviceThroughput) -> str:
     """Returns a sentence about a measurement that other programs disturbed; empty for an undisturbed one."""
-    if throughput.received_share >= UNDISTURBED_SHARE:
+    if throughput.is_undisturbed:
         return ""
     return (
         f". The measurement got only {format_share(throughput.received_share)} of the time of these cores (other "

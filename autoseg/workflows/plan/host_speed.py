@@ -12,7 +12,6 @@ from autoseg.fingerprint import DeviceThroughput
 from autoseg.runtime.cpu_time import count_usable_cpus
 from autoseg.runtime.measurement_cache import find_cpu_name, find_measurement, read_measurement, write_measurement
 
-UNDISTURBED_SHARE: Final = 0.8  # of the cores' time; a measurement that got less is not cached
 THREADS_VARIABLE: Final = "OMP_NUM_THREADS"
 
 
@@ -47,7 +46,7 @@ def find_host_speed(memory: Path, *, measure: Callable[[], DeviceThroughput]) ->
     if record is not None and record.circumstances == circumstances:
         return record.host
     host = measure()
-    if host.received_share >= UNDISTURBED_SHARE:
+    if host.is_undisturbed:
         write_measurement(path, HostRecord(circumstances=circumstances, host=host), what="the speed of the CPU")
     return host
 

@@ -27,7 +27,7 @@ from autoseg.runtime.measurement_cache import (
     read_measurement,
     write_measurement,
 )
-from autoseg.workflows.plan.host_speed import UNDISTURBED_SHARE, find_host_speed
+from autoseg.workflows.plan.host_speed import find_host_speed
 
 if TYPE_CHECKING:
     import torch
@@ -131,7 +131,7 @@ def survey_cpu(
         problems = dict.fromkeys(names, reason)
         return MachineSurvey(device=device, has_gpu=False, memory_bytes=memory, costs={}, problems=problems, how=reason)
     how = "estimated from the measured speed of this CPU, right within about a third"
-    if host.received_share < UNDISTURBED_SHARE:
+    if not host.is_undisturbed:
         how = (
             f"estimated from the speed of this CPU, of whose time other programs left {host.received_share:.0%} "
             f"while it was measured: training alone may be several times as fast; plan again when they have ended"
