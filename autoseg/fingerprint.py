@@ -113,6 +113,11 @@ class CaseFingerprint(CasePart):
     surface_fraction: Annotated[float, Field(ge=0, le=1)] | None = None
     ignored_fraction: Annotated[float, Field(ge=0, le=1)] | None = None
 
+    @property
+    def known_voxel_counts(self) -> tuple[int, ...]:
+        """Voxels of every class inside the crop; in the whole image, if these were not counted."""
+        return self.voxel_counts if self.cropped_voxel_counts is None else self.cropped_voxel_counts
+
 
 class Fingerprint(Document):
     """Measurements of a dataset.

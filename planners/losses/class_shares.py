@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from math import prod, sqrt
 from typing import Final
 
-from autoseg.fingerprint import CaseFingerprint, Fingerprint
+from autoseg.fingerprint import Fingerprint
 from planners.reasons import format_share
 
 SMALLEST_SHARE: Final = 1e-3
@@ -79,7 +79,7 @@ def compute_class_shares(fingerprint: Fingerprint) -> ClassShares:
     """Computes the shares of all classes over all cases, those for weights at least 0.1 %."""
     labels = fingerprint.labels
     total = sum(prod(case.cropped_shape_voxels) for case in fingerprint.cases)
-    counts = [sum(own) for own in zip(*map(_count_voxels, fingerprint.cases), strict=True)]
+    counts = [sum(own) for own in zip(*(case.known_voxel_counts for case in fingerprint.cases), strict=True)]
     classes = tuple(count / total for count in counts)
     background = tuple(1 - share for share in classes) if labels.has_regions else (1 - sum(classes),)
     return ClassShares(
@@ -89,10 +89,6 @@ def compute_class_shares(fingerprint: Fingerprint) -> ClassShares:
         has_regions=labels.has_regions,
         has_ignore=labels.ignore_label is not None,
     )
-
-
-def _count_voxels(case: CaseFingerprint) -> tuple[int, ...]:
-    return case.voxel_counts if case.cropped_voxel_counts is None else case.cropped_voxel_counts
 
 
 def _round(weights: tuple[float, ...], divisor: float = 1.0) -> tuple[float, ...]:

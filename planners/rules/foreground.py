@@ -1,6 +1,6 @@
 """Shares of foreground in images, and of surface in the foreground, by the fingerprint of all cases."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import pi, prod
 from typing import Final
@@ -60,20 +60,16 @@ def _take_median(shares: Iterable[float], source: str) -> Share | None:
     return Share(value=float(np.median(present)), source=source) if present else None
 
 
-def _count_classes(case: CaseFingerprint) -> Sequence[int]:
-    return case.voxel_counts if case.cropped_voxel_counts is None else case.cropped_voxel_counts
-
-
 def _count_foreground(case: CaseFingerprint, *, has_regions: bool) -> int:
     """Counts the voxels of the foreground; regions share voxels, so that of these the largest counts."""
-    counts = _count_classes(case)
+    counts = case.known_voxel_counts
     return max(counts) if has_regions else sum(counts)
 
 
 def _estimate_surface(case: CaseFingerprint) -> float:
     """Estimates the share of the outermost voxels in balls, or in discs where there is one slice."""
     dimensions, unit = (2, pi) if case.cropped_shape_voxels[0] == 1 else (3, 4 / 3 * pi)
-    counts = [count for count in _count_classes(case) if count > 0]
+    counts = [count for count in case.known_voxel_counts if count > 0]
     radii = [(count / unit) ** (1 / dimensions) for count in counts]
     shells = [1 - max(0.0, 1 - 1 / radius) ** dimensions for radius in radii]
     return float(np.average(shells, weights=counts)) if counts else 0.0
