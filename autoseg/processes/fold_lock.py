@@ -21,6 +21,7 @@ from autoseg.run_folder import FoldFolder, make_folder
 
 ATTEMPTS: Final = 10  # `find_holder` briefly holds the lock, too
 SECONDS_BETWEEN_ATTEMPTS: Final = 0.1
+LONGEST_SHARED_WAIT_SECONDS: Final = 60.0
 
 if sys.platform == "win32":
     import msvcrt
@@ -117,7 +118,7 @@ def wait_for_lock(
 
 
 @contextmanager
-def share_lock(path: Path, *, longest_seconds: float) -> Iterator[None]:
+def share_lock(path: Path) -> Iterator[None]:
     """Context manager that keeps others from holding the lock of a file alone, and waits for one that does.
 
     Raises:
@@ -127,8 +128,8 @@ def share_lock(path: Path, *, longest_seconds: float) -> Iterator[None]:
     begin = time.monotonic()
     with _open_lock(path) as file:
         while not _acquire(file, is_shared=True):
-            if time.monotonic() - begin > longest_seconds:
-                msg = f"another process holds the lock {path} for more than {longest_seconds:.0f} s; end it"
+            if time.monotonic() - begin > LONGEST_SHARED_WAIT_SECONDS:
+                msg = f"another process holds the lock {path} for more than {LONGEST_SHARED_WAIT_SECONDS:.0f} s; end it"
                 raise RunError(msg)
         try:
             yield

@@ -25,7 +25,6 @@ Item = TypeVar("Item")
 
 TRANSFERS_AT_ONCE: Final = 8
 LOCKS: Final = 256  # of a mirror: a fixed number, whatever the number of images
-LOCK_WAIT_SECONDS: Final = 60.0
 TWO_FILES: Final = (*HEADER_OF_VOXELS, *HEADER_OF_VOXELS.values(), ".mhd", ".nhdr")
 """Endings of formats that keep header and voxels apart."""
 NAMING_HEADERS: Final = (".mhd", ".nhdr")
@@ -127,7 +126,7 @@ def _hold(paths: Sequence[Path], stack: ExitStack) -> None:
         return
     parts = [part for path in paths for part in list_image_files(path, names=MIRROR_NAMES)]
     for lock in sorted({find_use_lock(mirror.folder, part) for part in parts}):
-        stack.enter_context(share_lock(lock, longest_seconds=LOCK_WAIT_SECONDS))
+        stack.enter_context(share_lock(lock))
     for part in parts:
         _fetch(part)
 

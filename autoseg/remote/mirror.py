@@ -30,7 +30,6 @@ KEPT_LOCAL: Final = "preprocessed"
 ASIDE_ENDING: Final = ".earlier"
 """Ending of the name of a folder that is set aside."""
 LONGEST_WAIT_SECONDS: Final = 6 * 3600.0  # another process of this computer may be publishing checkpoints
-LOCK_WAIT_SECONDS: Final = 60.0
 
 
 class MirrorRecord(Document):
@@ -121,7 +120,7 @@ class UrlMirror:
     @contextmanager
     def keep(self) -> Iterator[None]:
         """Context manager that keeps other processes from removing what is not published, to save space."""
-        with share_lock(self.in_use, longest_seconds=LOCK_WAIT_SECONDS):
+        with share_lock(self.in_use):
             os.utime(self.in_use)
             yield
 
