@@ -169,11 +169,6 @@ class Reorientation:
     is_flipped: tuple[bool, bool, bool]
 
     @property
-    def is_identity(self) -> bool:
-        """Whether applying changes nothing."""
-        return self.permutation == (0, 1, 2) and not any(self.is_flipped)
-
-    @property
     def inverse(self) -> "Reorientation":
         """The inverse change, exact bit for bit."""
         back = tuple(self.permutation.index(axis) for axis in range(3))

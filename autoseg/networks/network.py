@@ -36,8 +36,9 @@ class SegmentationNetwork(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, image: Float[Tensor, "batch channel *space"]) -> tuple[Float[Tensor, "batch _output ..."], ...]:
-        """Computes logits. The first output is the prediction, at the resolution of the image and smaller by
-        `margin_voxels`; the others, if any, are trained too, most important first, and may have lower resolutions.
+        """Computes logits. The first output is the prediction, at the resolution of the image and smaller by the
+        `margin_voxels` of the plan; the others, if any, are trained too, most important first, and may have lower
+        resolutions.
 
         Args:
             image: Its extents are multiples of `NetworkPlan.patch_divisors`.
@@ -58,11 +59,6 @@ class SegmentationNetwork(nn.Module, ABC):
         """The kind of target of every output that `forward` returns now."""
         target: TargetKind = "labels"
         return (target,) * len(self.output_weights)
-
-    @property
-    def margin_voxels(self) -> tuple[int, ...]:
-        """The number of voxels per axis by which the first output is smaller than the image at either end."""
-        return self.plan.margin_voxels
 
     @property
     def single_precision_modules(self) -> tuple[str, ...] | None:

@@ -111,7 +111,7 @@ def test_the_first_output_has_the_shape_of_the_image_without_margins_and_the_oth
     plan = make_plan(name, dimensions)
     network, image = build_network(plan), draw_image(plan)
     outputs = network(image)
-    inside = [extent - 2 * margin for extent, margin in zip(image.shape[2:], network.margin_voxels, strict=True)]
+    inside = [extent - 2 * margin for extent, margin in zip(image.shape[2:], plan.margin_voxels, strict=True)]
     assert outputs[0].shape == (2, plan.output_channels, *inside)
     channels = {"labels": plan.output_channels, "edges": 1}
     for output, target in zip(outputs, network.output_targets, strict=True):

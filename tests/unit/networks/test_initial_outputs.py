@@ -31,7 +31,7 @@ def test_every_output_begins_with_the_probabilities_of_the_classes(name: str) ->
     for layer in layers:  # so that features have no influence
         layer.get_parameter("weight").zero_()
     extents = [4 * divisor for divisor in network.plan.patch_divisors]
-    extents = [extent + 2 * margin for extent, margin in zip(extents, network.margin_voxels, strict=True)]
+    extents = [extent + 2 * margin for extent, margin in zip(extents, network.plan.margin_voxels, strict=True)]
     outputs = network(torch.zeros(1, network.plan.input_channels, *extents))
     assert len(outputs) == len(network.output_weights)
     for logits, target in zip(outputs, network.output_targets, strict=True):

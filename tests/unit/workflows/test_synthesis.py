@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from autoseg.dataset.folds import Fold
 from autoseg.document import read_document, write_document
 from autoseg.errors import OptionError, PlanError, RunError, TrainingError
+from autoseg.geometry import IDENTITY
 from autoseg.networks import build_network
 from autoseg.networks.families.diffusion_unet import DiffusionUNet
 from autoseg.plan import ConfigurationPlan
@@ -145,7 +146,7 @@ def test_a_synthetic_case_has_the_directions_and_spacing_of_its_source() -> None
     assert geometry.grid.shape_voxels == (4, 16, 18)
     assert geometry.grid.spacing_mm == (3.0, 2.0, 1.0)
     assert geometry.grid.direction[0] == source.grid.direction[1]
-    assert geometry.reorientation.is_identity
+    assert geometry.reorientation == IDENTITY
 
 
 class KnowingNetwork(DiffusionUNet):

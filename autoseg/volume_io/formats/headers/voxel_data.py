@@ -42,7 +42,6 @@ class VoxelData:
         files: Files with voxels: one, or one for each slice.
         offset_bytes: Bytes before the voxels; None where they end with the file.
         is_text: Whether the numbers are written as text.
-        stored_bytes: Bytes of the compressed voxels as the header tells; None if it does not.
     """
 
     shape: tuple[int, ...]
@@ -51,7 +50,6 @@ class VoxelData:
     files: tuple[Path, ...]
     offset_bytes: int | None
     is_text: bool = False
-    stored_bytes: int | None = None
 
     @property
     def byte_count(self) -> int:

@@ -158,8 +158,7 @@ def check_shape(architecture: Architecture, shape: Shape, *, channels: int) -> b
     with torch.device("meta"):
         network = build_network(plan).eval()
     logits = network(torch.empty(2, channels, *topology.patch_voxels, device="meta"))[0]
-    margins = network.margin_voxels
-    inside = [extent - 2 * margin for extent, margin in zip(topology.patch_voxels, margins, strict=True)]
+    inside = [extent - 2 * margin for extent, margin in zip(topology.patch_voxels, plan.margin_voxels, strict=True)]
     assert logits.shape == (2, 3, *inside), (architecture.name, shape)
     return True
 
