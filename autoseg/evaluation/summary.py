@@ -167,28 +167,6 @@ class CaseEvaluation:
     distance_unit: DistanceUnit = "mm"
 
 
-def summarize(
-    cases: Sequence[CaseEvaluation],
-    *,
-    labels: LabelScheme,
-    tolerance_mm: float,
-    validation: ValidationConditions | None = None,
-) -> EvaluationSummary:
-    """Summarizes the metrics of all cases.
-
-    Args:
-        tolerance_mm: The tolerance with which the cases were evaluated.
-        validation: Conditions of the validation, if the cases were predicted by one.
-
-    Raises:
-        EvaluationError: There is no case.
-    """
-    collected = CollectedScores(labels)
-    for index, case in enumerate(cases):
-        collected.add(index, case)
-    return collected.summarize(tolerance_mm=tolerance_mm, validation=validation)
-
-
 class CollectedScores:
     """Collects the metrics of all cases, of which little is kept in memory.
 
@@ -208,7 +186,11 @@ class CollectedScores:
         self._cases.add(index, _summarize_case(case, self._keys))
 
     def summarize(self, *, tolerance_mm: float, validation: ValidationConditions | None) -> EvaluationSummary:
-        """Summarizes them; see `summarize`.
+        """Summarizes them.
+
+        Args:
+            tolerance_mm: The tolerance with which the cases were evaluated.
+            validation: Conditions of the validation, if the cases were predicted by one.
 
         Raises:
             EvaluationError: There is no case.

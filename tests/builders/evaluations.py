@@ -1,11 +1,19 @@
 """Results of evaluations, not computed from label maps."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from autoseg.evaluation.case_metrics import ClassMetrics
 from autoseg.evaluation.lesions import LesionCounts
-from autoseg.evaluation.summary import METRICS, CaseSummary, EvaluationSummary, MetricValues
+from autoseg.evaluation.summary import (
+    METRICS,
+    CaseEvaluation,
+    CaseSummary,
+    CollectedScores,
+    EvaluationSummary,
+    MetricValues,
+)
+from autoseg.labels import LabelScheme
 
 
 def build_class_metrics(**changes: Any) -> ClassMetrics:
@@ -30,6 +38,14 @@ def build_class_metrics(**changes: Any) -> ClassMetrics:
         "lesions": LesionCounts(true_positives=1, false_positives=1, false_negatives=0),
     }
     return ClassMetrics(**fields | changes)
+
+
+def summarize(cases: Sequence[CaseEvaluation], *, labels: LabelScheme, tolerance_mm: float) -> EvaluationSummary:
+    """The summary of cases that were predicted by no validation."""
+    collected = CollectedScores(labels)
+    for index, case in enumerate(cases):
+        collected.add(index, case)
+    return collected.summarize(tolerance_mm=tolerance_mm, validation=None)
 
 
 def build_summary(

@@ -5,12 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from builders.evaluations import build_class_metrics
+from builders.evaluations import build_class_metrics, summarize
 from builders.labels import build_labels
 
 from autoseg.document import read_document
 from autoseg.errors import EvaluationError
-from autoseg.evaluation import CaseEvaluation, ClassMetrics, EvaluationSummary, summarize, write_summary
+from autoseg.evaluation import CaseEvaluation, ClassMetrics, EvaluationSummary, write_summary
 from autoseg.evaluation.summary import DEFINITIONS, METRICS
 
 DEFINED = build_class_metrics()

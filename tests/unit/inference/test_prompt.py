@@ -7,14 +7,14 @@ from pathlib import Path
 from rlcompleter import Completer
 
 import pytest
-from builders.evaluations import build_class_metrics
+from builders.evaluations import build_class_metrics, summarize
 from builders.folds import write_trained_fold
 from builders.labels import build_labels
 from builders.plans import build_configuration, build_plan
 from builders.selections import build_selection
 
 import autoseg
-from autoseg.evaluation import CaseEvaluation, summarize
+from autoseg.evaluation import CaseEvaluation
 from autoseg.postprocessing.rules import LargestComponent
 from autoseg.run_folder import FoldFolder
 from autoseg.workflows.exchange.request import ExchangedModel
