@@ -132,7 +132,7 @@ class Circumstances:
         return choose_configuration(name, dataset, shared=self)
 
 
-def explain_missing_pooling(dataset: ResampledDataset, rule: TopologyRule = UNET_TOPOLOGY) -> str | None:
+def explain_missing_pooling(dataset: ResampledDataset, rule: TopologyRule) -> str | None:
     """Explains why no network of two resolutions exists at a spacing, however large the memory; None if one exists."""
     topology = rule.compute(dataset.spacing_mm, compute_initial_patch(dataset))
     if topology.stage_count >= FEWEST_STAGES:

@@ -105,9 +105,9 @@ def hash_weights(path: Path) -> str:
         raise RunError(msg) from error
 
 
-def serialize_weights(weights: Mapping[str, Tensor], label_autoencoder: Mapping[str, Tensor] | None = None) -> bytes:
+def serialize_weights(weights: Mapping[str, Tensor], label_autoencoder: Mapping[str, Tensor]) -> bytes:
     """Returns the content of the file that `write_weights` writes, with an autoencoder beside the network."""
-    return save(_name_tensors(weights, label_autoencoder or {}))
+    return save(_name_tensors(weights, label_autoencoder))
 
 
 def write_weights(path: Path, weights: Mapping[str, Tensor]) -> None:

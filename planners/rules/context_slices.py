@@ -22,7 +22,7 @@ significant improvement over single ones on one of five data sets alone."""
 
 
 def choose_context(
-    slices: ConfigurationPlan, dataset: ResampledDataset, choose_transforms: ChooseAugmentation = choose_augmentation
+    slices: ConfigurationPlan, dataset: ResampledDataset, choose_transforms: ChooseAugmentation
 ) -> tuple[ConfigurationPlan, tuple[Reason, ...]]:
     """Chooses the configuration whose network segments a slice and also sees its neighbours.
 
