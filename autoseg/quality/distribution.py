@@ -27,7 +27,7 @@ from autoseg.quality.features import (
     compute_log,
     compute_logit,
 )
-from autoseg.quality.images import compute_likeness
+from autoseg.quality.images import PERCENTILES, compute_likeness
 from autoseg.quality.shown_units import LENGTH_WORDS, USUAL_UNITS, VOLUME_WORDS, ShownUnits
 
 FlagKind = Literal[
@@ -321,7 +321,7 @@ def _measure_range(name: tuple[str, str], known: Sequence[float], cases: int) ->
 def _list_channel_values(name: str, channel: ChannelFeatures) -> dict[tuple[str, str], float]:
     values = {
         ("percentile", f"{name}, percentile {at}"): value
-        for at, value in zip((1, 25, 50, 75, 99), channel.percentiles, strict=True)
+        for at, value in zip(PERCENTILES, channel.percentiles, strict=True)
     }
     values["contrast", name] = channel.contrast
     values["roughness", name] = channel.roughness

@@ -14,7 +14,10 @@ from autoseg.file_endings import HEADER_OF_VOXELS, find_ending, strip_ending
 from autoseg.fingerprint import Fingerprint
 from autoseg.labels import LabelScheme
 from autoseg.plan import Plan
+from autoseg.quality.distribution import PRESENT_FRACTION
 from autoseg.quality.estimates import CaseQuality
+from autoseg.quality.regression import FROM_MAD
+from autoseg.quality.shown_units import VOLUME_UNITS
 from autoseg.report.blocks import Bounded
 from autoseg.volume_io import LabelVolume, read_label_map
 from autoseg.volume_io.dicom import RESULT_ENDINGS, DicomSeries, find_series
@@ -32,8 +35,6 @@ from autoseg.workflows.report.objects import (
 FEWEST_TRAINING_CASES: Final = 5  # with fewer, the usual volume of a class is not known
 UNUSUAL_DEVIATIONS: Final = 3.0  # a guess: beyond, one volume in 400 of a normal distribution
 SMALLEST_DEVIATION: Final = 0.05  # of the logarithm: differences of 5 % are nothing to look at, however equal the rest
-PRESENT_FRACTION: Final = 0.95
-FROM_MAD: Final = 1.4826  # the standard deviation of a normal distribution whose median absolute deviation is 1
 NOT_COMPARED: Final = "not compared"
 NO_QUALITY: Final = "no Dice is estimated: the folder holds no quality.json, which autoseg predict writes"
 
@@ -214,11 +215,6 @@ def _add_quality(case: PredictedCase, quality: CaseQuality | None, *, has_flags:
     return replace(case, quality=quality, urgency=(unusual, quality.urgency[1]), concerns=concerns, is_compared=True)
 
 
-def find_volume_unit(plan: Plan) -> str:
-    """Finds the unit of volumes in words: images without a spacing have voxels."""
-    return "ml" if plan.distance_unit == "mm" else "1000 voxels"
-
-
 def find_usual_volumes(fingerprint: Fingerprint, plan: Plan) -> dict[str, tuple[float, float, float, float]]:
     """Finds smallest, median and largest volume of every class in the training cases, and the spread of its logarithm.
 
@@ -285,7 +281,7 @@ def _find_images(record: PredictionRecord, image_folder: Path | None) -> Mapping
 
 
 def _read(path: Path, image: Path | DicomSeries | None, plan: Plan, usual: Usual) -> PredictedCase:
-    labels, unit = plan.dataset_labels, find_volume_unit(plan)
+    labels, unit = plan.dataset_labels, VOLUME_UNITS[plan.distance_unit]
     stored = read_label_map(path)
     unknown = labels.find_unknown_values(stored.array)
     if unknown:

@@ -11,6 +11,7 @@ from jaxtyping import Integer
 from autoseg.document import read_document
 from autoseg.plan import Plan
 from autoseg.processes.progress import Progress
+from autoseg.quality.shown_units import VOLUME_UNITS
 from autoseg.report.blocks import Block, Cell, Gallery, Notes, Section, Table
 from autoseg.report.page import ShownCase
 from autoseg.report.volumes import CaseVolumes
@@ -24,7 +25,6 @@ from autoseg.workflows.report.predicted_cases import (
     NOT_COMPARED,
     PredictedCase,
     PredictedFolder,
-    find_volume_unit,
 )
 from autoseg.workflows.report.scores import tabulate_object_scores
 
@@ -71,7 +71,7 @@ def _describe_concerns(case: PredictedCase) -> str | None:
 
 def _list_measures(plan: Plan) -> Iterator[Column]:
     """Yields the columns of every class: its objects, where they are told apart, and its volume."""
-    unit = find_volume_unit(plan)
+    unit = VOLUME_UNITS[plan.distance_unit]
     for name in plan.dataset_labels.class_names:
         if plan.instances is not None:
             yield f"{name} (objects)", "d", partial(PredictedCase.find_count, name=name)
