@@ -1,5 +1,6 @@
 """The glossary explains every word that tables, plans and results hold, and no word that nothing holds."""
 
+import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,8 +9,10 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel
 
+from autoseg.cli.app import app
 from autoseg.cli.terminal.reports import COLUMNS
 from autoseg.cli.terminal.training_table import HEADINGS
+from autoseg.cli.urls import USES
 from autoseg.document import OneOf
 from autoseg.evaluation.crossvalidation import CrossValidation
 from autoseg.evaluation.summary import MetricValues, format_metric_name
@@ -132,3 +135,16 @@ def test_every_figure_of_the_results_is_explained() -> None:
 
 def test_the_page_about_python_leads_to_the_glossary() -> None:
     assert "(../glossary.md)" in (ROOT / "docs" / "how-to" / "python.md").read_text(encoding="utf-8")
+
+
+def test_the_commands_and_options_that_take_urls_are_those_of_the_pages() -> None:
+    commands = [command.callback for command in app.registered_commands if command.callback is not None]
+    parameters = {command.__name__: inspect.signature(command).parameters for command in commands}
+    (excepted,) = (row[2] for row in list_rows("Words") if row[0] == "URL")
+    local = {name for name, found in parameters.items() if "Path" in str(found)} - set(USES)
+    assert set(re.findall(r"`(\w+)`", excepted)) == local
+    page = (ROOT / "docs" / "how-to" / "remote-data.md").read_text(encoding="utf-8")
+    for command, uses in USES.items():
+        (row,) = re.findall(rf"^\| .*`{command.removesuffix('_model')}`.*? \| (.*) \|$", page, flags=re.MULTILINE)
+        options = {f"--{name}" for name in uses if "OptionInfo" in str(parameters[command][name])}
+        assert set(re.findall(r"`(--\w+)`", row)) == options
