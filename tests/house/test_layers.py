@@ -58,6 +58,17 @@ def test_the_files_to_touch_for_an_addition_are_where_the_documentation_says() -
     assert [name for name in touched if not (ROOT / name).is_file()] == []
 
 
+def test_everything_in_the_picture_of_a_run_is_in_the_table_of_what_it_tells_of_patients() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    (picture,) = re.findall(r"## A run\n.*?\nRUN/\n(.*?)```", text, flags=re.DOTALL)
+    lines = [re.split(r" {2,}", line.strip())[0] for line in picture.splitlines()]
+    drawn = {re.sub(r"checkpoint_\w+", "checkpoint_*", name.rstrip("/")) for line in lines for name in line.split(", ")}
+    page = (ROOT / "docs" / "how-to" / "share-a-model.md").read_text(encoding="utf-8")
+    table = page.partition("## What a run folder holds")[2]
+    assert len(drawn) > 20
+    assert sorted(name for name in drawn if not re.search(rf"[`/]{re.escape(name)}[`/]", table)) == []
+
+
 PICKLING = ("import pickle", "from pickle", "torch.save(", "allow_pickle=True", "torch.load(", "weights_only=False")
 PICKLES_OF_OTHERS = {
     ("safe_unpickling.py", "from pickle"),  # an exception
