@@ -45,7 +45,12 @@ from autoseg.workflows.plan.preprocessing import (
     preprocess_dataset,
     select_data_configurations,
 )
-from autoseg.workflows.plan.run_protection import refuse_foreign_folder, refuse_to_lose_models
+from autoseg.workflows.plan.run_protection import (
+    describe_changes,
+    has_models,
+    refuse_foreign_folder,
+    refuse_to_lose_models,
+)
 from autoseg.workflows.plan.splitting import DivisionIntoFolds, SplitRequest, check_same_folds, divide_into_folds
 
 LATER_JOBS: Final = "# Preprocessing: a further array of jobs, whose memory follows from the plan"
@@ -331,21 +336,14 @@ def _can_continue(run: RunFolder, dataset: Dataset, request: PlanRequest) -> boo
     if request.overwrite:
         refuse_to_lose_models(run)
         return False
-    same_dataset = read_document(run.dataset, DatasetRecord).drop_division() == record_dataset(dataset)
+    earlier, now = read_document(run.dataset, DatasetRecord).drop_division(), record_dataset(dataset)
     plan = read_document(run.plan, Plan)
-    if same_dataset and _follows_same_rules(plan, request):
+    if earlier == now and _follows_same_rules(plan, request):
         return True
     rules = f"with the planner {plan.planner!r} for {plan.accelerator_memory_gb:g} GB"
-    reason = (
-        rules
-        if same_dataset
-        else "from other data (cases, labels, place, files changed since) or with another --fix-geometry, --task or "
-        "--targets"
-    )
-    msg = (
-        f"{run.root} was planned {reason}; choose another folder with --run, "
-        f"or replace its plan and preprocessed data with --overwrite"
-    )
+    reason = rules if earlier == now else f"from other data ({describe_changes(earlier, now)})"
+    remedy = "" if has_models(run) else ", or replace its plan and preprocessed data with --overwrite"
+    msg = f"{run.root} was planned {reason}; choose another folder with --run{remedy}"
     raise RunError(msg)
 
 

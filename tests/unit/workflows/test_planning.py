@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from builders import hosts
-from builders.datasets import write_dataset
+from builders.datasets import describe_dataset, write_dataset
 from builders.hosts import GPU
 from builders.progress import Notes
 
@@ -44,6 +44,16 @@ HOST = DeviceThroughput(
     cores=2, memory_gb=25.0, number_type="float32", convolution_flops={16: 1e11}, elementwise_rate=1e9
 )
 MACHINE = Machine(accelerator_memory_gb=8)
+
+
+def add_case(folder, name):
+    for path in [*folder.glob("*Tr/p1_a*")]:
+        (path.parent / path.name.replace("p1_a", name)).write_bytes(path.read_bytes())
+
+
+def remove_case(folder, name):
+    for path in [*folder.glob(f"*Tr/{name}*")]:
+        path.unlink()
 
 
 @dataclass
@@ -186,6 +196,37 @@ def test_a_run_that_is_planned_may_get_another_configuration_later(dataset, run,
     start(request())  # from Python
     start(request(call=()))  # without options, which preprocesses all configurations
     assert read_calls() == (*calls, ())
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda folder: (folder / "imagesTr" / "p1_a_0000.nii.gz").touch(), r"of another size or time: p1_a\)"),
+        (lambda folder: describe_dataset(folder, labels={"background": 0, "big": 2, "tiny": 5}), r"\(other labels\)"),
+        (lambda folder: describe_dataset(folder, channel_names={"0": "CT"}), r"\(other channels\)"),
+        (lambda folder: remove_case(folder, "p3_b"), r"\(cases only there: p3_b\)"),
+        (lambda folder: add_case(folder, "p4_a"), r"\(cases not there: p4_a\)"),
+        (lambda folder: folder.rename(folder.with_name("Renamed")), "name: Dataset001_X there, Renamed now; place: .*"),
+    ],
+)
+def test_a_run_of_other_data_is_refused_with_what_differs(dataset, run, tmp_path, *, change, told):
+    plan, root = read_document(run.plan, Plan), tmp_path / "new"
+
+    def start():
+        (folder,) = tmp_path.glob("*/imagesTr")
+        request = PlanRequest(planner="test", machine=MACHINE, preprocess=False, workers=1)
+        return plan_dataset(
+            folder.parent, root, lambda *_: plan, request=request, report=lambda _: None, progress=SilentProgress()
+        )
+
+    assert start().is_new
+    assert not start().is_new
+    change(dataset)
+    with pytest.raises(RunError, match=rf"was planned from other data .*{told}.*; choose .*--run, or .*--overwrite"):
+        start()
+    RunFolder(root).fold("2d", "0").root.mkdir(parents=True)
+    with pytest.raises(RunError, match=r"choose another folder with --run$"):
+        start()
 
 
 def test_an_interruption_while_an_earlier_plan_is_removed_leaves_a_run(dataset, run, tmp_path, monkeypatch):
