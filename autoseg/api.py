@@ -247,7 +247,7 @@ def predict_volume(
     *,
     orientation: str | None = None,
     configuration: str | None = None,
-    folds: Sequence[str | int] | None = None,
+    folds: Sequence[str | int] | int | None = None,
     device: str = "auto",
     options: PredictionOptions = DEFAULT_OPTIONS,
 ) -> Any:
@@ -295,7 +295,7 @@ def predict_objects(
     name: str = "image",
     rules: Sequence[ObjectRule] | None = None,
     configuration: str | None = None,
-    folds: Sequence[str | int] | None = None,
+    folds: Sequence[str | int] | int | None = None,
     device: str = "auto",
     options: PredictionOptions = DEFAULT_OPTIONS,
 ) -> tuple[Any, Any, tuple[ObjectRow, ...]]:
@@ -320,7 +320,11 @@ def predict_objects(
 
 
 def _open_loaded(
-    run: str | Path | SegmentationModel, *, configuration: str | None, folds: Sequence[str | int] | None, device: str
+    run: str | Path | SegmentationModel,
+    *,
+    configuration: str | None,
+    folds: Sequence[str | int] | int | None,
+    device: str,
 ) -> SegmentationModel:
     if not isinstance(run, SegmentationModel):
         return load_model(Path(run), configuration=configuration, folds=folds, device=device)
@@ -328,7 +332,7 @@ def _open_loaded(
     return run
 
 
-def _check_no_choice(configuration: str | None, folds: Sequence[str | int] | None, device: str) -> None:
+def _check_no_choice(configuration: str | None, folds: Sequence[str | int] | int | None, device: str) -> None:
     if configuration is not None or folds is not None or device != "auto":
         msg = "configuration, folds and device belong to load_model; a loaded model has its own"
         raise PredictionError(msg)

@@ -50,6 +50,13 @@ class Splits(Document):
         return self
 
 
+def name_folds(folds: Iterable[str | int] | str | int | None) -> tuple[str, ...] | None:
+    """Names the folds that a user gives: several or one, by names or numbers; None stays None."""
+    if folds is None:
+        return None
+    return tuple(map(str, [folds] if isinstance(folds, str | int) else folds))
+
+
 def make_folds(case_names: Iterable[str]) -> tuple[Fold, ...]:
     """Shuffles the cases and holds out each of five blocks once; with two to four cases, each case once.
 

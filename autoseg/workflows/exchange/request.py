@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from autoseg.dataset.folds import name_folds
 from autoseg.errors import describe_folds
 from autoseg.exchange.nnunet_folders import CheckpointKind
 
@@ -27,6 +28,10 @@ class ImportRequest:
     checkpoint: CheckpointKind = "final"
     accepts_any_trainer: bool = False
     overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        """Takes folds also as numbers, and a single one by itself."""
+        object.__setattr__(self, "folds", name_folds(self.folds))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,3 +71,7 @@ class ExportRequest:
     configuration: str | None = None
     folds: tuple[str, ...] | None = None
     overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        """Takes folds also as numbers, and a single one by itself."""
+        object.__setattr__(self, "folds", name_folds(self.folds))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from autoseg.dataset.folds import name_folds
 from autoseg.document import read_document
 from autoseg.errors import RunError
 from autoseg.exchange.model_file import is_model_file, unpack_model_file
@@ -91,7 +92,7 @@ def load_model(
     run: str | Path | RunFolder,
     *,
     configuration: str | None = None,
-    folds: Sequence[str | int] | None = None,
+    folds: Sequence[str | int] | int | None = None,
     device: str = "auto",
     precision: Precision = "auto",
     execution: ExecutionChoice = "auto",
@@ -111,8 +112,8 @@ def load_model(
         configuration: Name of the configuration; None for the trained one, or if several are trained for the first of
             3d_fullres, 3d_cascade_fullres, 3d_lowres, 2d, 3d_roi, 2.5d, 2d_triplanar,
             boundary_refinement.
-        folds: Names of the folds, or numbers; None for every trained one ("all" only if no numbered fold is trained). A
-            previous stage predicts with the same folds, or with every trained one for "all".
+        folds: Names or numbers of the folds, or one of them; None for every trained one ("all" only if no numbered fold
+            is trained). A previous stage predicts with the same folds, or with every trained one for "all".
         device: "auto", "cpu", "cuda", "cuda:1" or "mps".
         precision: Precision of the networks; "float32" is the reference, "auto" the fastest that preserves the labels
             (see `autoseg.runtime.precision.find_dtype`).
@@ -131,7 +132,7 @@ def load_model(
         DeviceError: The device does not exist or does not support the precision or execution.
     """
     path = run.root if isinstance(run, RunFolder) else Path(run)
-    wanted = None if folds is None else tuple(map(str, [folds] if isinstance(folds, str) else folds))
+    wanted = name_folds(folds)
     with open_model(path, configuration=configuration, folds=wanted) as opened:
         return inference.load_model(
             opened.run,

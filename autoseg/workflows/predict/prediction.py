@@ -8,6 +8,7 @@ from typing import Any
 
 from autoseg import __version__
 from autoseg.dataset import Case
+from autoseg.dataset.folds import name_folds
 from autoseg.dataset.label_entries import warn_of_region_order
 from autoseg.document import read_document, write_document
 from autoseg.errors import PredictionError, Problem, group_problems
@@ -108,6 +109,10 @@ class PredictionRequest:
     series: tuple[str, ...] = ()
     formats: tuple[DicomFormat, ...] = ()
     terms: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Takes folds also as numbers, and a single one by itself."""
+        object.__setattr__(self, "folds", name_folds(self.folds))
 
     def choose_options(self, selected: PredictionOptions) -> PredictionOptions:
         """Chooses the options of the prediction: those of the request before those that were selected.

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from autoseg.dataset.folds import name_folds
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SelectionRequest:
@@ -22,6 +24,10 @@ class SelectionRequest:
     ensembles: bool = True
     variants: bool = True
     device: str = "auto"
+
+    def __post_init__(self) -> None:
+        """Takes folds also as numbers, and a single one by itself."""
+        object.__setattr__(self, "folds", name_folds(self.folds))
 
     def list_options(self) -> tuple[str, ...]:
         """Lists the options of the command line that make the same request."""

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from autoseg.dataset.folds import name_folds
 from autoseg.errors import OptionError
 
 
@@ -36,11 +37,12 @@ class SynthesisRequest:
     out: Path | None = None
 
     def __post_init__(self) -> None:
-        """Checks that the options do not contradict each other.
+        """Names the folds, and checks that the options do not contradict each other.
 
         Raises:
             OptionError: A budget is combined with a number of epochs.
         """
+        object.__setattr__(self, "folds", name_folds(self.folds))
         if self.epochs is not None and self.budget_seconds is not None:
             msg = "--budget and --epochs both say how long to train the denoiser; give one of them"
             raise OptionError(msg)

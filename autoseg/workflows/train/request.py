@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from autoseg.dataset.folds import name_folds
 from autoseg.errors import OptionError
 from autoseg.runtime.precision import Precision
 from autoseg.training.monitoring.trackers import TrackerName
@@ -62,12 +63,13 @@ class TrainingRequest:
     nodes: int = 1
 
     def __post_init__(self) -> None:
-        """Checks that the options do not contradict each other.
+        """Names the folds, and checks that the options do not contradict each other.
 
         Raises:
             OptionError: A budget is combined with a number of epochs or a plateau, two numbers of epochs are given, or
                 several computers are to train without sharing a fold.
         """
+        object.__setattr__(self, "folds", name_folds(self.folds))
         if self.nodes > 1 and not self.parallel:
             msg = f"--nodes {self.nodes} needs --parallel: each fold is trained on all of them together"
             raise OptionError(msg)

@@ -336,7 +336,7 @@ def test_a_narrow_volume_is_no_picture(make_run, trained):
 
 def test_folds_may_be_numbers_or_a_single_name(make_run):
     run, _ = make_run()
-    for folds in ([0], range(1), "0", ("0", 0)):
+    for folds in ([0], range(1), "0", ("0", 0), 0):
         assert autoseg.load_model(run, device="cpu", folds=folds).folds == ("0",)
     with pytest.raises(PredictionError, match=r"found fold all: no checkpoint; trained are: 0"):
         autoseg.load_model(run, device="cpu", folds="all")

@@ -16,6 +16,10 @@ from autoseg.plan import Plan
 from autoseg.run_folder import make_folder
 from autoseg.training.options import Length
 from autoseg.validation_conditions import ValidationConditions
+from autoseg.workflows.exchange.request import ExportRequest, ImportRequest
+from autoseg.workflows.predict.prediction import PredictionRequest
+from autoseg.workflows.select.request import SelectionRequest
+from autoseg.workflows.synthesize.request import SynthesisRequest
 from autoseg.workflows.train import units as training_units
 from autoseg.workflows.train.request import TrainingRequest
 from autoseg.workflows.train.units import Unit, is_up_to_date, limit_request, list_arguments, list_units
@@ -46,6 +50,19 @@ def test_everything_planned_is_trained_fold_by_fold(preprocessed, notes):
     names = list_names(units)
     assert names[:4] == [("2d", "0"), ("2d", "1"), ("3d_lowres", "0"), ("3d_lowres", "1")]
     assert [unit.cases for unit in units[:2]] == [("a", "b"), ("c", "d")]
+
+
+@pytest.mark.parametrize(
+    "kind", [TrainingRequest, PredictionRequest, SelectionRequest, SynthesisRequest, ImportRequest, ExportRequest]
+)
+@pytest.mark.parametrize(
+    ("given", "named"), [(0, ("0",)), ("all", ("all",)), ([0, "1"], ("0", "1")), ((), ()), (None, None)]
+)
+def test_folds_are_named_by_one_name_or_number_or_several(kind, given, named):
+    request = kind()
+    object.__setattr__(request, "folds", given)  # types of arguments are checked while tests run, not in scripts
+    request.__post_init__()
+    assert request.folds == named
 
 
 def test_regions_in_a_wrong_order_are_a_warning_for_a_run_that_exists(preprocessed, notes):
