@@ -10,7 +10,7 @@ from autoseg.dataset.folds import Splits, select_fold
 from autoseg.document import MOST_RESULT_BYTES, parse_part, read_document
 from autoseg.errors import DocumentError
 from autoseg.files.checksums import FileVersion, find_present_version
-from autoseg.inference.folds import find_trained_folds, is_imported_run
+from autoseg.inference.folds import find_trained_folds
 from autoseg.inference.options import DEFAULT_OPTIONS, PredictionOptions
 from autoseg.places.place import TaskState
 from autoseg.plan.document import Plan
@@ -132,7 +132,8 @@ class Validation:
 def read_run_status(run_root: Path) -> tuple[FoldStatus, ...]:
     """Reads the status of every planned configuration and fold; of the fold "all" only where it was started.
 
-    For a run of imported models, the imported folds count as finished.
+    For a run without splits, of imported models or of which only what predicts was copied, its models count as
+    finished folds.
 
     Raises:
         RunError: There is no run.
@@ -148,7 +149,7 @@ def read_statuses(run: RunFolder) -> tuple[FoldStatus, ...]:
         DocumentError: Its plan or splits cannot be read.
     """
     plan = read_document(run.plan, Plan)
-    if is_imported_run(run, plan):
+    if not run.splits.is_file():
         return tuple(
             FoldStatus(configuration=name, fold=fold, state="finished")
             for name in plan.configurations

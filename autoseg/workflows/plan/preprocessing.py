@@ -254,12 +254,19 @@ def check_has_data(run: RunFolder, plan: Plan) -> None:
     """Checks that a run was planned from a dataset and can be preprocessed and trained.
 
     Raises:
-        RunError: Its models were imported.
+        RunError: Its models were imported, or only what predicts was copied.
     """
     if is_imported_run(run, plan):
         msg = (
             f"{run.root} holds imported models ({plan.planner}) and no training data: it predicts, but nothing can be "
             f"preprocessed or trained in it; to train, make another run: autoseg plan DATASET --run OTHER"
+        )
+        raise RunError(msg)
+    if not run.splits.is_file():
+        msg = (
+            f"{run.root} lacks {run.splits.name}, which says what each fold trains on: it predicts, but nothing can be "
+            f"preprocessed or trained in it; copy the whole run, or what is missing of it: {run.splits.name}, "
+            f"{run.dataset.name}, {run.fingerprint.name}, references and preprocessed"
         )
         raise RunError(msg)
 

@@ -41,7 +41,7 @@ from autoseg.workflows.cascade import find_link, learn_box, prepare_stage_input
 from autoseg.workflows.evaluate.validation import validate_fold
 from autoseg.workflows.folds.state import StateWriter, keep_state
 from autoseg.workflows.folds.status import ValidationChoice
-from autoseg.workflows.plan.preprocessing import check_preprocessed
+from autoseg.workflows.plan.preprocessing import check_has_data, check_preprocessed
 from autoseg.workflows.train.fold_options import (
     add_synthetic_cases,
     build_training_options,
@@ -97,6 +97,7 @@ def _train_on_device(
     run: RunFolder, request: TrainingRequest, device: torch.device, *, progress: Progress, stop: StopRequest
 ) -> Iterator[TrainedFold]:
     plan = read_document(run.plan, Plan)
+    check_has_data(run, plan)
     name = find_configuration_name(plan, request.configuration)
     configuration = plan.configurations[name]
     process_count = read_process_group().size if request.parallel else 1

@@ -52,6 +52,12 @@ def test_a_finished_fold_has_its_validated_dice(run):
     assert find(run, "2d", "1").state == "waiting"
 
 
+def test_a_copy_of_what_predicts_has_finished_folds(run):
+    finish_fold(run, "2d", "1")
+    run.splits.unlink()
+    assert [(status.fold, status.state) for status in read_run_status(run.root)] == [("1", "finished")]
+
+
 def test_a_running_fold_tells_epoch_time_losses_device_and_process(run):
     log_epochs(run, "2d", "1", 4)
     keep_state(run, "2d", "1", phase="training", end_epoch=10, remaining_seconds=60.0)

@@ -22,6 +22,7 @@ from autoseg.workflows.select.request import SelectionRequest
 from autoseg.workflows.synthesize.request import SynthesisRequest
 from autoseg.workflows.train import units as training_units
 from autoseg.workflows.train.request import TrainingRequest
+from autoseg.workflows.train.training import train_run
 from autoseg.workflows.train.units import Unit, is_up_to_date, limit_request, list_arguments, list_units
 
 CASCADE = "3d_cascade_fullres"
@@ -63,6 +64,16 @@ def test_folds_are_named_by_one_name_or_number_or_several(kind, given, named):
     object.__setattr__(request, "folds", given)  # types of arguments are checked while tests run, not in scripts
     request.__post_init__()
     assert request.folds == named
+
+
+def test_a_copy_of_what_predicts_is_not_trained_and_what_it_lacks_is_said(run, notes):
+    run.splits.unlink()
+    for train in (
+        lambda: list_units(run.root, TrainingRequest(), progress=notes),
+        lambda: [*train_run(run.root, TrainingRequest(configuration="2d", device="cpu"), progress=notes)],
+    ):
+        with pytest.raises(RunError, match=r"lacks splits.json.* copy the whole run.*references and preprocessed"):
+            train()
 
 
 def test_regions_in_a_wrong_order_are_a_warning_for_a_run_that_exists(preprocessed, notes):
