@@ -1,7 +1,7 @@
 """Options of a prediction, and the expected workload of a model."""
 
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 from autoseg.errors import PredictionError
 
@@ -29,6 +29,9 @@ class PredictionOptions:
                 f"the step between windows must be above 0 and at most 1 (a fraction of the patch), found "
                 f"{self.step_fraction}; 0.5 is usual, larger is faster"
             )
+            raise PredictionError(msg)
+        if self.decoding not in get_args(Decoding):
+            msg = f"no decoding is called {self.decoding!r}; choose one of: {', '.join(get_args(Decoding))}"
             raise PredictionError(msg)
 
 

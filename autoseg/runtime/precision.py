@@ -1,7 +1,7 @@
 """Floating-point dtypes for mixed precision; weights and sums stay in single precision."""
 
 from contextlib import AbstractContextManager
-from typing import Final, Literal
+from typing import Final, Literal, cast, get_args
 
 import torch
 
@@ -22,7 +22,7 @@ NATIVE_BFLOAT16: Final = ("avx512_bf16", "amx_bf16")
 """PyTorch's names of x86 instructions that multiply bfloat16, which is emulated and slower without them."""
 
 
-def find_dtype(device: torch.device, precision: Precision) -> DtypeName:
+def find_dtype(device: torch.device, precision: str) -> DtypeName:
     """Returns the dtype for a device; "auto" is the fastest one that is known to preserve training and labels.
 
     CUDA: bfloat16 if the GPU supports it (Ampere and later), else float16. CPU: bfloat16 if it has instructions for it
@@ -30,14 +30,17 @@ def find_dtype(device: torch.device, precision: Precision) -> DtypeName:
     else was measured.
 
     Raises:
-        DeviceError: The device does not support the precision efficiently.
+        DeviceError: There is no such precision, or the device does not support it efficiently.
     """
+    if precision not in get_args(Precision):
+        msg = f"no precision is called {precision!r}; choose one of: {', '.join(get_args(Precision))}"
+        raise DeviceError(msg)
     if precision == "auto":
         return _find_fastest(device)
     if precision == "float16" and device.type == "cpu":
         msg = "float16 needs a GPU (it is slow or not supported on a CPU); use --precision bfloat16 or float32"
         raise DeviceError(msg)
-    return precision
+    return cast("DtypeName", precision)
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[None]:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Final, cast
+from typing import Final, cast, get_args
 
 import torch
 from torch import nn
@@ -51,7 +51,7 @@ TRIAL_SECONDS: Final[Mapping[str, Mapping[Execution, float]]] = {
 }
 """Approximate duration of a trial (measured on two cores: 9 to 16 and 3 to 5 seconds to start, then a few patches; on a
 GPU guesses: the fused kernel is compiled for every number of channels)."""
-MISSING: Final[Mapping[Execution, str]] = {
+MISSING: Final[Mapping[str, str]] = {
     "compiled": "PyTorch needs a C++ compiler to compile networks, found none (g++, clang++, or what CXX names); for a "
     "GPU it needs Triton, too; install them, or use --execution eager",
     "openvino": "OpenVINO is not installed, or the device is no CPU; install it with: pip install autoseg[openvino], "
@@ -180,14 +180,15 @@ def build_graphs(device: torch.device) -> GraphBackend:
     return CudaGraphs(device=device)
 
 
-def check_available(execution: Execution, setting: Setting) -> None:
+def check_available(execution: str, setting: Setting) -> None:
     """Checks that an execution exists here.
 
     Raises:
-        DeviceError: It does not; the message says how to install it.
+        DeviceError: It does not; the message says how to install it, or which there are.
     """
     if execution not in list_available(setting):
-        msg = f"{MISSING[execution]} (the device is {setting.device}, the precision {setting.dtype})"
+        unknown = f"no execution is called {execution!r}; choose one of: {', '.join(get_args(ExecutionChoice))}"
+        msg = f"{MISSING.get(execution, unknown)} (the device is {setting.device}, the precision {setting.dtype})"
         raise DeviceError(msg)
 
 

@@ -15,6 +15,7 @@ from autoseg.inference.execution import choice as execution_choice
 from autoseg.inference.execution.batch_size import find_inference_conditions
 from autoseg.inference.execution.choice import (
     Setting,
+    check_available,
     count_patches,
     is_large,
     prepare_networks,
@@ -247,11 +248,23 @@ def test_what_does_not_work_is_reported_and_not_taken(prepare, build, caplog, in
         prepare([build()], "compiled")
 
 
-@pytest.mark.parametrize(("choice", "message"), [("compiled", "needs a C\\+\\+ compiler"), ("openvino", "pip install")])
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ("compiled", "needs a C\\+\\+ compiler"),
+        ("openvino", "pip install"),
+    ],
+)
 def test_what_is_not_installed_is_refused_with_the_way_to_install_it(prepare, install, build, *, choice, message):
     install({})
     with pytest.raises(DeviceError, match=message):
         prepare([build()], choice)
+
+
+def test_an_unknown_execution_is_answered_with_the_known_ones(configuration):
+    setting = Setting(configuration=configuration, device=torch.device("cpu"), dtype="float32")
+    with pytest.raises(DeviceError, match="'fast'; choose one of: auto, eager, compiled"):
+        check_available("fast", setting)
 
 
 def test_other_devices_have_no_other_execution(configuration, build):

@@ -15,5 +15,12 @@ def test_the_ends_of_the_range_are_allowed(step_fraction):
     assert PredictionOptions(step_fraction=step_fraction).step_fraction == step_fraction
 
 
+def test_an_unknown_decoding_is_answered_with_the_known_ones():
+    options = PredictionOptions()
+    object.__setattr__(options, "decoding", "softmax")  # types of arguments are checked while tests run, not in scripts
+    with pytest.raises(PredictionError, match="'softmax'; choose one of: argmax, dice"):
+        options.__post_init__()
+
+
 def test_windows_overlap_by_half_and_are_mirrored_unless_said_otherwise():
     assert PredictionOptions(step_fraction=0.5, mirroring=True) == DEFAULT_OPTIONS

@@ -72,6 +72,11 @@ def test_float16_on_a_cpu_is_refused():
         autocast(CPU, "float16")
 
 
+def test_an_unknown_precision_is_answered_with_the_known_ones():
+    with pytest.raises(DeviceError, match="'fp16'; choose one of: auto, float32, bfloat16, float16"):
+        find_dtype(CPU, "fp16")
+
+
 def test_networks_compute_in_the_wanted_numbers_within_the_context_and_not_after():
     network = torch.nn.Conv2d(1, 1, 3)
     image = torch.zeros(1, 1, 8, 8)
