@@ -88,6 +88,12 @@ def _describe_missing(run: RunFolder, configuration: str, missing: Sequence[str]
 
 
 def _describe_untrained(run: RunFolder, configurations: Sequence[str]) -> str:
+    place = run.root.resolve()
+    if FoldFolder(place).final_checkpoint.is_file():
+        fold = place.name.removeprefix(FOLD_PREFIX)
+        return (
+            f"{run.root} is a fold of a run, not the run; name the run, {place.parents[2]}, and fold {fold} beside it"
+        )
     started = [
         f"{configuration} {folder.name}: {_describe_files(FoldFolder(folder))}"
         for configuration in configurations

@@ -58,6 +58,13 @@ def test_a_run_without_training_is_answered_with_the_command_that_trains(run, pl
         find_configuration(run, plan, None)
 
 
+def test_a_fold_in_place_of_its_run_is_answered_with_the_run(run, plan):
+    finish(run, "3d_fullres", "1")
+    fold = RunFolder(run.fold("3d_fullres", "1").root)
+    with pytest.raises(PredictionError, match=r"fold_1 is a fold of a run.* name the run, .*/run, and fold 1"):
+        find_configuration(fold, plan, None)
+
+
 def test_a_training_that_has_not_ended_is_listed(run, plan):
     leave(run.fold("2d", "3").best_checkpoint)
     leave(run.fold("2d", "3").latest_checkpoint)
