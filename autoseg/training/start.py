@@ -83,7 +83,8 @@ def check_identity(path: Path, stored: TrainingIdentity, identity: TrainingIdent
     if problems:
         msg = (
             f"the training in {path.parent} is another one than is asked for and cannot be continued: "
-            f"{'; '.join(problems)}; give what it was begun with, or begin again with --restart"
+            f"{'; '.join(problems)}; give what it was begun with (its plan is {path.with_name('plan.json')}), or begin "
+            f"again with --restart"
         )
         raise TrainingError(msg)
 

@@ -254,7 +254,7 @@ def test_a_training_is_continued_as_it_was_begun(written, identify, changes, mes
     begun = read_description(written[1]).identity
     check_identity(written[1], begun, identify())
     different = identify(**changes)
-    with pytest.raises(TrainingError, match=f"{message}.*--restart"):
+    with pytest.raises(TrainingError, match=f"{message}.*{written[1].parent}/plan.json.*--restart"):
         check_identity(written[1], begun, different)
 
 
