@@ -90,10 +90,10 @@ def _describe_missing(run: RunFolder, configuration: str, missing: Sequence[str]
 def _describe_untrained(run: RunFolder, configurations: Sequence[str]) -> str:
     place = run.root.resolve()
     if FoldFolder(place).final_checkpoint.is_file():
-        fold = place.name.removeprefix(FOLD_PREFIX)
-        return (
-            f"{run.root} is a fold of a run, not the run; name the run, {place.parents[2]}, and fold {fold} beside it"
-        )
+        given = f"{run.root} is a fold of a run, not the run; name the run"
+        if place.parent.parent.name != "models":
+            return f"{given}, in whose folder models/CONFIGURATION/{FOLD_PREFIX}K this fold belongs"
+        return f"{given}, {place.parents[2]}, and fold {place.name.removeprefix(FOLD_PREFIX)} beside it"
     started = [
         f"{configuration} {folder.name}: {_describe_files(FoldFolder(folder))}"
         for configuration in configurations

@@ -3,7 +3,7 @@ from builders.plans import build_configuration, build_plan
 
 from autoseg.errors import PlanError, PredictionError
 from autoseg.inference.folds import find_configuration, find_folds, find_trained_folds
-from autoseg.run_folder import RunFolder
+from autoseg.run_folder import FoldFolder, RunFolder
 
 
 @pytest.fixture
@@ -63,6 +63,12 @@ def test_a_fold_in_place_of_its_run_is_answered_with_the_run(run, plan):
     fold = RunFolder(run.fold("3d_fullres", "1").root)
     with pytest.raises(PredictionError, match=r"fold_1 is a fold of a run.* name the run, .*/run, and fold 1"):
         find_configuration(fold, plan, None)
+
+
+def test_a_fold_that_was_taken_out_of_its_run_is_answered_with_its_place_in_one(run, plan, tmp_path):
+    leave(FoldFolder(tmp_path / "mine").final_checkpoint)
+    with pytest.raises(PredictionError, match=r"mine is a fold of a run.* name the run, in whose folder models/CONF"):
+        find_configuration(RunFolder(tmp_path / "mine"), plan, None)
 
 
 def test_a_training_that_has_not_ended_is_listed(run, plan):
