@@ -19,7 +19,7 @@ from autoseg.untrusted.json_reading import read_json
 from autoseg.volume_io import read_picture
 from autoseg.workflows.convert.polygons import FEWEST_CORNERS, Box, paint_polygon
 
-HELD_OUT: Final = re.compile(r"(?:(?<![A-Za-z])(?i:test)|Test)(?i:s|ing|set)?(?![a-z])")
+HELD_OUT: Final = re.compile(r"(?:(?<![A-Za-z])(?i:test)|Test)(?i:s|ing|set|dev|data)?(?![a-z])")
 """A word of the name of the JSON file, or of its folder: test2017, test-dev, annotationsTest, but not latest."""
 COLOURS: Final = 3
 RESERVED_NAMES: Final = ("background", "ignore")  # of labels in dataset.json

@@ -85,6 +85,8 @@ def test_objects_without_a_pixel_are_told(tmp_path: Path) -> None:
         ("Testing/annotations.json", True),
         ("annotations/annotationsTest.json", True),
         ("annotations/instances_TESTSET.json", True),
+        ("annotations/instances_testdev.json", True),
+        ("testdata/annotations.json", True),
         ("annotations/instances_latest.json", False),
         ("contest/_annotations.coco.json", False),
         ("annotations/instances_testis.json", False),
