@@ -64,7 +64,7 @@ def describe_changes(earlier: DatasetRecord, now: DatasetRecord) -> str:
     cases = {
         "not there": after.keys() - before.keys(),
         "only there": before.keys() - after.keys(),
-        "with files of another size or time": {
+        "with other files, or files of another size or time": {
             name for name in before.keys() & after.keys() if before[name] != after[name]
         },
     }

@@ -37,7 +37,7 @@ from autoseg.workflows.plan.planning import (
     plan_dataset,
     preprocess_run,
 )
-from autoseg.workflows.plan.run_protection import refuse_foreign_folder
+from autoseg.workflows.plan.run_protection import describe_changes, refuse_foreign_folder
 from planners.refinement import add_refinement
 
 HOST = DeviceThroughput(
@@ -227,6 +227,13 @@ def test_a_run_of_other_data_is_refused_with_what_differs(dataset, run, tmp_path
     RunFolder(root).fold("2d", "0").root.mkdir(parents=True)
     with pytest.raises(RunError, match=r"choose another folder with --run$"):
         start()
+
+
+def test_cases_with_other_files_of_the_same_size_and_time_are_not_said_to_differ_in_these_alone(dataset):
+    record = record_dataset(read_dataset(dataset))
+    first, *others = record.cases
+    moved = record.model_copy(update={"cases": (first.model_copy(update={"images": ("moved.nii.gz",)}), *others)})
+    assert describe_changes(record, moved) == "cases with other files, or files of another size or time: p1_a"
 
 
 def test_an_interruption_while_an_earlier_plan_is_removed_leaves_a_run(dataset, run, tmp_path, monkeypatch):
