@@ -58,6 +58,14 @@ def test_the_files_to_touch_for_an_addition_are_where_the_documentation_says() -
     assert [name for name in touched if not (ROOT / name).is_file()] == []
 
 
+def test_every_file_of_code_that_a_page_names_exists() -> None:
+    pages = [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "README.md"]
+    named = {name for page in pages for name in re.findall(r"([a-z_0-9]+\.py)`", page.read_text(encoding="utf-8"))}
+    folders = ("autoseg", "planners", "tests", "benchmarks")
+    assert len(named) > 20
+    assert sorted(named - {path.name for folder in folders for path in (ROOT / folder).rglob("*.py")}) == []
+
+
 def test_everything_in_the_picture_of_a_run_is_in_the_table_of_what_it_tells_of_patients() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     (picture,) = re.findall(r"## A run\n.*?\nRUN/\n(.*?)```", text, flags=re.DOTALL)
