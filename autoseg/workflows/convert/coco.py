@@ -19,8 +19,8 @@ from autoseg.untrusted.json_reading import read_json
 from autoseg.volume_io import read_picture
 from autoseg.workflows.convert.polygons import FEWEST_CORNERS, Box, paint_polygon
 
-HELD_OUT: Final = re.compile(r"(?:(?<![A-Za-z])(?i:test)|Test)(?i:s|ing|set|dev|data)?(?![a-z])")
-"""A word of the name of the JSON file, or of its folder: test2017, test-dev, annotationsTest, but not latest."""
+HELD_OUT: Final = re.compile(r"(?<!la)(?<!con)test(?!i[sc])", re.IGNORECASE)
+"""In the name of the JSON file, or of its folder: test2017, testimages, valtest, but not latest, contest, testis."""
 COLOURS: Final = 3
 RESERVED_NAMES: Final = ("background", "ignore")  # of labels in dataset.json
 FIRST_CHARACTER: Final = ord("0")

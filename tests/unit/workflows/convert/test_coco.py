@@ -87,9 +87,11 @@ def test_objects_without_a_pixel_are_told(tmp_path: Path) -> None:
         ("annotations/instances_TESTSET.json", True),
         ("annotations/instances_testdev.json", True),
         ("testdata/annotations.json", True),
+        ("minitest/annotations.json", True),
         ("annotations/instances_latest.json", False),
         ("contest/_annotations.coco.json", False),
         ("annotations/instances_testis.json", False),
+        ("testicles/annotations.json", False),
     ],
 )
 def test_only_files_with_the_word_test_in_their_name_are_kept_apart(
