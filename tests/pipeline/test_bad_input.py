@@ -238,7 +238,7 @@ def test_files_that_were_corrected_after_planning_are_noticed(broken: Path, tmp_
     assert run_autoseg(*arguments).code == 0
     corrected = make_case(50)[1]
     save(broken / "labelsTr" / "case0.nii.gz", corrected)
-    check_refused(run_autoseg(*arguments), "changed since", "--overwrite")
+    check_refused(run_autoseg(*arguments), "another size or time: case0", "--overwrite")
     assert run_autoseg(*arguments, "--overwrite").code == 0
     reference = nib.load(tmp_path / "run" / "references" / "case0.nii.gz")
     np.testing.assert_array_equal(np.asarray(reference.dataobj), corrected)
@@ -252,5 +252,9 @@ def test_the_dataset_itself_cannot_be_the_run(broken: Path) -> None:
 
 def test_an_existing_run_of_other_data_is_refused(trained_run: Path, tmp_path: Path) -> None:
     other = write_balls(tmp_path / "Dataset009_Other", cases=5)
-    check_refused(run_autoseg("plan", other, "--run", trained_run), "other data", "--overwrite")
+    check_refused(
+        run_autoseg("plan", other, "--run", trained_run),
+        "other data (name: Dataset001_Balls there",
+        "cases only there: case5",
+    )
     check_refused(run_autoseg("plan", other, "--run", trained_run, "--overwrite"), "trained models")

@@ -119,7 +119,7 @@ def test_a_label_map_on_another_grid_is_resampled_on_request_and_the_run_remembe
     assert (arrays / "case2.labels.b2nd").read_bytes() == before
     other = run_autoseg(*arguments)
     assert other.code == 1
-    assert "another --fix-geometry" in other.err
+    assert "(different --fix-geometry)" in other.err
 
 
 @pytest.mark.parametrize("options", [(), ("--fix-geometry",)])

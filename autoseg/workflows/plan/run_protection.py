@@ -72,7 +72,7 @@ def describe_changes(earlier: DatasetRecord, now: DatasetRecord) -> str:
     changes = [
         f"{WORDS.get(name, name)}: {getattr(earlier, name)} there, {getattr(now, name)} now"
         if name in ("name", "source")
-        else f"other {WORDS.get(name, name)}"
+        else f"different {WORDS.get(name, name)}"
         for name in differing
         if name != "cases"
     ]

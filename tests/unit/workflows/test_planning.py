@@ -202,8 +202,11 @@ def test_a_run_that_is_planned_may_get_another_configuration_later(dataset, run,
     ("change", "told"),
     [
         (lambda folder: (folder / "imagesTr" / "p1_a_0000.nii.gz").touch(), r"of another size or time: p1_a\)"),
-        (lambda folder: describe_dataset(folder, labels={"background": 0, "big": 2, "tiny": 5}), r"\(other labels\)"),
-        (lambda folder: describe_dataset(folder, channel_names={"0": "CT"}), r"\(other channels\)"),
+        (
+            lambda folder: describe_dataset(folder, labels={"background": 0, "big": 2, "tiny": 5}),
+            r"\(different labels\)",
+        ),
+        (lambda folder: describe_dataset(folder, channel_names={"0": "CT"}), r"\(different channels\)"),
         (lambda folder: remove_case(folder, "p3_b"), r"\(cases only there: p3_b\)"),
         (lambda folder: add_case(folder, "p4_a"), r"\(cases not there: p4_a\)"),
         (lambda folder: folder.rename(folder.with_name("Renamed")), "name: Dataset001_X there, Renamed now; place: .*"),
