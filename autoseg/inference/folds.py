@@ -7,7 +7,7 @@ from typing import Final
 from autoseg.document import read_document
 from autoseg.errors import PredictionError, quote_path
 from autoseg.plan.document import PREFERRED_CONFIGURATIONS, Plan
-from autoseg.remote.mirror import ASIDE_ENDING, is_set_aside
+from autoseg.remote.mirror import is_set_aside, list_set_aside
 from autoseg.run_folder import ALL_CASES, FoldFolder, RunFolder
 
 FOLD_PREFIX: Final = "fold_"
@@ -107,8 +107,7 @@ def _describe_untrained(run: RunFolder, configurations: Sequence[str]) -> str:
 
 def _list_begun(folder: Path) -> list[Path]:
     """Lists the folders of the trainings of a configuration, also of those that are set aside."""
-    aside = (path.name.removesuffix(ASIDE_ENDING) for path in folder.glob(f".{FOLD_PREFIX}*{ASIDE_ENDING}"))
-    return sorted({*folder.glob(f"{FOLD_PREFIX}*"), *(folder / name.removeprefix(".") for name in aside)})
+    return sorted({*folder.glob(f"{FOLD_PREFIX}*"), *list_set_aside(folder, FOLD_PREFIX)})
 
 
 def _describe_files(fold: FoldFolder) -> str:

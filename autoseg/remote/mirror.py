@@ -247,7 +247,18 @@ def is_fetched_late(name: str) -> bool:
 
 def is_set_aside(path: Path) -> bool:
     """Returns whether a file is missing because its folder has another name until something new takes its place."""
-    return any(folder.with_name(f".{folder.name}{ASIDE_ENDING}").exists() for folder in path.parents if folder.name)
+    return any(name_aside(folder).exists() for folder in path.parents if folder.name)
+
+
+def name_aside(folder: Path) -> Path:
+    """Returns the other name that a folder gets while it is set aside."""
+    return folder.with_name(f".{folder.name}{ASIDE_ENDING}")
+
+
+def list_set_aside(parent: Path, prefix: str) -> list[Path]:
+    """Lists the folders below another one that are set aside, by their own names, which begin with a prefix."""
+    found = sorted(parent.glob(f".{prefix}*{ASIDE_ENDING}"))
+    return [path.with_name(path.name.removeprefix(".").removesuffix(ASIDE_ENDING)) for path in found]
 
 
 def _refuse_unlisted_folder(error: OSError) -> None:

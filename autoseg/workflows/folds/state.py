@@ -12,7 +12,7 @@ from autoseg.document import Document, read_document, write_document
 from autoseg.errors import AutosegError, DocumentError, RunError
 from autoseg.processes.fold_lock import find_holder
 from autoseg.processes.progress import Item, Progress, Total, read_total
-from autoseg.remote.mirror import ASIDE_ENDING, name_urls
+from autoseg.remote.mirror import list_set_aside, name_urls
 from autoseg.run_folder import FoldFolder, RunFolder
 from autoseg.training.budget.pace import Forecast
 from autoseg.training.monitoring.events import EpochDone, Event, IterationDone
@@ -75,9 +75,9 @@ def list_restart_marks(run: RunFolder) -> list[tuple[str, str, Path]]:
 def list_killed_restarts(run: RunFolder) -> list[tuple[str, str]]:
     """Lists configuration and fold of all trainings that a restart has set aside and that nothing has given back since,
     as after a kill."""
-    aside = sorted(run.root.glob(f"models/*/.fold_*{ASIDE_ENDING}"))
-    found = [(path.parent.name, path.name.removeprefix(".fold_").removesuffix(ASIDE_ENDING)) for path in aside]
-    return [(name, fold) for name, fold in found if find_holder(run.fold(name, fold)) is None]
+    aside = [fold for models in sorted(run.root.glob("models/*")) for fold in list_set_aside(models, "fold_")]
+    left = [fold for fold in aside if find_holder(FoldFolder(fold)) is None]
+    return [(fold.parent.name, fold.name.removeprefix("fold_")) for fold in left]
 
 
 @dataclass(slots=True, kw_only=True)

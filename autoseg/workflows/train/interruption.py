@@ -9,7 +9,7 @@ from pathlib import Path
 
 from autoseg.errors import RunError, Stopped, TrainingError
 from autoseg.files.temporary_files import name_temporary
-from autoseg.remote.mirror import ASIDE_ENDING
+from autoseg.remote.mirror import name_aside
 from autoseg.run_folder import FoldFolder, remove_folder
 from autoseg.training.checkpoint import CheckpointDescription, read_description
 from autoseg.training.monitoring.history import read_last_record
@@ -138,13 +138,13 @@ def set_aside(
     if begins_again and not is_restart:
         announce("begins again, as --restart asked of jobs that have not begun it")
     if begins_again:
-        _move(folder.root, _name_earlier(folder))
+        _move(folder.root, name_aside(folder.root))
     discard = partial(_discard, folder)
     try:
         yield discard
         discard()
     except KeyboardInterrupt as interruption:
-        if not _name_earlier(folder).exists():
+        if not name_aside(folder.root).exists():
             raise
         msg = "the earlier state is kept, as the new one had not begun; the same command begins it"
         raise Stopped(msg) from interruption
@@ -152,12 +152,8 @@ def set_aside(
         _give_back(folder)
 
 
-def _name_earlier(folder: FoldFolder) -> Path:
-    return folder.root.with_name(f".{folder.root.name}{ASIDE_ENDING}")
-
-
 def _give_back(folder: FoldFolder) -> None:
-    earlier = _name_earlier(folder)
+    earlier = name_aside(folder.root)
     if earlier.exists():
         remove_folder(folder.root)
         _move(earlier, folder.root)
@@ -167,7 +163,7 @@ def _discard(folder: FoldFolder) -> None:
     """Removes an earlier training and the mark that asked for it; first its name, so that what a kill leaves, or cannot
     be removed, does not come back, and later commands remove it.
     """
-    earlier = _name_earlier(folder)
+    earlier = name_aside(folder.root)
     if earlier.exists():
         removed = name_temporary(folder.root)
         _move(earlier, removed)
