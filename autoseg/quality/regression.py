@@ -289,9 +289,9 @@ def _predict(fitted: Regression, features: Float64[np.ndarray, "case feature"]) 
     standardized = _standardize(features, np.array(fitted.centres), np.array(fitted.scales))
     found: Float64[np.ndarray, " case"] = fitted.intercept + standardized @ np.array(fitted.weights)
     weights = np.array(fitted.product_weights)
-    step = max(1, MOST_VALUES // max(1, len(weights)))
+    pairs, step = np.triu_indices(standardized.shape[1]), max(1, MOST_VALUES // max(1, len(weights)))
     for start in range(0, len(found) if len(weights) else 0, step):
-        found[start : start + step] += _multiply(standardized[start : start + step]) @ weights
+        found[start : start + step] += _multiply(standardized[start : start + step], *pairs) @ weights
     return found
 
 
@@ -314,20 +314,20 @@ def _list_terms(
     first, second = np.append(np.arange(count), first), np.append(np.full(count, count), second)  # a feature times 1
     step = max(1, MOST_VALUES // len(standardized))
     for start in range(0, len(first), step):
-        terms = factors.take(first[start : start + step], axis=1)
-        terms *= factors.take(second[start : start + step], axis=1)
-        np.clip(terms, -LARGEST, LARGEST, out=terms)
+        terms = _multiply(factors, first[start : start + step], second[start : start + step])
         terms[:, max(0, count - start) :] /= math.sqrt(count)
         means = terms.mean(0)
         terms -= means
         yield terms, means
 
 
-def _multiply(standardized: Float64[np.ndarray, "case feature"]) -> Float64[np.ndarray, "case product"]:
-    first, second = np.triu_indices(standardized.shape[1])
-    products = standardized[:, first] * standardized[:, second]
-    found: Float64[np.ndarray, "case product"] = np.clip(products, -LARGEST, LARGEST)
-    return found
+def _multiply(
+    factors: Float64[np.ndarray, "case factor"], first: Int64[np.ndarray, " term"], second: Int64[np.ndarray, " term"]
+) -> Float64[np.ndarray, "case term"]:
+    """Multiplies pairs of factors, within limits."""
+    products: Float64[np.ndarray, "case term"] = factors.take(first, axis=1)
+    products *= factors.take(second, axis=1)
+    return np.clip(products, -LARGEST, LARGEST, out=products)
 
 
 def _to_logits(scores: Float64[np.ndarray, " case"]) -> Float64[np.ndarray, " case"]:
